@@ -1,0 +1,1 @@
+"""Where is the decision made? Here, as pure functions of values."""

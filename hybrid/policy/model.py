@@ -1,0 +1,154 @@
+"""What does a decision take, and what does it give? Facts in, a verdict with its reasons out. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import TypeAlias
+
+from hybrid.types import Capability, FinishReason, PolicyChoice
+
+
+class Reason(StrEnum):
+    """Why a request went where it went: one vocabulary in headers, ledger, metrics and docs."""
+
+    DEFAULT = "default"
+    PINNED = "pinned"
+    PRIVACY = "privacy"
+    CONTEXT = "context"
+    CAPABILITY = "capability"
+    LATENCY = "latency"
+    CONFIDENCE = "confidence"
+    VERIFIER = "verifier"
+    BUDGET = "budget"
+    ABSTAIN = "abstain"
+    CACHE = "cache"
+    LOCAL_FAILURE = "local_failure"
+    CLOUD_FAILURE = "cloud_failure"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudOption:
+    """One cloud model that could be paid, in the configured order of preference.
+
+    reserve_usd: the most this request can cost there; None where no price is known, which blocks it.
+    context_tokens: None where unknown; then the provider is the judge.
+    """
+
+    provider: str
+    model: str
+    capabilities: frozenset[Capability]
+    context_tokens: int | None = None
+    reserve_usd: Decimal | None = None
+    is_healthy: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signals:
+    """Everything `route` may know about one request, gathered by `Runtime.observe` before any token exists.
+
+    prompt_tokens: as the local tokenizer counts them; None while no local model can count.
+    queue_wait_s, prefill_tok_s, decode_tok_s: predicted or measured; None while nothing was measured.
+    budget_left_usd: None where no budget is configured, which means no cloud.
+    """
+
+    policy: PolicyChoice = PolicyChoice.AUTO
+    is_pinned: bool = False
+    is_private: bool = False
+    needs: frozenset[Capability] = frozenset()
+    prompt_tokens: int | None = None
+    max_output_tokens: int | None = None
+    is_local_configured: bool = True
+    is_local_ready: bool = True
+    local_capabilities: frozenset[Capability] = frozenset()
+    queue_wait_s: float | None = None
+    prefill_tok_s: float | None = None
+    decode_tok_s: float | None = None
+    clouds: tuple[CloudOption, ...] = ()
+    budget_left_usd: Decimal | None = None
+    deadline_s: float | None = None
+    max_cost_usd: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The promises and thresholds of this runtime, from its configuration and calibration.
+
+    min_confidence: drafts scoring below it are escalated; in [0, 1].
+    is_calibrated: False while `min_confidence` is a default and the score is no probability.
+    hold_tokens: tokens of a stream held back for review before the first is released.
+    """
+
+    local_context_tokens: int = 8192
+    ttft_s: float | None = None
+    total_s: float | None = None
+    hold_tokens: int = 16
+    min_confidence: float = 0.5
+    is_calibrated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One rule as it was applied: its name, whether local stayed possible, and the numbers it compared."""
+
+    rule: str
+    is_passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunLocal:
+    """Answer here. `may_escalate` says whether `review` may still send the draft to `fallback`."""
+
+    reason: Reason
+    may_escalate: bool = False
+    fallback: CloudOption | None = None
+    degraded: Reason | None = None
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Escalate:
+    """Pay `option`. `may_fall_back` says whether local may answer should the cloud fail."""
+
+    reason: Reason
+    option: CloudOption
+    may_fall_back: bool = False
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """Nobody may answer. `reason` picks the error the client gets; `detail` says what stood in the way."""
+
+    reason: Reason
+    detail: str
+    checks: tuple[Check, ...] = ()
+
+
+Decision: TypeAlias = RunLocal | Escalate | Reject
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A local answer, whole or held back, as `review` sees it.
+
+    logprobs, entropies, margins: one per generated token, natural units as in `TokenSignal`.
+    finish_reason: None while the draft is still growing.
+    """
+
+    logprobs: tuple[float, ...] = field(default=())
+    entropies: tuple[float, ...] = field(default=())
+    margins: tuple[float, ...] = field(default=())
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Review:
+    """The verdict on a draft: release it or escalate, with the score it was judged by (None: no tokens)."""
+
+    is_accepted: bool
+    reason: Reason
+    confidence: float | None
+    checks: tuple[Check, ...] = ()

@@ -1,0 +1,218 @@
+"""What words do the layers share? Values only: a request, the events that answer it, what they used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+
+Json: TypeAlias = Any
+"""A decoded JSON value. mypy cannot follow recursive JSON through msgspec, so the alias names the intent."""
+
+
+class Capability(StrEnum):
+    """Something a request needs of whoever answers it. A route that lacks one is not taken."""
+
+    TOOLS = "tools"
+    IMAGES = "images"
+    AUDIO = "audio"
+    FILES = "files"
+    STRUCTURED_OUTPUT = "structured_output"
+    LOGPROBS = "logprobs"
+    LOGIT_BIAS = "logit_bias"
+    MULTIPLE_CHOICES = "n"
+    REASONING_EFFORT = "reasoning_effort"
+
+
+class Route(StrEnum):
+    """Where the released answer came from."""
+
+    LOCAL = "local"
+    CLOUD = "cloud"
+    CACHE = "cache"
+
+
+class PolicyChoice(StrEnum):
+    """The client's wish, from the model name or the `x-hybrid-policy` header."""
+
+    AUTO = "auto"
+    LOCAL_ONLY = "local-only"
+    CLOUD_ONLY = "cloud-only"
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended, in OpenAI's words; every dialect maps from these."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+
+
+class Outcome(StrEnum):
+    """How a request ended, as its ledger row says it."""
+
+    OK = "ok"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """The process died while the request ran; found and marked at the next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Plain text in a message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image in a message, by http(s) or data URL, never fetched by us."""
+
+    url: str
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OtherPart:
+    """A part we carry but do not read (audio, files): `body` is the client's JSON for it."""
+
+    kind: str
+    body: Mapping[str, Json]
+
+
+Part: TypeAlias = TextPart | ImagePart | OtherPart
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A finished tool call in the conversation so far; `arguments` is the JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    parts: tuple[Part, ...]
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text parts joined; other parts are left out."""
+        return "".join(part.text for part in self.parts if isinstance(part, TextPart))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to draw tokens. `None` is "the client did not say": the answerer's own default applies.
+
+    temperature in [0, 2], top_p and min_p in [0, 1], top_k >= 0 (0: off), penalties in [-2, 2],
+    repetition_penalty in (0, 2], seed any 64-bit unsigned integer. Checked by the dialect's `parse`.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """A parsed chat request, whatever dialect it came in. Nothing behind `parse` validates it again.
+
+    `extra` holds checked fields that only a capable answerer can honour (tools, response_format, ...),
+    keyed and shaped as in OpenAI's chat completions; each also puts its `Capability` into `needs`.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    max_output_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    is_stream: bool = False
+    wants_usage: bool = False
+    wants_hybrid: bool = False
+    needs: frozenset[Capability] = frozenset()
+    extra: Mapping[str, Json] = field(default_factory=dict)
+    policy: PolicyChoice = PolicyChoice.AUTO
+    deadline_s: float | None = None
+    max_cost_usd: Decimal | None = None
+    tag: str | None = None
+    client_key: str | None = None
+    """Name of the client key the request came with, for budgets and reports; never the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSignal:
+    """What the model's full distribution said at one generated token, before temperature and filters.
+
+    logprob: natural log-probability of the token that was taken, <= 0.
+    entropy: Shannon entropy of the whole distribution in nats, >= 0.
+    margin: probability of the likeliest token less that of the second, in [0, 1].
+    """
+
+    logprob: float
+    entropy: float
+    margin: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens of one answer as its maker counted them. `cost_usd` only where a provider reported it."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost_usd: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Some more answer text, and the signals of the tokens behind it (none from a cloud)."""
+
+    text: str
+    signals: tuple[TokenSignal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """Some more thinking text, which is not part of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a tool call: `id` and `name` on the first piece of an `index`, argument text after."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of an answer. `usage` is None where a provider never told; that is not zero."""
+
+    reason: FinishReason
+    usage: Usage | None
+
+
+Event: TypeAlias = TextDelta | ReasoningDelta | ToolCallDelta | Finished
