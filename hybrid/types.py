@@ -216,3 +216,42 @@ class Finished:
 
 
 Event: TypeAlias = TextDelta | ReasoningDelta | ToolCallDelta | Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What is known when the first part of an answer is released: the `x-hybrid-*` response headers.
+
+    reason, degraded: words of `policy.model.Reason`; degraded is None when the answer is the one the policy wanted.
+    confidence: in [0, 1], None when unknown; `is_calibrated` False says it is a score, not a probability.
+    overhead_s: time from arrival to this moment that was ours: neither engine nor cloud.
+    """
+
+    request_id: str
+    route: Route
+    model: str
+    reason: str
+    confidence: float | None = None
+    is_calibrated: bool = False
+    cost_usd: Decimal | None = None
+    saved_usd: Decimal | None = None
+    degraded: str | None = None
+    overhead_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """What is known only at the end: the head's figures made final, after the `Finished` event."""
+
+    head: Head
+    usage: Usage | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One name a client may send, and who stands behind it (`hybrid`, `local`, a cloud's name, or an alias' target)."""
+
+    name: str
+    owner: str
+    created_unix_s: int
+    context_tokens: int | None = None
