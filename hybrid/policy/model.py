@@ -99,11 +99,15 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunLocal:
-    """Answer here. `may_escalate` says whether `review` may still send the draft to `fallback`."""
+    """Answer here. With a `fallback`, `review` may still send the draft there.
+
+    no_fallback: why a configured cloud may not be paid; a draft that review doubts is then `degraded` by it.
+    degraded: set when the policy wanted the cloud already before the first token.
+    """
 
     reason: Reason
-    may_escalate: bool = False
     fallback: CloudOption | None = None
+    no_fallback: Reason | None = None
     degraded: Reason | None = None
     checks: tuple[Check, ...] = ()
 

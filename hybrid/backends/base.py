@@ -1,0 +1,93 @@
+"""What must a local backend give the engine? Tokens in, rows of logits out, and the facts of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendOptions:
+    """How to load a model.
+
+    context_tokens: the longest sequence to serve, prompt and answer together; lowered to what the model was trained on.
+    slots: sequences decoded together. threads: 0 takes every core this process may use.
+    """
+
+    model_path: Path
+    context_tokens: int = 8192
+    slots: int = 8
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What is known of a loaded model.
+
+    kv_cells: tokens of all sequences together that the KV cache holds.
+    batch_tokens: the most tokens one `decode` takes.
+    fingerprint: SHA-256 over the file's size and its header bytes; names the file without reading a gigabyte.
+    """
+
+    name: str
+    architecture: str
+    vocab_tokens: int
+    context_tokens: int
+    trained_context_tokens: int
+    slots: int
+    kv_cells: int
+    batch_tokens: int
+    threads: int
+    device: str
+    file_bytes: int
+    fingerprint: str
+    chat_template: str | None
+    bos_text: str
+    eos_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchEntry:
+    """Consecutive tokens of one sequence for one step; `position` is that of the first token.
+
+    Logits are made for the last token only, and only with `wants_logits`.
+    """
+
+    slot: int
+    tokens: Sequence[int]
+    position: int
+    wants_logits: bool
+
+
+class Backend(Protocol):
+    """One loaded model. Not thread-safe, except `tokenize`, `piece` and `is_end`, which only read."""
+
+    facts: ModelFacts
+
+    def tokenize(self, text: str) -> list[int]:
+        """Turn rendered template text into token ids; control tokens written in it are recognised."""
+
+    def piece(self, token: int) -> bytes:
+        """Give the bytes a token stands for; empty for control tokens. May be part of a UTF-8 character."""
+
+    def is_end(self, token: int) -> bool:
+        """Say whether the token ends a generation."""
+
+    def decode(self, entries: Sequence[BatchEntry]) -> list[NDArray[np.float32] | None]:
+        """Run one step. One item per entry: its row of logits, shape (vocab_tokens,), or None.
+
+        Rows are views that the next `decode` overwrites.
+        Raises: LocalFailure if the step failed; the cache then holds what it held before it.
+        """
+
+    def forget(self, slot: int) -> None:
+        """Free every KV cell of a slot."""
+
+    def close(self) -> None:
+        """Free the model. Nothing may be called afterwards."""

@@ -1,0 +1,194 @@
+"""How does llama.cpp compute our logits? Its C API, through llama_cpp's low-level bindings.
+
+We never use `llama_cpp.Llama`: it serves one sequence at a time behind a lock.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.backends.base import BackendOptions, BatchEntry, ModelFacts
+from hybrid.errors import LocalFailure, ModelFileError
+from hybrid.gguf import GgufHeader, read_header
+
+log = logging.getLogger(__name__)
+
+MICRO_BATCH_TOKENS = 512
+ALL_LAYERS = 9_999
+FINGERPRINT_BYTES = 1 << 20
+PIECE_BUFFER_BYTES = 256
+# ggml's levels: 1 debug, 2 info, 3 warning, 4 error, 5 continuation of the line before.
+GGML_WARNING, GGML_ERROR = 3, 4
+
+
+@llama.llama_log_callback
+def _forward_log(level: int, text: bytes, _user_data: Any) -> None:
+    """Send llama.cpp's warnings and errors to our log; its chatter about loading stays out."""
+    if level in (GGML_WARNING, GGML_ERROR):
+        line = text.decode("utf-8", "replace").rstrip()
+        log.log(logging.ERROR if level == GGML_ERROR else logging.INFO, "llama.cpp: %s", line)
+
+
+class LlamaCppBackend:
+    """One GGUF in one llama.cpp context with a unified KV cache."""
+
+    facts: ModelFacts
+
+    def __init__(self, options: BackendOptions) -> None:
+        """Load a model.
+
+        Raises: ModelFileError if the file is missing, damaged or not one llama.cpp can run here.
+        """
+        header = read_header(options.model_path)
+        llama.llama_log_set(_forward_log, ctypes.c_void_p(0))
+        llama.llama_backend_init()
+        self._model = _load(options.model_path)
+        self._vocab = llama.llama_model_get_vocab(self._model)
+        trained = int(llama.llama_model_n_ctx_train(self._model))
+        context_tokens = min(options.context_tokens, trained) if trained > 0 else options.context_tokens
+        threads = options.threads or len(os.sched_getaffinity(0))
+        self._ctx = _make_context(self._model, context_tokens, options.slots, threads)
+        self._memory = llama.llama_get_memory(self._ctx)
+        self._batch = llama.llama_batch_init(MICRO_BATCH_TOKENS, 0, 1)
+        self._pieces: dict[int, bytes] = {}
+        self.facts = self._facts(options, header, context_tokens, trained, threads)
+
+    def _facts(
+        self, options: BackendOptions, header: GgufHeader, context_tokens: int, trained: int, threads: int
+    ) -> ModelFacts:
+        can_offload = bool(llama.llama_supports_gpu_offload())
+        return ModelFacts(
+            name=options.model_path.stem,
+            architecture=header.architecture,
+            vocab_tokens=int(llama.llama_vocab_n_tokens(self._vocab)),
+            context_tokens=context_tokens,
+            trained_context_tokens=trained,
+            slots=options.slots,
+            kv_cells=int(llama.llama_n_ctx(self._ctx)),
+            batch_tokens=MICRO_BATCH_TOKENS,
+            threads=threads,
+            device="gpu" if can_offload else "cpu",
+            file_bytes=options.model_path.stat().st_size,
+            fingerprint=_fingerprint(options.model_path),
+            chat_template=header.chat_template,
+            bos_text=self._special_text(int(llama.llama_vocab_bos(self._vocab))),
+            eos_text=self._special_text(int(llama.llama_vocab_eos(self._vocab))),
+        )
+
+    def _special_text(self, token: int) -> str:
+        return "" if token < 0 else self._piece_bytes(token, is_special=True).decode("utf-8", "replace")
+
+    def tokenize(self, text: str) -> list[int]:
+        """Turn rendered template text into ids. No BOS is added: a chat template writes its own."""
+        data = text.encode("utf-8", "surrogatepass")
+        # A token covers at least one byte, so this bound holds for every vocabulary; + 8 for SentencePiece's prefix.
+        ids = (llama.llama_token * (len(data) + 8))()
+        count = int(llama.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, True))
+        if count < 0:
+            raise LocalFailure(f"the tokenizer needs {-count} tokens for {len(data)} bytes; none were taken")
+        return list(ids[:count])
+
+    def piece(self, token: int) -> bytes:
+        """Give the bytes of a token, empty for control tokens."""
+        found = self._pieces.get(token)
+        if found is None:
+            found = self._pieces[token] = self._piece_bytes(token, is_special=False)
+        return found
+
+    def _piece_bytes(self, token: int, *, is_special: bool) -> bytes:
+        buffer = ctypes.create_string_buffer(PIECE_BUFFER_BYTES)
+        length = int(llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, is_special))
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = int(llama.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, is_special))
+        return buffer.raw[:length]
+
+    def is_end(self, token: int) -> bool:
+        """Say whether the vocabulary marks the token as an end of generation (EOS, EOT and kin)."""
+        return bool(llama.llama_vocab_is_eog(self._vocab, token))
+
+    def decode(self, entries: Sequence[BatchEntry]) -> list[NDArray[np.float32] | None]:
+        """Run one `llama_decode` over all entries."""
+        rows = self._fill_batch(entries)
+        status = int(llama.llama_decode(self._ctx, self._batch))
+        if status != 0:
+            kind = "no KV cells are free" if status == 1 else f"status {status}"
+            raise LocalFailure(f"llama_decode failed on {self._batch.n_tokens} tokens: {kind}")
+        vocab_tokens = self.facts.vocab_tokens
+        return [
+            None
+            if row is None
+            else np.ctypeslib.as_array(llama.llama_get_logits_ith(self._ctx, row), shape=(vocab_tokens,))
+            for row in rows
+        ]
+
+    def _fill_batch(self, entries: Sequence[BatchEntry]) -> list[int | None]:
+        """Write the entries into the native batch; return the batch row of each wanted logits row."""
+        batch, row = self._batch, 0
+        rows: list[int | None] = []
+        for entry in entries:
+            last = len(entry.tokens) - 1
+            for offset, token in enumerate(entry.tokens):
+                batch.token[row] = token
+                batch.pos[row] = entry.position + offset
+                batch.n_seq_id[row] = 1
+                batch.seq_id[row][0] = entry.slot
+                batch.logits[row] = entry.wants_logits and offset == last
+                row += 1
+            rows.append(row - 1 if entry.wants_logits else None)
+        batch.n_tokens = row
+        return rows
+
+    def forget(self, slot: int) -> None:
+        """Free every KV cell of a slot."""
+        llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def close(self) -> None:
+        """Free batch, context and model, in that order."""
+        llama.llama_batch_free(self._batch)
+        llama.llama_free(self._ctx)
+        llama.llama_model_free(self._model)
+
+
+def _load(path: Path) -> Any:
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = ALL_LAYERS if llama.llama_supports_gpu_offload() else 0
+    model = llama.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise ModelFileError(
+            f"{path.name} has a sound header, but llama.cpp cannot load it: its architecture or format may be newer "
+            "than the installed llama-cpp-python, or there is too little memory"
+        )
+    return model
+
+
+def _make_context(model: Any, context_tokens: int, slots: int, threads: int) -> Any:
+    params = llama.llama_context_default_params()
+    params.n_ctx = context_tokens
+    params.n_batch = params.n_ubatch = MICRO_BATCH_TOKENS
+    params.n_seq_max = slots
+    params.n_threads = params.n_threads_batch = threads
+    params.kv_unified = True
+    ctx = llama.llama_init_from_model(model, params)
+    if not ctx:
+        raise ModelFileError(
+            f"llama.cpp could not make a context of {context_tokens} tokens; lower local.context_tokens or free memory"
+        )
+    return ctx
+
+
+def _fingerprint(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256(str(path.stat().st_size).encode())
+        digest.update(file.read(FINGERPRINT_BYTES))
+    return digest.hexdigest()

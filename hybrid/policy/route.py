@@ -1,0 +1,159 @@
+"""Where should this request run? Decided before any token exists, as a pure function of facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hybrid.policy.latency import predict
+from hybrid.policy.model import (
+    Check,
+    CloudOption,
+    Decision,
+    Escalate,
+    Limits,
+    Reason,
+    Reject,
+    RunLocal,
+    Signals,
+)
+from hybrid.types import PolicyChoice
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What one side's rules said: the checks in order, and the first failing reason, if any."""
+
+    checks: tuple[Check, ...] = ()
+    blocked_by: Reason | None = None
+    option: CloudOption | None = field(default=None)
+
+    @property
+    def detail(self) -> str:
+        return "; ".join(check.detail for check in self.checks if not check.is_passed)
+
+
+def route(signals: Signals, limits: Limits) -> Decision:
+    """Choose where to run. Hard rules first, then latency; money only decides whether the cloud is there at all.
+
+    Never local when the client pinned the cloud, never the cloud when the request is local-only or private;
+    when the wanted side cannot answer and the other may, it does, and the decision says so.
+    """
+    local, cloud = _local_rules(signals, limits), _cloud_rules(signals)
+    checks = local.checks + cloud.checks
+    if signals.policy is PolicyChoice.CLOUD_ONLY:
+        if cloud.option is None:
+            return Reject(reason=cloud.blocked_by or Reason.PINNED, detail=cloud.detail, checks=checks)
+        return Escalate(reason=Reason.PINNED, option=cloud.option, checks=checks)
+    if local.blocked_by is None:
+        return _stay_local(signals, limits, cloud, checks)
+    if cloud.option is not None:
+        return Escalate(reason=local.blocked_by, option=cloud.option, checks=checks)
+    # What the caller can mend comes first: a prompt that is too long stays so however much money there is.
+    return Reject(reason=local.blocked_by, detail=_join(local.detail, cloud.detail), checks=checks)
+
+
+def _stay_local(signals: Signals, limits: Limits, cloud: _Verdict, checks: tuple[Check, ...]) -> Decision:
+    if signals.is_private or signals.policy is PolicyChoice.LOCAL_ONLY:
+        reason = Reason.PINNED if signals.is_pinned and not signals.is_private else Reason.PRIVACY
+        return RunLocal(reason=reason, checks=checks)
+    late = _latency_check(signals, limits)
+    if late is not None:
+        checks = (*checks, late)
+        if not late.is_passed and cloud.option is not None:
+            return Escalate(reason=Reason.LATENCY, option=cloud.option, may_fall_back=True, checks=checks)
+        if not late.is_passed:
+            return RunLocal(reason=Reason.DEFAULT, degraded=Reason.LATENCY, checks=checks)
+    return RunLocal(
+        reason=Reason.DEFAULT,
+        fallback=cloud.option,
+        no_fallback=cloud.blocked_by if signals.clouds else None,
+        checks=checks,
+    )
+
+
+def _local_rules(signals: Signals, limits: Limits) -> _Verdict:
+    checks: list[Check] = []
+    blocked: Reason | None = None
+
+    def rule(name: str, reason: Reason, *, is_passed: bool, detail: str) -> None:
+        nonlocal blocked
+        checks.append(Check(name, is_passed, detail))
+        if not is_passed and blocked is None:
+            blocked = reason
+
+    missing = signals.needs - signals.local_capabilities
+    rule(
+        "local_capability",
+        Reason.CAPABILITY,
+        is_passed=not missing,
+        detail=f"the local model cannot do: {', '.join(sorted(missing))}" if missing else "local can do all it needs",
+    )
+    is_there = signals.is_local_configured and signals.is_local_ready
+    state = "is ready" if is_there else "is not ready" if signals.is_local_configured else "is not configured"
+    rule("local_ready", Reason.LOCAL_FAILURE, is_passed=is_there, detail=f"the local model {state}")
+    if signals.prompt_tokens is not None:
+        wanted = signals.prompt_tokens + (signals.max_output_tokens or 1)
+        rule(
+            "local_context",
+            Reason.CONTEXT,
+            is_passed=wanted <= limits.local_context_tokens,
+            detail=f"prompt {signals.prompt_tokens} + answer {signals.max_output_tokens or 1} tokens, "
+            f"local context {limits.local_context_tokens}",
+        )
+    return _Verdict(tuple(checks), blocked)
+
+
+def _cloud_rules(signals: Signals) -> _Verdict:
+    if signals.is_private:
+        return _Verdict((Check("privacy", True, "private: no cloud may see it"),), Reason.PRIVACY)
+    if signals.policy is PolicyChoice.LOCAL_ONLY:
+        return _Verdict((Check("pinned_local", True, "the client asked for local only"),), Reason.PINNED)
+    if not signals.clouds:
+        return _Verdict((Check("cloud_configured", False, "no cloud is configured"),), Reason.CAPABILITY)
+    checks, reasons = [], []
+    for option in signals.clouds:
+        reason, detail = _cloud_obstacle(option, signals)
+        checks.append(Check(f"cloud {option.provider}/{option.model}", reason is None, detail))
+        if reason is None:
+            return _Verdict(tuple(checks), None, option)
+        reasons.append(reason)
+    # Report the obstacle nearest to success: a cloud that only lacks money says more than one that cannot see images.
+    nearest = next((r for r in (Reason.BUDGET, Reason.CONTEXT, Reason.CAPABILITY) if r in reasons), reasons[0])
+    return _Verdict(tuple(checks), nearest)
+
+
+def _cloud_obstacle(option: CloudOption, signals: Signals) -> tuple[Reason | None, str]:
+    missing = signals.needs - option.capabilities
+    if missing:
+        return Reason.CAPABILITY, f"{option.model} cannot do: {', '.join(sorted(missing))}"
+    if not option.is_healthy:
+        return Reason.CLOUD_FAILURE, f"{option.provider} failed lately and is resting"
+    wanted = (signals.prompt_tokens or 0) + (signals.max_output_tokens or 1)
+    if option.context_tokens is not None and wanted > option.context_tokens:
+        return Reason.CONTEXT, f"needs {wanted} tokens, {option.model} holds {option.context_tokens}"
+    if signals.budget_left_usd is None:
+        return Reason.BUDGET, "no budget is configured (budget.usd_per_day), so no cloud is called"
+    if option.reserve_usd is None:
+        return Reason.BUDGET, f'no price is known for {option.model} (set [prices."{option.provider}/{option.model}"])'
+    if signals.max_cost_usd is not None and option.reserve_usd > signals.max_cost_usd:
+        return Reason.BUDGET, f"may cost ${option.reserve_usd}, the request allows ${signals.max_cost_usd}"
+    if option.reserve_usd > signals.budget_left_usd:
+        return Reason.BUDGET, f"may cost ${option.reserve_usd}, ${signals.budget_left_usd} are left today"
+    return None, f"may cost ${option.reserve_usd} of ${signals.budget_left_usd} left today"
+
+
+def _latency_check(signals: Signals, limits: Limits) -> Check | None:
+    predicted = predict(signals)
+    total_limit_s = min((s for s in (limits.total_s, signals.deadline_s) if s is not None), default=None)
+    if limits.ttft_s is not None and predicted.ttft_s is not None and predicted.ttft_s > limits.ttft_s:
+        return Check("latency", False, f"first token predicted in {predicted.ttft_s:.2f} s > {limits.ttft_s:g} s")
+    if total_limit_s is not None and predicted.total_s is not None and predicted.total_s > total_limit_s:
+        return Check("latency", False, f"completion predicted in {predicted.total_s:.2f} s > {total_limit_s:g} s")
+    if predicted.ttft_s is None:
+        return None
+    limit = "no limit" if limits.ttft_s is None else f"limit {limits.ttft_s:g} s"
+    return Check("latency", True, f"first token predicted in {predicted.ttft_s:.2f} s ({limit})")
+
+
+def _join(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
