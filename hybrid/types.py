@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
@@ -255,3 +256,20 @@ class ServedModel:
     owner: str
     created_unix_s: int
     context_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A span of time money is counted over: from `start`, up to but without `end`. Both know their zone."""
+
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Cap:
+    """The most that may be spent in a window. `name` is the configuration key it came from."""
+
+    name: str
+    window: Window
+    limit_usd: Decimal
