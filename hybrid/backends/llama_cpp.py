@@ -31,7 +31,7 @@ PIECE_BUFFER_BYTES = 256
 GGML_WARNING, GGML_ERROR = 3, 4
 
 
-@llama.llama_log_callback
+@llama.llama_log_callback  # type: ignore[untyped-decorator]
 def _forward_log(level: int, text: bytes, _user_data: Any) -> None:
     """Send llama.cpp's warnings and errors to our log; its chatter about loading stays out."""
     if level in (GGML_WARNING, GGML_ERROR):

@@ -1,0 +1,103 @@
+"""What stands in for a model in tests? A byte-level echo with a scripted confidence, behind the real engine.
+
+It repeats the last user message of a ChatML prompt and then ends. Words in that message steer it:
+`[doubt]` makes every token uncertain, `[slow]` makes each step take 20 ms, `[endless]` never ends,
+`[nan]` gives unusable logits, `[fail]` fails the step. Every other effect of a model is left to real ones.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.backends.base import BackendOptions, BatchEntry, ModelFacts
+from hybrid.errors import LocalFailure
+
+BYTES = 256
+END = 256
+VOCAB_TOKENS = 260
+SURE_LOGIT, DOUBT_LOGIT = 12.0, 3.0
+SLOW_STEP_S = 0.02
+
+
+class FakeBackend:
+    """A backend without a model file; see the module's docstring."""
+
+    facts: ModelFacts
+
+    def __init__(self, options: BackendOptions) -> None:
+        self._slots: dict[int, list[int]] = {}
+        self.facts = ModelFacts(
+            name="fake",
+            architecture="fake",
+            vocab_tokens=VOCAB_TOKENS,
+            context_tokens=options.context_tokens,
+            trained_context_tokens=options.context_tokens,
+            slots=options.slots,
+            kv_cells=options.context_tokens,
+            batch_tokens=512,
+            threads=1,
+            device="cpu",
+            file_bytes=0,
+            fingerprint="fake",
+            chat_template=None,
+            bos_text="",
+            eos_text="",
+        )
+
+    def tokenize(self, text: str) -> list[int]:
+        """One token a UTF-8 byte."""
+        return list(text.encode("utf-8", "surrogatepass"))
+
+    def piece(self, token: int) -> bytes:
+        """The byte itself; nothing for control tokens."""
+        return bytes([token]) if token < BYTES else b""
+
+    def is_end(self, token: int) -> bool:
+        """Say whether this is the end token."""
+        return token == END
+
+    def decode(self, entries: Sequence[BatchEntry]) -> list[NDArray[np.float32] | None]:
+        """Echo. Checks what llama.cpp would abort on: positions must continue the slot, cells must suffice."""
+        rows: list[NDArray[np.float32] | None] = []
+        is_slow = False
+        for entry in entries:
+            held = self._slots.setdefault(entry.slot, [])
+            if entry.position != len(held):
+                raise AssertionError(f"slot {entry.slot} holds {len(held)} tokens, got position {entry.position}")
+            held.extend(entry.tokens)
+            text = bytes(token for token in held if token < BYTES)
+            is_slow = is_slow or b"[slow]" in text
+            if b"[fail]" in text:
+                raise LocalFailure("the fake was told to fail")
+            rows.append(_next_row(text) if entry.wants_logits else None)
+        if sum(map(len, self._slots.values())) > self.facts.kv_cells:
+            raise AssertionError("more tokens are held than there are KV cells")
+        if is_slow:
+            time.sleep(SLOW_STEP_S)
+        return rows
+
+    def forget(self, slot: int) -> None:
+        """Free a slot."""
+        self._slots.pop(slot, None)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _next_row(text: bytes) -> NDArray[np.float32]:
+    question, _, answer = text.rpartition(b"<|im_start|>assistant\n")
+    wanted = question.rpartition(b"<|im_start|>user\n")[2].partition(b"<|im_end|>")[0]
+    row = np.zeros(VOCAB_TOKENS, dtype=np.float32)
+    if b"[nan]" in wanted:
+        row[:] = np.nan
+        return row
+    if b"[endless]" in wanted:
+        token = wanted[len(answer) % len(wanted)]
+    else:
+        token = wanted[len(answer)] if len(answer) < len(wanted) else END
+    row[token] = DOUBT_LOGIT if b"[doubt]" in wanted else SURE_LOGIT
+    return row

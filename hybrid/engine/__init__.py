@@ -1,0 +1,1 @@
+"""How are many sequences decoded together? A continuous-batching loop in a worker process of its own."""

@@ -1,0 +1,50 @@
+"""Which text may be shown already? Token bytes in, text out that can never have to be taken back."""
+
+from __future__ import annotations
+
+import codecs
+
+
+class Detokenizer:
+    """Joins token bytes into text and watches for stop strings.
+
+    Bytes of an unfinished UTF-8 character wait for the rest, and text that may be the start of a stop
+    string waits until it is or is not one. The stop string itself is never shown.
+    """
+
+    def __init__(self, stop: tuple[str, ...] = ()) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stop = stop
+        self._held = ""
+        self.is_stopped = False
+
+    def push(self, piece: bytes) -> str:
+        """Add one token's bytes; return the text that is safe to show now. Nothing follows a stop."""
+        return self._release(self._decoder.decode(piece), is_last=False)
+
+    def flush(self) -> str:
+        """Return what was held back, at the end of a generation; broken bytes become U+FFFD."""
+        return self._release(self._decoder.decode(b"", final=True), is_last=True)
+
+    def _release(self, text: str, *, is_last: bool) -> str:
+        if self.is_stopped:
+            return ""
+        text = self._held + text
+        found = min((at for at in map(text.find, self._stop) if at >= 0), default=None)
+        if found is not None:
+            self.is_stopped, self._held = True, ""
+            return text[:found]
+        keep = 0 if is_last else _stop_overlap(text, self._stop)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+
+def _stop_overlap(text: str, stop: tuple[str, ...]) -> int:
+    """Count the characters at the end of `text` that could be the beginning of a stop string."""
+    longest = 0
+    for word in stop:
+        for size in range(min(len(word) - 1, len(text)), longest, -1):
+            if text.endswith(word[:size]):
+                longest = size
+                break
+    return longest

@@ -1,0 +1,181 @@
+"""What happens in one step? Plan, decode, sample, emit: the loop's body, owned by one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.backends.base import Backend
+from hybrid.engine.pace import Pace
+from hybrid.engine.scheduler import Plan, plan
+from hybrid.engine.sequence import Sequence
+from hybrid.errors import LocalFailure
+from hybrid.native import sample_row
+from hybrid.types import FinishReason, TokenSignal
+
+_NO_TOKENS = np.empty(0, dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step did to one sequence: maybe text, maybe the signal of a token, maybe its end."""
+
+    id: str
+    text: str = ""
+    signal: TokenSignal | None = None
+    finish: FinishReason | None = None
+    failure: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What one step did: who left the queue, and a delta for each sequence that changed."""
+
+    started: list[str] = field(default_factory=list)
+    deltas: list[Delta] = field(default_factory=list)
+
+
+class Engine:
+    """Continuous batching over one backend. Every method belongs to the one thread that owns the model."""
+
+    def __init__(self, backend: Backend, *, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._free_slots = list(range(backend.facts.slots))[::-1]
+        self.running: list[Sequence] = []
+        self.waiting: list[Sequence] = []
+        self.pace = Pace()
+
+    @property
+    def has_work(self) -> bool:
+        """Say whether a step would do anything."""
+        return bool(self.running or self.waiting)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens not yet computed, of waiting and running sequences."""
+        pending = sum(s.pending for s in self.waiting)
+        return pending + sum(s.pending for s in self.running if s.pending > 1)
+
+    @property
+    def free_cells(self) -> int:
+        """KV cells no sequence holds."""
+        return self._backend.facts.kv_cells - sum(sequence.computed for sequence in self.running)
+
+    def submit(self, sequence: Sequence) -> None:
+        """Queue a sequence. Its prompt and answer fit the context: whoever calls has checked that."""
+        self.waiting.append(sequence)
+
+    def cancel(self, sequence_id: str) -> None:
+        """Take a sequence out, wherever it is; its slot and cells are free at once. Unknown ids are over already."""
+        self.waiting = [sequence for sequence in self.waiting if sequence.id != sequence_id]
+        for sequence in self.running:
+            if sequence.id == sequence_id:
+                self._leave(sequence)
+                break
+
+    def step(self) -> StepReport:
+        """Run one step. A step that fails ends the sequences in it, never the loop."""
+        report = StepReport()
+        step = self._plan()
+        for sequence in step.preempted:
+            self._leave(sequence)
+            sequence.computed = 0
+            self.waiting.append(sequence)
+        for sequence in step.admitted:
+            self._enter(sequence)
+            report.started.append(sequence.id)
+        if not step.work:
+            return report
+        prefill_tokens, decode_tokens = step.prefill_tokens, step.decode_tokens
+        started_s = self._clock()
+        try:
+            rows = self._backend.decode(step.entries())
+        except LocalFailure as failure:
+            for sequence, _ in step.work:
+                self._leave(sequence)
+                report.deltas.append(Delta(sequence.id, failure=str(failure)))
+            return report
+        self.pace.observe(step_s=self._clock() - started_s, prefill_tokens=prefill_tokens, decode_tokens=decode_tokens)
+        for (sequence, count), row in zip(step.work, rows, strict=True):
+            sequence.computed += count
+            if row is not None:
+                report.deltas.append(self._draw(sequence, row))
+        return report
+
+    def _plan(self) -> Plan:
+        decoding = sum(1 for sequence in self.running if sequence.pending == 1)
+        batch_tokens = self._backend.facts.batch_tokens
+        return plan(
+            self.running,
+            self.waiting,
+            free_slots=len(self._free_slots),
+            free_cells=self.free_cells,
+            prefill_budget_tokens=self.pace.prefill_budget_tokens(decoding=decoding, batch_tokens=batch_tokens),
+            batch_tokens=batch_tokens,
+        )
+
+    def _enter(self, sequence: Sequence) -> None:
+        self.waiting.remove(sequence)
+        sequence.slot = self._free_slots.pop()
+        self.running.append(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        assert sequence.slot is not None
+        self._backend.forget(sequence.slot)
+        self._free_slots.append(sequence.slot)
+        sequence.slot = None
+
+    def _draw(self, sequence: Sequence, row: NDArray[np.float32]) -> Delta:
+        """Draw the next token of one sequence and say what came of it."""
+        try:
+            drawn = sample_row(
+                row,
+                sequence.params,
+                prompt_tokens=sequence.prompt if sequence.params.repetition_penalty != 1.0 else _NO_TOKENS,
+                output_tokens=np.asarray(sequence.output, dtype=np.int32) if _is_penalised(sequence) else _NO_TOKENS,
+                seed=sequence.seed,
+                position=sequence.length,
+            )
+        except ValueError as broken:
+            # NaN logits: a broken model file or a faulty device. This answer is lost; the others may be sound.
+            self._leave(sequence)
+            return Delta(sequence.id, failure=f"the model gave unusable logits: {broken}")
+        sequence.output.append(drawn.token)
+        signal = TokenSignal(drawn.logprob, drawn.entropy, drawn.margin)
+        return self._advance(sequence, drawn.token, signal)
+
+    def _advance(self, sequence: Sequence, token: int, signal: TokenSignal) -> Delta:
+        is_end = self._backend.is_end(token)
+        text = "" if is_end else sequence.detokenizer.push(self._backend.piece(token))
+        finish: FinishReason | None = None
+        if is_end or sequence.detokenizer.is_stopped:
+            finish = FinishReason.STOP
+        elif len(sequence.output) >= sequence.max_output_tokens:
+            finish = FinishReason.LENGTH
+        if finish is None:
+            return Delta(sequence.id, text, signal)
+        text += sequence.detokenizer.flush()
+        if sequence.detokenizer.is_stopped:
+            finish = FinishReason.STOP
+        self._leave(sequence)
+        return Delta(
+            sequence.id,
+            text,
+            signal,
+            finish,
+            prompt_tokens=len(sequence.prompt),
+            completion_tokens=len(sequence.output),
+        )
+
+
+def _is_penalised(sequence: Sequence) -> bool:
+    params = sequence.params
+    return bool(params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0)

@@ -1,0 +1,52 @@
+"""What is one generation in progress? Its tokens, how many the KV cache holds, and how it draws the next."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.engine.detokenize import Detokenizer
+from hybrid.native import SampleParams
+
+_order = itertools.count()
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sequence:
+    """One generation.
+
+    prompt: token ids, shape (n_prompt,). output: ids drawn so far.
+    computed: how many of prompt + output the KV cache holds; 0 again after a preemption.
+    slot: llama.cpp's sequence id while running, None while waiting.
+    """
+
+    id: str
+    prompt: NDArray[np.int32]
+    params: SampleParams
+    seed: int
+    max_output_tokens: int
+    detokenizer: Detokenizer
+    output: list[int] = field(default_factory=list)
+    computed: int = 0
+    slot: int | None = None
+    order: int = field(default_factory=lambda: next(_order))
+    """Arrival order; a preempted sequence keeps it and so returns to the head of the queue."""
+
+    @property
+    def length(self) -> int:
+        """Prompt and output tokens together."""
+        return len(self.prompt) + len(self.output)
+
+    @property
+    def pending(self) -> int:
+        """Tokens the next steps must compute before another can be drawn: 1 in decode, more in prefill."""
+        return self.length - self.computed
+
+    def tokens_at(self, start: int, count: int) -> list[int]:
+        """Give `count` token ids from position `start`, across the seam of prompt and output."""
+        n_prompt = len(self.prompt)
+        head: list[int] = self.prompt[start : min(start + count, n_prompt)].tolist()
+        return head + self.output[max(start - n_prompt, 0) : max(start + count - n_prompt, 0)]

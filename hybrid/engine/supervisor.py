@@ -1,0 +1,396 @@
+"""Who keeps the worker alive, and who speaks for it in the gateway? One supervisor a loaded model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+import msgspec
+
+from hybrid.engine.frames import (
+    LENGTH,
+    MAX_FRAME_BYTES,
+    Cancel,
+    End,
+    Frame,
+    FromWorker,
+    Load,
+    LoadFailed,
+    Prepare,
+    Prepared,
+    Ready,
+    Refused,
+    Step,
+    Submit,
+    TokenDelta,
+    from_worker,
+    pack,
+)
+from hybrid.errors import InvalidRequest, LocalError, LocalFailure, ModelNotReady, QueueFull, WorkerDied
+from hybrid.types import Finished, FinishReason, TextDelta, TokenSignal, Usage
+
+log = logging.getLogger(__name__)
+
+RESTART_BACKOFF_S = (0.0, 0.5, 2.0, 5.0, 15.0, 30.0)
+"""Pause before each restart in a row; the last one repeats. A worker that served resets the row."""
+MAX_FAILED_STARTS = 3
+"""A worker that dies so often in a row before it is ready will not become ready by trying again."""
+STDERR_LINES = 40
+KILL_AFTER_S = 3.0
+NO_LOAD = Load(0, 0, 0, 0, 0, None, None)
+
+
+class WorkerState(StrEnum):
+    """Where the worker is in its life."""
+
+    LOADING = "loading"
+    READY = "ready"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorOptions:
+    """How to start a worker; `max_queue` bounds the requests that wait for a slot."""
+
+    backend: str
+    model_path: str
+    context_tokens: int
+    slots: int
+    threads: int
+    max_queue: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request left the queue and its prefill began."""
+
+
+Item: TypeAlias = Started | TextDelta | Finished | LocalError | InvalidRequest | int
+"""What a waiting request is told; an int is its prompt's token count."""
+
+
+class Generation:
+    """One generation in the worker, item by item. A `next` that is cancelled loses nothing."""
+
+    def __init__(self, supervisor: Supervisor, request_id: str, inbox: asyncio.Queue[Item]) -> None:
+        self._supervisor = supervisor
+        self._request_id = request_id
+        self._inbox = inbox
+
+    async def next(self) -> Started | TextDelta | Finished:
+        """Wait for the next item; `Finished` is the last.
+
+        Raises: LocalError if the worker dies or the generation breaks.
+        """
+        item = await self._inbox.get()
+        if isinstance(item, LocalError | InvalidRequest):
+            raise item
+        assert not isinstance(item, int)
+        return item
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._supervisor.release(self._request_id)
+
+
+class Supervisor:
+    """Starts, watches and restarts one worker process, and turns its frames into events.
+
+    `spawn` may be called before an event loop runs, so that the model loads while the rest is imported.
+    """
+
+    def __init__(self, options: SupervisorOptions) -> None:
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._requests: dict[str, asyncio.Queue[Item]] = {}
+        self._submitted: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last_words: deque[str] = deque(maxlen=STDERR_LINES)
+        self._changed = asyncio.Event()
+        self.state = WorkerState.LOADING
+        self.problem: str | None = None
+        self.facts: Ready | None = None
+        self.load = NO_LOAD
+        self.restarts = 0
+
+    # ---- life of the process
+
+    def spawn(self) -> None:
+        """Start the process and return at once; `start` attaches to it."""
+        ours, theirs = socket.socketpair()
+        worker_options = {
+            "backend": self._options.backend,
+            "model_path": self._options.model_path,
+            "context_tokens": self._options.context_tokens,
+            "slots": self._options.slots,
+            "threads": self._options.threads,
+        }
+        command = [sys.executable, "-m", "hybrid.engine.worker", str(theirs.fileno())]
+        command.append(msgspec.json.encode(worker_options).decode())
+        with theirs:
+            self._process = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
+        self._socket = ours
+
+    def start(self) -> None:
+        """Watch the worker from the running event loop, spawning it if `spawn` was not called."""
+        self._spawn_task(self._watch(), "worker-watch")
+
+    async def wait_settled(self) -> WorkerState:
+        """Wait until the worker is ready or has failed for good."""
+        while self.state in (WorkerState.LOADING, WorkerState.RESTARTING):
+            self._changed.clear()
+            await self._changed.wait()
+        return self.state
+
+    async def stop(self) -> None:
+        """End the worker: close the socket, which it obeys, then kill what does not."""
+        self._enter(WorkerState.STOPPED)
+        process = self._process
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._close_socket()
+        if process is not None:
+            await asyncio.to_thread(_end_process, process)
+        self._fail_all("the server is stopping")
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker, None while there is none."""
+        return None if self._process is None else self._process.pid
+
+    # ---- one request
+
+    async def prepare(self, request_id: str, messages: Sequence[Mapping[str, object]]) -> int:
+        """Tokenize a conversation in the worker, which keeps the tokens; return how many they are.
+
+        Raises: InvalidRequest if the chat template refuses it, LocalError if the worker cannot.
+        """
+        inbox = self._open(request_id)
+        await self._write(Prepare(request_id, [dict(message) for message in messages]))
+        item = await inbox.get()
+        if isinstance(item, int):
+            return item
+        self._requests.pop(request_id, None)
+        assert isinstance(item, LocalError | InvalidRequest)
+        raise item
+
+    async def submit(self, submit: Submit) -> Generation:
+        """Queue a prepared prompt for generation. Use the result as a context manager: leaving it frees the slot.
+
+        Raises: QueueFull at the queue's bound, WorkerDied if the worker that prepared it is gone.
+        """
+        inbox = self._requests.get(submit.id)
+        if inbox is None:
+            raise WorkerDied(f"the local worker ended before the request began: {self.problem}")
+        try:
+            self._check_queue()
+            self._submitted.add(submit.id)
+            await self._write(submit)
+        except BaseException:
+            self.release(submit.id)
+            raise
+        return Generation(self, submit.id, inbox)
+
+    def release(self, request_id: str) -> None:
+        """Forget a request: prepared, queued or running. Does nothing if it is over already."""
+        self._submitted.discard(request_id)
+        if self._requests.pop(request_id, None) is not None and self._writer is not None:
+            self._writer.write(pack(Cancel(request_id)))
+
+    def _check_queue(self) -> None:
+        slots = self.facts.slots if self.facts else self._options.slots
+        waiting = len(self._submitted) - slots
+        if waiting >= self._options.max_queue:
+            decode_tok_s = self.load.decode_tok_s or 10.0
+            raise QueueFull(waiting, retry_after_s=max(1.0, waiting / slots * 64 / decode_tok_s))
+
+    def _open(self, request_id: str) -> asyncio.Queue[Item]:
+        if self.state is not WorkerState.READY:
+            raise ModelNotReady(
+                f"the local model is {self.state.value}" + (f": {self.problem}" if self.problem else "")
+            )
+        inbox: asyncio.Queue[Item] = asyncio.Queue()
+        self._requests[request_id] = inbox
+        return inbox
+
+    async def _write(self, frame: Frame) -> None:
+        if self._writer is None:
+            raise WorkerDied(f"the local worker is {self.state.value}")
+        self._writer.write(pack(frame))
+        try:
+            await self._writer.drain()
+        except ConnectionError as gone:
+            raise WorkerDied("the local worker ended") from gone
+
+    # ---- watching
+
+    def _spawn_task(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _enter(self, state: WorkerState) -> None:
+        self.state = state
+        self._changed.set()
+
+    async def _watch(self) -> None:
+        failures = 0
+        while self.state is not WorkerState.STOPPED:
+            if self._process is None:
+                self.spawn()
+            was_ready = await self._serve_one_life()
+            if self.state in (WorkerState.FAILED, WorkerState.STOPPED):
+                return
+            failures = 0 if was_ready else failures + 1
+            if failures >= MAX_FAILED_STARTS:
+                self.problem = f"{self.problem} (given up after {failures} starts)"
+                self._enter(WorkerState.FAILED)
+                return
+            self.restarts += 1
+            pause_s = RESTART_BACKOFF_S[min(failures, len(RESTART_BACKOFF_S) - 1)]
+            log.error("local worker: %s; restarting in %.1f s", self.problem, pause_s)
+            self._enter(WorkerState.RESTARTING)
+            await asyncio.sleep(pause_s)
+
+    async def _serve_one_life(self) -> bool:
+        """Read one process's frames to its end; say whether it was ever ready."""
+        process = self._process
+        assert process is not None
+        assert self._socket is not None
+        reader, self._writer = await asyncio.open_connection(sock=self._socket)
+        self._socket = None
+        self._spawn_task(self._read_stderr(process), "worker-stderr")
+        was_ready = False
+        try:
+            while True:
+                header = await reader.readexactly(LENGTH.size)
+                size = LENGTH.unpack(header)[0]
+                if size > MAX_FRAME_BYTES:
+                    raise ConnectionError(f"a frame of {size} bytes")
+                frame = from_worker.decode(await reader.readexactly(size))
+                was_ready = was_ready or isinstance(frame, Ready)
+                self._take(frame)
+        except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError) as gone:
+            log.debug("worker connection ended: %r", gone)
+        finally:
+            self._close_socket()
+            self._process = None
+        code = await asyncio.to_thread(_end_process, process)
+        if self.state is not WorkerState.FAILED:
+            self.problem = self._describe_end(code)
+        self.facts, self.load = (self.facts if self.state is WorkerState.FAILED else None), NO_LOAD
+        self._fail_all(self.problem or "it ended")
+        return was_ready
+
+    def _take(self, frame: FromWorker) -> None:
+        if isinstance(frame, Step):
+            self._take_step(frame)
+        elif isinstance(frame, Prepared):
+            self._tell(frame.id, frame.prompt_tokens)
+        elif isinstance(frame, Refused):
+            kind = InvalidRequest(frame.message, param="messages") if frame.is_caller else LocalFailure(frame.message)
+            self._tell(frame.id, kind)
+        elif isinstance(frame, Ready):
+            self.facts, self.problem = frame, None
+            self._enter(WorkerState.READY)
+        elif isinstance(frame, LoadFailed):
+            self.problem = frame.message
+            self._enter(WorkerState.FAILED)
+
+    def _take_step(self, step: Step) -> None:
+        self.load = step.load
+        for request_id in step.started:
+            self._tell(request_id, Started())
+        for token in step.tokens:
+            self._tell(token.id, _text_delta(token))
+        for end in step.ends:
+            # Over for the worker as well: nothing is left to cancel.
+            inbox = self._requests.pop(end.id, None)
+            self._submitted.discard(end.id)
+            if inbox is not None:
+                inbox.put_nowait(_ended(end))
+
+    def _tell(self, request_id: str, item: Item) -> None:
+        inbox = self._requests.get(request_id)
+        if inbox is not None:
+            inbox.put_nowait(item)
+
+    def _fail_all(self, why: str) -> None:
+        requests, self._requests = self._requests, {}
+        self._submitted.clear()
+        for inbox in requests.values():
+            inbox.put_nowait(WorkerDied(f"the local worker ended while it held the request: {why}"))
+
+    async def _read_stderr(self, process: subprocess.Popen[bytes]) -> None:
+        """Keep the worker's last lines: when native code aborts, they are all it leaves behind."""
+        assert process.stderr is not None
+        reader = asyncio.StreamReader(limit=1 << 16)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), process.stderr
+        )
+        try:
+            while line := await reader.readline():
+                text = line.decode("utf-8", "replace").rstrip()
+                self._last_words.append(text)
+                log.info("worker: %s", text)
+        except ValueError:
+            log.warning("worker wrote a line of more than 64 KiB; its further output is dropped")
+        finally:
+            transport.close()
+
+    def _describe_end(self, code: int) -> str:
+        cause = f"it exited with status {code}"
+        if code < 0:
+            cause = f"it was ended by {signal.Signals(-code).name}"
+            if code == -signal.SIGKILL:
+                cause += " (by hand, or by the kernel for lack of memory)"
+        errors = [line for line in self._last_words if "ERROR" in line or "abort" in line.lower()]
+        return f"{cause}; last error: {errors[-1]}" if errors else cause
+
+    def _close_socket(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _text_delta(token: TokenDelta) -> TextDelta:
+    return TextDelta(token.text, (TokenSignal(token.logprob, token.entropy, token.margin),))
+
+
+def _ended(end: End) -> Finished | LocalError:
+    if end.finish is None:
+        return LocalFailure(end.failure or "the generation broke")
+    return Finished(
+        FinishReason(end.finish), Usage(prompt_tokens=end.prompt_tokens, completion_tokens=end.completion_tokens)
+    )
+
+
+def _end_process(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a process whose socket is closed; kill it if it does not obey."""
+    try:
+        return process.wait(KILL_AFTER_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()

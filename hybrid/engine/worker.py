@@ -1,0 +1,271 @@
+"""What runs in the worker process? One thread takes messages in, one owns the model; a socket ties them to the gateway.
+
+Started by the supervisor as `python -m hybrid.engine.worker FD OPTIONS_JSON`. It ends when the socket does,
+so a gateway that dies in any way never leaves a model behind in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.backends.base import Backend, BackendOptions
+from hybrid.engine.chat_template import ChatTemplate
+from hybrid.engine.detokenize import Detokenizer
+from hybrid.engine.engine import Engine, StepReport
+from hybrid.engine.frames import (
+    LENGTH,
+    Cancel,
+    End,
+    Frame,
+    Load,
+    LoadFailed,
+    Prepare,
+    Prepared,
+    Ready,
+    Refused,
+    Step,
+    Submit,
+    TokenDelta,
+    pack,
+    to_worker,
+)
+from hybrid.engine.sequence import Sequence
+from hybrid.errors import InvalidRequest, LocalError
+from hybrid.native import SampleParams
+
+log = logging.getLogger(__name__)
+
+
+class WorkerOptions(msgspec.Struct, frozen=True):
+    """What the supervisor tells a worker on its command line."""
+
+    backend: str
+    model_path: str
+    context_tokens: int
+    slots: int
+    threads: int
+
+
+Order: TypeAlias = Sequence | str | None
+"""For the model's thread: a sequence to run, an id to cancel, or None to look at the inbox again."""
+
+
+class Worker:
+    """The two threads of a worker and what they share: an inbox one way, a locked socket the other."""
+
+    def __init__(self, connection: socket.socket, backend: Backend, template: ChatTemplate) -> None:
+        self._connection = connection
+        self._send_lock = threading.Lock()
+        self._backend = backend
+        self._template = template
+        self._prepared: dict[str, NDArray[np.int32]] = {}
+        self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._engine = Engine(backend)
+
+    def run(self) -> None:
+        """Serve until the gateway closes the socket. Messages here, in the main thread; the model in its own."""
+        threading.Thread(target=self._own_model, name="model", daemon=True).start()
+        while (body := _receive(self._connection)) is not None:
+            frame = to_worker.decode(body)
+            if isinstance(frame, Prepare):
+                self._prepare(frame)
+            elif isinstance(frame, Submit):
+                self._submit(frame)
+            else:
+                self._cancel(frame)
+
+    def _prepare(self, frame: Prepare) -> None:
+        try:
+            tokens = self._backend.tokenize(self._template.render(frame.messages))
+        except (InvalidRequest, LocalError) as refused:
+            self._send(Refused(frame.id, str(refused), is_caller=isinstance(refused, InvalidRequest)))
+            return
+        self._prepared[frame.id] = np.asarray(tokens, dtype=np.int32)
+        self._send(Prepared(frame.id, len(tokens)))
+
+    def _submit(self, frame: Submit) -> None:
+        prompt = self._prepared.pop(frame.id, None)
+        if prompt is None:
+            return  # cancelled between the two messages
+        params = SampleParams(
+            temperature=frame.temperature,
+            top_k=frame.top_k,
+            top_p=frame.top_p,
+            min_p=frame.min_p,
+            presence_penalty=frame.presence_penalty,
+            frequency_penalty=frame.frequency_penalty,
+            repetition_penalty=frame.repetition_penalty,
+        )
+        self._inbox.put(
+            Sequence(
+                id=frame.id,
+                prompt=prompt,
+                params=params,
+                seed=frame.seed,
+                max_output_tokens=frame.max_output_tokens,
+                detokenizer=Detokenizer(tuple(frame.stop)),
+            )
+        )
+
+    def _cancel(self, frame: Cancel) -> None:
+        if self._prepared.pop(frame.id, None) is None:
+            self._inbox.put(frame.id)
+
+    def _own_model(self) -> None:
+        """Drain the inbox, step, emit; sleep on the inbox when there is nothing to do."""
+        try:
+            while True:
+                was_cancelled = self._drain_inbox(is_waiting=not self._engine.has_work)
+                if self._engine.has_work:
+                    self._send_step(self._engine.step())
+                elif was_cancelled:
+                    self._send_step(StepReport())  # so that the gateway sees the slot free
+        except Exception:
+            # The thread boundary: without its model the process is of no use, and the supervisor starts another.
+            log.exception("the model's thread failed")
+            os._exit(70)
+
+    def _drain_inbox(self, *, is_waiting: bool) -> bool:
+        """Apply every order in the inbox, waiting for the first if asked; say whether one was a cancel."""
+        was_cancelled = False
+        while True:
+            try:
+                order = self._inbox.get(block=is_waiting)
+            except queue.Empty:
+                return was_cancelled
+            is_waiting = False
+            if isinstance(order, Sequence):
+                self._engine.submit(order)
+            elif order is not None:
+                self._engine.cancel(order)
+                was_cancelled = True
+
+    def _send_step(self, report: StepReport) -> None:
+        tokens = [
+            TokenDelta(d.id, d.text, d.signal.logprob, d.signal.entropy, d.signal.margin)
+            for d in report.deltas
+            if d.signal is not None
+        ]
+        ends = [
+            End(d.id, d.finish.value if d.finish else None, d.failure, d.prompt_tokens, d.completion_tokens)
+            for d in report.deltas
+            if d.finish or d.failure
+        ]
+        self._send(Step(report.started, tokens, ends, self._load()))
+
+    def _load(self) -> Load:
+        engine = self._engine
+        return Load(
+            running=len(engine.running),
+            waiting=len(engine.waiting),
+            waiting_tokens=engine.waiting_tokens,
+            free_slots=self._backend.facts.slots - len(engine.running),
+            free_cells=engine.free_cells,
+            prefill_tok_s=engine.pace.prefill_tok_s,
+            decode_tok_s=engine.pace.decode_tok_s,
+        )
+
+    def _send(self, frame: Frame) -> None:
+        _send(self._connection, self._send_lock, frame)
+
+
+def _send(connection: socket.socket, lock: threading.Lock, frame: Frame) -> None:
+    with lock:
+        try:
+            connection.sendall(pack(frame))
+        except OSError:
+            os._exit(0)  # the gateway is gone, and nobody else wants what this process knows
+
+
+def _receive(connection: socket.socket) -> bytes | None:
+    """Read one frame; None when the gateway closed the socket."""
+    header = _receive_exactly(connection, LENGTH.size)
+    return None if header is None else _receive_exactly(connection, LENGTH.unpack(header)[0])
+
+
+def _receive_exactly(connection: socket.socket, size: int) -> bytes | None:
+    data = bytearray()
+    while len(data) < size:
+        try:
+            chunk = connection.recv(min(size - len(data), 1 << 20))
+        except OSError:
+            return None
+        if not chunk:
+            return None
+        data += chunk
+    return bytes(data)
+
+
+def load_backend(options: WorkerOptions) -> Backend:
+    """Load the configured backend; imports only the one that is used, for each is heavy.
+
+    Raises: LocalError if the file or the backend cannot be used.
+    """
+    wanted = BackendOptions(
+        model_path=Path(options.model_path),
+        context_tokens=options.context_tokens,
+        slots=options.slots,
+        threads=options.threads,
+    )
+    if options.backend == "fake":
+        from hybrid.backends.fake import FakeBackend
+
+        return FakeBackend(wanted)
+    from hybrid.backends.llama_cpp import LlamaCppBackend
+
+    return LlamaCppBackend(wanted)
+
+
+def _ready(backend: Backend) -> Ready:
+    facts = backend.facts
+    return Ready(
+        name=facts.name,
+        architecture=facts.architecture,
+        vocab_tokens=facts.vocab_tokens,
+        context_tokens=facts.context_tokens,
+        slots=facts.slots,
+        kv_cells=facts.kv_cells,
+        threads=facts.threads,
+        device=facts.device,
+        file_bytes=facts.file_bytes,
+        fingerprint=facts.fingerprint,
+        template_fingerprint=hashlib.sha256((facts.chat_template or "").encode()).hexdigest(),
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Load the model, say so, serve until the socket closes, and end without unwinding native threads."""
+    # Ctrl-C in a terminal reaches the whole process group; the gateway decides when the worker ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    connection = socket.socket(fileno=int(argv[0]))
+    options = msgspec.json.decode(argv[1], type=WorkerOptions)
+    try:
+        backend = load_backend(options)
+        facts = backend.facts
+        template = ChatTemplate(facts.chat_template, bos_text=facts.bos_text, eos_text=facts.eos_text)
+    except LocalError as failed:
+        _send(connection, threading.Lock(), LoadFailed(str(failed)))
+        os._exit(1)
+    worker = Worker(connection, backend, template)
+    _send(connection, threading.Lock(), _ready(backend))
+    worker.run()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _argv: list[Any] = sys.argv[1:]
+    main(_argv)
