@@ -1,0 +1,26 @@
+"""What does the C++ extension offer? The same two functions as hybrid/native/reference.py, which documents them."""
+
+from hybrid.native.reference import (
+    Bitmask,
+    Float32Row,
+    RowStatistics,
+    Sampled,
+    SampleParams,
+    TokenArray,
+)
+
+def row_statistics(logits: Float32Row, token: int) -> RowStatistics: ...
+def sample_row(
+    logits: Float32Row,
+    params: SampleParams,
+    *,
+    seed: int,
+    position: int,
+    prompt_tokens: TokenArray | None = None,
+    output_tokens: TokenArray | None = None,
+    allowed: Bitmask | None = None,
+    bias_tokens: TokenArray | None = None,
+    bias_values: Float32Row | None = None,
+    top_logprobs: int = 0,
+) -> Sampled: ...
+def exp32(values: Float32Row) -> Float32Row: ...

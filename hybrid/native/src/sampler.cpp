@@ -1,0 +1,267 @@
+// How is one token drawn? As in reference.py, but looking at as few logits as the answer needs.
+#include "sampler.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+namespace hybrid {
+namespace {
+
+constexpr float kNegInf = -std::numeric_limits<float>::infinity();
+constexpr std::int32_t kUndecided = -1;
+
+std::uint64_t mix64(std::uint64_t state) {
+    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9u;
+    state = (state ^ (state >> 27)) * 0x94D049BB133111EBu;
+    return state ^ (state >> 31);
+}
+
+void check_tokens(Span<std::int32_t> tokens, std::size_t n) {
+    for (std::int32_t token : tokens)
+        if (token < 0 || static_cast<std::size_t>(token) >= n)
+            throw std::invalid_argument("token " + std::to_string(token) + " is not in [0, " + std::to_string(n) + ")");
+}
+
+void add_bias(std::vector<float>& row, Span<std::int32_t> tokens, Span<float> values) {
+    for (float value : values)
+        if (!(value < std::numeric_limits<float>::infinity()))
+            throw std::invalid_argument("a bias is NaN or +inf; -inf bans a token");
+    for (std::size_t i = 0; i < tokens.size; ++i) row[tokens.data[i]] += values.data[i];
+}
+
+// Divides what favours a token and multiplies what speaks against it, once for each token seen.
+// `counts` is all zero before and after.
+void penalise_repetition(std::vector<float>& row, double penalty, const Edits& edits, std::vector<std::int32_t>& counts) {
+    for (auto tokens : {edits.prompt_tokens, edits.output_tokens})
+        for (std::int32_t token : tokens) {
+            if (counts[token]++ != 0) continue;
+            const double held = row[token];
+            row[token] = static_cast<float>(held > 0.0 ? held / penalty : held * penalty);
+        }
+    for (auto tokens : {edits.prompt_tokens, edits.output_tokens})
+        for (std::int32_t token : tokens) counts[token] = 0;
+}
+
+void penalise_output(std::vector<float>& row, const Params& params, Span<std::int32_t> output,
+                     std::vector<std::int32_t>& counts) {
+    for (std::int32_t token : output) ++counts[token];
+    for (std::int32_t token : output) {
+        if (counts[token] == 0) continue;
+        const double penalty = static_cast<double>(counts[token]) * params.frequency_penalty + params.presence_penalty;
+        row[token] = static_cast<float>(static_cast<double>(row[token]) - penalty);
+        counts[token] = 0;
+    }
+}
+
+void apply_mask(std::vector<float>& row, Span<std::uint32_t> allowed) {
+    for (std::size_t start = 0; start < row.size(); start += 32) {
+        const std::uint32_t word = allowed.data[start / 32];
+        if (word == 0xFFFFFFFFu) continue;
+        const std::size_t end = std::min(row.size(), start + 32);
+        for (std::size_t i = start; i < end; ++i) row[i] = (word >> (i - start)) & 1u ? row[i] : kNegInf;
+    }
+}
+
+// Whether anything was changed; then scratch.logits holds the edited row.
+bool edit(const Row& raw, const Params& params, const Edits& edits, Scratch& scratch) {
+    for (auto tokens : {edits.prompt_tokens, edits.output_tokens, edits.bias_tokens}) check_tokens(tokens, raw.size());
+    const bool has_repetition = params.repetition_penalty != 1.0 && edits.prompt_tokens.size + edits.output_tokens.size > 0;
+    const bool has_output =
+        (params.presence_penalty != 0.0 || params.frequency_penalty != 0.0) && edits.output_tokens.size > 0;
+    if (!has_repetition && !has_output && !edits.has_mask && edits.bias_tokens.size == 0) return false;
+    auto& row = scratch.logits;
+    row.assign(raw.logits(), raw.logits() + raw.size());
+    if (scratch.counts.size() < raw.size()) scratch.counts.resize(raw.size());
+    add_bias(row, edits.bias_tokens, edits.bias_values);
+    if (has_repetition) penalise_repetition(row, params.repetition_penalty, edits, scratch.counts);
+    if (has_output) penalise_output(row, params, edits.output_tokens, scratch.counts);
+    if (edits.has_mask) apply_mask(row, edits.allowed);
+    return true;
+}
+
+// The filters and the draw over one edited row.
+class Draw {
+  public:
+    Draw(const Row& row, const Params& params, double point, Scratch& scratch)
+        : row_(row), params_(params), point_(point), scratch_(scratch), min_ratio_(static_cast<float>(params.min_p)),
+          coldness_(static_cast<float>(params.temperature > 1e-30 ? std::min(1.0 / params.temperature, 1e30) : 1e30)) {}
+
+    std::int32_t token() {
+        if (params_.top_k > 0) {
+            row_.largest(params_.top_k, scratch_.candidates);
+            weigh();
+            double total = 0.0;
+            for (float ratio : scratch_.ratios) total += weight_of(ratio);
+            return among_candidates(total, true);
+        }
+        const bool needs_total = params_.top_p < 1.0 || params_.min_p == 0.0;
+        const double total = needs_total ? weight_sum(row_.logits(), row_.size(), row_.peak(), coldness_) : 0.0;
+        for (std::size_t count : {std::size_t{256}, std::size_t{2048}}) {
+            row_.largest(count, scratch_.candidates);
+            weigh();
+            const std::int32_t found = among_candidates(total, scratch_.candidates.size() < count);
+            if (found != kUndecided) return found;
+        }
+        return among_buckets(total);
+    }
+
+  private:
+    static constexpr std::size_t kBuckets = 4096;
+    static constexpr std::uint16_t kNoBucket = 0xFFFF;
+
+    // ratios[i] of candidate i.
+    void weigh() {
+        const auto& candidates = scratch_.candidates;
+        scratch_.ratios.resize(candidates.size());
+        for (std::size_t i = 0; i < candidates.size(); ++i)
+            scratch_.ratios[i] = exp32((candidates[i].logit - row_.peak()) * coldness_);
+    }
+
+    // Draws if the candidates, the first of the order, decide it; `is_complete` says there are no others.
+    std::int32_t among_candidates(double total, bool is_complete) const {
+        const auto& ratios = scratch_.ratios;
+        const double limit = params_.top_p * total;
+        double sum = 0.0, kept = -1.0;
+        for (std::size_t i = 0; i < ratios.size() && kept < 0.0; ++i) {
+            if (params_.min_p > 0.0 && ratios[i] < min_ratio_) kept = sum;
+            else {
+                sum += weight_of(ratios[i]);
+                if (params_.top_p < 1.0 && sum >= limit) kept = sum;
+            }
+        }
+        if (kept < 0.0) {
+            const bool is_filtered = params_.top_p < 1.0 || params_.min_p > 0.0;
+            if (is_filtered && !is_complete) return kUndecided;
+            kept = is_filtered ? sum : total;
+        }
+        const double target = point_ * kept;
+        sum = 0.0;
+        for (std::size_t i = 0; i < ratios.size(); ++i) {
+            sum += weight_of(ratios[i]);
+            if (sum > target || sum >= kept) return scratch_.candidates[i].token;
+        }
+        return kUndecided;
+    }
+
+    // The order cut into buckets of close logits: only those where a limit or the target falls are ever sorted.
+    std::int32_t among_buckets(double total) {
+        fill_buckets();
+        double kept = 0.0;
+        for (double mass : mass_) kept += mass;
+        if (params_.top_p < 1.0) kept = std::min(kept, nucleus_mass(params_.top_p * total));
+        if (params_.min_p > 0.0) kept = std::min(kept, likely_mass());
+        const double target = point_ * kept;
+        double sum = 0.0;
+        for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) {
+            if (!(sum + mass_[bucket] > target || sum + mass_[bucket] >= kept)) {
+                sum += mass_[bucket];
+                continue;
+            }
+            sort_bucket(bucket);
+            for (std::size_t i = 0; i < scratch_.candidates.size(); ++i) {
+                sum += weight_of(scratch_.ratios[i]);
+                if (sum > target || sum >= kept) return scratch_.candidates[i].token;
+            }
+        }
+        return row_.likeliest();
+    }
+
+    void fill_buckets() {
+        // Weights vanish below e^-23.6, so 24 nats hold all that can be drawn.
+        constexpr float kBucketsPerNat = kBuckets / 24.0f;
+        const std::size_t n = row_.size();
+        auto& ratios = scratch_.ratios;
+        auto& buckets = scratch_.buckets;
+        ratios.resize(n);
+        buckets.resize(n);
+        exp_ratios(row_.logits(), n, row_.peak(), coldness_, ratios.data());
+        mass_.fill(0.0);
+        least_.fill(1.0f);
+        for (std::size_t i = 0; i < n; ++i) {
+            const double weight = weight_of(ratios[i]);
+            buckets[i] = kNoBucket;
+            if (weight == 0.0) continue;
+            const float depth = (row_.peak() - row_.logits()[i]) * coldness_ * kBucketsPerNat;
+            const std::size_t bucket = std::min(kBuckets - 1, static_cast<std::size_t>(depth));
+            buckets[i] = static_cast<std::uint16_t>(bucket);
+            mass_[bucket] += weight;
+            least_[bucket] = std::min(least_[bucket], ratios[i]);
+        }
+    }
+
+    // Into scratch_.candidates and .ratios: the bucket's tokens in order.
+    void sort_bucket(std::size_t bucket) {
+        auto& candidates = scratch_.candidates;
+        candidates.clear();
+        for (std::size_t i = 0; i < row_.size(); ++i)
+            if (scratch_.buckets[i] == bucket) candidates.push_back({row_.logits()[i], static_cast<std::int32_t>(i)});
+        std::sort(candidates.begin(), candidates.end(), comes_before);
+        weigh();
+    }
+
+    double nucleus_mass(double limit) {
+        double sum = 0.0;
+        for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) {
+            if (sum + mass_[bucket] < limit) {
+                sum += mass_[bucket];
+                continue;
+            }
+            sort_bucket(bucket);
+            for (float ratio : scratch_.ratios) {
+                sum += weight_of(ratio);
+                if (sum >= limit) return sum;
+            }
+        }
+        return sum;
+    }
+
+    double likely_mass() {
+        double sum = 0.0;
+        for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) {
+            if (!(least_[bucket] < min_ratio_)) {
+                sum += mass_[bucket];
+                continue;
+            }
+            sort_bucket(bucket);
+            for (float ratio : scratch_.ratios) {
+                if (ratio < min_ratio_) return sum;
+                sum += weight_of(ratio);
+            }
+        }
+        return sum;
+    }
+
+    const Row& row_;
+    const Params& params_;
+    const double point_;
+    Scratch& scratch_;
+    const float min_ratio_;
+    const float coldness_;
+    std::array<double, kBuckets> mass_;
+    std::array<float, kBuckets> least_;
+};
+
+}  // namespace
+
+double uniform(std::uint64_t seed, std::uint64_t position) {
+    constexpr std::uint64_t kGolden = 0x9E3779B97F4A7C15u;
+    const std::uint64_t start = mix64(seed + kGolden);
+    return static_cast<double>(mix64(start + (position + 1) * kGolden) >> 11) * 0x1p-53;
+}
+
+std::int32_t draw(const Row& raw, const Params& params, const Edits& edits, double point, Scratch& scratch) {
+    const auto token = [&](const Row& row) {
+        if (!std::isfinite(row.peak()))
+            throw std::invalid_argument(row.peak() < 0 ? "no token may be drawn: bias and mask leave none"
+                                                       : "a bias made a logit infinite");
+        return params.temperature == 0.0 ? row.likeliest() : Draw(row, params, point, scratch).token();
+    };
+    if (!edit(raw, params, edits, scratch)) return token(raw);
+    return token(Row(scratch.logits.data(), raw.size(), scratch.edited));
+}
+
+}  // namespace hybrid
