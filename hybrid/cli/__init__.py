@@ -1,0 +1,106 @@
+"""Which module answers which `hybrid` command, and how does a command end?
+
+Command modules are imported only when their command runs, so `--version` and `--help` stay instant.
+Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from hybrid import __version__
+from hybrid.errors import CommandError, HybridError
+
+
+class Command(NamedTuple):
+    """A command's module, which has `app: typer.Typer`, and its line in `hybrid --help`."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "serve": Command("hybrid.cli.serve", "Answer OpenAI-style requests here, and pay a cloud for the hard ones."),
+    "chat": Command("hybrid.cli.chat", "Talk in the terminal; shows route, confidence and cost of each answer."),
+    "models": Command("hybrid.cli.models", "List, pull, show and remove local models."),
+    "config": Command("hybrid.cli.config", "Show, check or describe the configuration."),
+    "report": Command("hybrid.cli.report", "Say what was answered where, and what it cost and saved."),
+    "explain": Command("hybrid.cli.explain", "Replay one decision: the facts, each rule, the outcome."),
+    "keys": Command("hybrid.cli.keys", "Add, list and revoke client API keys."),
+}
+
+BAD_USAGE = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one `hybrid` command line and return its exit code; errors are one sentence on stderr."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(args)
+        sys.stdout.flush()
+    except HybridError as exc:
+        _complain(str(exc))
+        return exc.exit_code if isinstance(exc, CommandError) else 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`head`, a pager) left. Python would complain once more at exit while flushing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _dispatch(args: list[str]) -> int:
+    first = args[0] if args else None
+    if first == "--version":
+        print(f"hybrid {__version__}")
+        return 0
+    if first in ("--help", "-h"):
+        print(_overview())
+        return 0
+    if first is None:
+        _complain("which command?")
+        print(_overview(), file=sys.stderr)
+        return BAD_USAGE
+    if first not in COMMANDS:
+        return _reject(first)
+    return _run(first, args[1:])
+
+
+def _run(name: str, args: list[str]) -> int:
+    """Hand the rest of the command line to the command's own parser."""
+    app: Callable[..., object] = importlib.import_module(COMMANDS[name].module).app
+    try:
+        app(args=args, prog_name=f"hybrid {name}")
+    except SystemExit as exc:
+        return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+    return 0
+
+
+def _reject(word: str) -> int:
+    near = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.5)
+    kind = "option" if word.startswith("-") else "command"
+    hint = f"did you mean {near[0]!r}? " if near and kind == "command" else ""
+    _complain(f"no {kind} {word!r}; {hint}hybrid --help lists what there is")
+    return BAD_USAGE
+
+
+def _complain(message: str) -> None:
+    print(f"hybrid: {message}", file=sys.stderr)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return (
+        "Usage: hybrid COMMAND [ARGUMENTS]\n\n"
+        "Answers LLM requests on this machine and pays a cloud only for the hard ones.\n\n"
+        f"Commands:\n{commands}\n\n"
+        "Options:\n  --version  Print the version.\n  --help     Print this. hybrid COMMAND --help tells more."
+    )

@@ -1,0 +1,306 @@
+"""What is configured, and where did each value come from?
+
+Order: defaults < file < `HYBRID_<SECTION>_<KEY>` environment < flags. The environment is passed in from the edge.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hybrid.config_checks import complaint, contradictions, is_loopback, warnings
+from hybrid.config_file import TomlFile, data_dir, find_file, read_file
+from hybrid.config_schema import (
+    BudgetConfig,
+    CloudConfig,
+    Config,
+    LocalConfig,
+    PolicyConfig,
+    PriceConfig,
+    ServerConfig,
+)
+from hybrid.config_secrets import Secret, read_secret, secret_source
+from hybrid.errors import ConfigError
+from hybrid.types import Capability
+
+__all__ = [
+    "OTHER_VARIABLES",
+    "BudgetConfig",
+    "CloudConfig",
+    "Config",
+    "Loaded",
+    "LocalConfig",
+    "PolicyConfig",
+    "PriceConfig",
+    "Secret",
+    "ServerConfig",
+    "data_dir",
+    "find_file",
+    "is_loopback",
+    "json_schema",
+    "load",
+    "read_secret",
+    "secret_source",
+]
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "server": ServerConfig,
+    "local": LocalConfig,
+    "policy": PolicyConfig,
+    "budget": BudgetConfig,
+}
+"""The tables with fixed keys, which environment variables and flags may set too."""
+
+OTHER_VARIABLES = {
+    "HYBRID_DATA_DIR": "where the ledger and the models lie",
+    "HYBRID_CMAKE_ARGS": "read by the scripts: added to the build of llama.cpp, such as -DGGML_CUDA=on",
+    "HYBRID_PYTHON": "read by the scripts: the Python that makes .venv",
+}
+"""`HYBRID_*` variables that are no configuration key, and what they are for."""
+
+_SECRET_BEARING = ("cloud.api_key_env", "cloud.base_url")
+"""Keys where users paste the API key itself by mistake: their wrong values are not repeated in errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An effective configuration.
+
+    origins: key (`server.port`, `cloud[0].name`, `prices."a/b".since`, `aliases."x"`) to "default", "FILE:LINE",
+        the environment variable, or "flag".
+    path: the file that was read; None without one.
+    warnings: what is allowed but probably not meant, one sentence each.
+    """
+
+    config: Config
+    origins: Mapping[str, str]
+    path: Path | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Draft:
+    """The values gathered so far, by section and key, and where each came from."""
+
+    values: dict[str, dict[str, Any]] = field(default_factory=lambda: {name: {} for name in SECTIONS})
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def put(self, section: str, key: str, raw: object, origin: str) -> None:
+        self.values[section][key] = _convert(SECTIONS[section], f"{section}.{key}", raw, origin)
+        self.origins[f"{section}.{key}"] = origin
+
+
+def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object] | None = None) -> Loaded:
+    """Read the configuration file, the environment and the flags into one checked `Config`.
+
+    Args:
+        config_path: the file of `--config`; None searches as `find_file` says.
+        environ: the process environment.
+        flags: key such as "server.port" to its value; None values were not given on the command line.
+    Raises: ConfigError naming the key, where it stands, and what is valid.
+    """
+    file = read_file(find_file(config_path, environ))
+    _reject_unknown(file.tables, [*SECTIONS, "cloud", "prices", "aliases"], "", file)
+    draft = _Draft()
+    for section, struct in SECTIONS.items():
+        table = _table(file, section)
+        _reject_unknown(table, _keys(struct), f"{section}.", file, section)
+        for key, raw in table.items():
+            draft.put(section, key, raw, file.where(section, key))
+    clouds = _clouds(file, draft.origins)
+    prices = _prices(file, draft.origins)
+    aliases = _aliases(file, draft.origins)
+    _apply_environment(draft, environ, {cloud.api_key_env for cloud in clouds})
+    for dotted, raw in (flags or {}).items():
+        section, _, key = dotted.partition(".")
+        assert key in _keys(SECTIONS[section]), f"no such configuration key: {dotted}"
+        if raw is not None:
+            draft.put(section, key, raw, "flag")
+    sections: dict[str, Any] = {name: struct(**draft.values[name]) for name, struct in SECTIONS.items()}
+    config = Config(**sections, cloud=clouds, prices=prices, aliases=aliases)
+    for key, problem in contradictions(config):
+        raise ConfigError(f"{draft.origins.get(key, file.path)}: {key}: {problem}")
+    origins = {key: draft.origins.get(key, "default") for key in _all_keys(config)}
+    return Loaded(config, origins, file.path, tuple(warnings(config, origins)))
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of hybrid.toml, for editors and other tools.
+
+    Money is exact in TOML as a number, which msgspec's schema would call a string; and TOML has no null.
+    """
+    schema: dict[str, Any] = _for_toml(msgspec.json.schema(Config))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _for_toml(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_for_toml(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("format") == "decimal":
+        kept = {key: value for key, value in node.items() if key not in ("type", "format")}
+        return {**kept, "type": ["number", "string"], "minimum": 0}
+    node = {key: _for_toml(value) for key, value in node.items()}
+    choices = [choice for choice in node.pop("anyOf", []) if choice != {"type": "null"}]
+    if "default" in node and node["default"] is None:
+        del node["default"]
+    if len(choices) == 1:
+        return {**node, **choices[0]}
+    return {**node, "anyOf": choices} if choices else node
+
+
+def _keys(struct: type[msgspec.Struct]) -> tuple[str, ...]:
+    return struct.__struct_fields__
+
+
+def _reject_unknown(given: Iterable[str], known: Iterable[str], prefix: str, file: TomlFile, *table: str) -> None:
+    valid = list(known)
+    for key in given:
+        if key not in valid:
+            raise ConfigError(f"{file.where(*table, key)}: unknown key {prefix}{key}; {_nearest(key, valid, prefix)}")
+
+
+def _nearest(key: str, valid: list[str], prefix: str) -> str:
+    """Suggest the likeliest valid key: a near one in this table, the same one in another, or any that is near."""
+    if near := difflib.get_close_matches(key, valid, n=1, cutoff=0.6):
+        return f"did you mean {prefix}{near[0]}?"
+    everywhere = [f"{section}.{name}" for section, struct in SECTIONS.items() for name in _keys(struct)]
+    names = {dotted.partition(".")[2]: dotted for dotted in everywhere}
+    if near := difflib.get_close_matches(key, names, n=1, cutoff=0.8):
+        return f"did you mean {names[near[0]]}?"
+    listed = [f"{prefix}{name}" for name in valid]
+    likeliest = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)
+    return f"the nearest is {prefix}{likeliest[0]}; valid: {', '.join(listed)}"
+
+
+def _convert(struct: type[msgspec.Struct], dotted: str, raw: object, origin: str) -> Any:
+    """Turn one raw value into the type its key has; text from the environment is parsed leniently."""
+    key = dotted.rpartition(".")[2]
+    wanted = next(item.type for item in msgspec.structs.fields(struct) if item.name == key)
+    try:
+        value = msgspec.convert(raw, wanted, strict=not isinstance(raw, str) or not origin.startswith("HYBRID_"))
+        problem = complaint(dotted, value)
+    except msgspec.ValidationError as exc:
+        problem = _plain(str(exc))
+    if problem is None:
+        return value
+    got = "" if dotted in _SECRET_BEARING else f"; got {_shown(raw)}"
+    raise ConfigError(f"{origin}: {dotted}: {problem}{got}")
+
+
+def _plain(message: str) -> str:
+    """Put msgspec's complaint into our words: which item of a list, and which words an enum has."""
+    message = re.sub(r" - at `\$\[(\d+)\]`", r" in item \1", message).replace("`", "")
+    if message.startswith("Invalid enum value"):
+        message += f"; valid: {', '.join(Capability)}"
+    return message[0].lower() + message[1:]
+
+
+def _shown(raw: object) -> str:
+    text = str(raw) if isinstance(raw, Decimal) else repr(raw)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _table(file: TomlFile, section: str) -> dict[str, Any]:
+    table = file.tables.get(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"{file.where(section)}: {section} is a table: write [{section}] and its keys below it")
+    return table
+
+
+def _clouds(file: TomlFile, origins: dict[str, str]) -> tuple[CloudConfig, ...]:
+    tables = file.tables.get("cloud", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"{file.where('cloud')}: cloud is a list of tables: write [[cloud]] with double brackets")
+    clouds = []
+    for index, table in enumerate(tables):
+        path = ("cloud", str(index))
+        values = _struct_values(CloudConfig, f"cloud[{index}]", table, file, path, origins)
+        if (key_file := values.get("api_key_file")) is not None:
+            base = (file.path or Path()).absolute().parent
+            values["api_key_file"] = str(base / Path(key_file).expanduser())
+        clouds.append(CloudConfig(**values))
+    return tuple(clouds)
+
+
+def _prices(file: TomlFile, origins: dict[str, str]) -> dict[str, PriceConfig]:
+    prices = {}
+    for name, table in _table(file, "prices").items():
+        origins[f'prices."{name}"'] = file.where("prices", name)
+        if not isinstance(table, dict):
+            raise ConfigError(f'{file.where("prices", name)}: a price is a table: write [prices."provider/model"]')
+        values = _struct_values(PriceConfig, f'prices."{name}"', table, file, ("prices", name), origins)
+        prices[name] = PriceConfig(**values)
+    return prices
+
+
+def _struct_values(
+    struct: type[msgspec.Struct],
+    label: str,
+    table: dict[str, Any],
+    file: TomlFile,
+    path: tuple[str, ...],
+    origins: dict[str, str],
+) -> dict[str, Any]:
+    """Convert one [[cloud]] or [prices."..."] table, and note where its keys stand."""
+    _reject_unknown(table, _keys(struct), f"{path[0]}.", file, *path)
+    required = [item.name for item in msgspec.structs.fields(struct) if item.required]
+    if missing := [key for key in required if key not in table]:
+        raise ConfigError(f"{file.where(*path)}: {label} lacks {', '.join(missing)}")
+    values = {}
+    for key, raw in table.items():
+        origins[f"{label}.{key}"] = file.where(*path, key)
+        values[key] = _convert(struct, f"{path[0]}.{key}", raw, origins[f"{label}.{key}"])
+    return values
+
+
+def _aliases(file: TomlFile, origins: dict[str, str]) -> dict[str, str]:
+    aliases = {}
+    for name, target in _table(file, "aliases").items():
+        where = origins[f'aliases."{name}"'] = file.where("aliases", name)
+        if not isinstance(target, str):
+            hint = ' (quote a name that has dots: "gpt-4.1" = "hybrid")' if isinstance(target, dict) else ""
+            raise ConfigError(f'{where}: aliases."{name}": expected str; got {_shown(target)}{hint}')
+        aliases[name] = target
+    return aliases
+
+
+def _apply_environment(draft: _Draft, environ: Mapping[str, str], key_names: set[str | None]) -> None:
+    names = {f"HYBRID_{s}_{k}".upper(): (s, k) for s, struct in SECTIONS.items() for k in _keys(struct)}
+    for name, text in sorted(environ.items()):
+        if not name.startswith("HYBRID_") or name in OTHER_VARIABLES or name in key_names:
+            continue
+        if name not in names:
+            near = difflib.get_close_matches(name, [*names, *OTHER_VARIABLES], n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"unknown environment variable {name}; did you mean {near}? "
+                "HYBRID_<SECTION>_<KEY> sets a key; [[cloud]], prices and aliases are set in the file only"
+            )
+        section, key = names[name]
+        draft.put(section, key, _from_text(SECTIONS[section], key, text), name)
+
+
+def _from_text(struct: type[msgspec.Struct], key: str, text: str) -> str | list[str] | None:
+    """Give the text of a variable the shape of its key: a list by commas, and "" or "none" for unset."""
+    default = next(item.default for item in msgspec.structs.fields(struct) if item.name == key)
+    if isinstance(default, tuple):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return None if default is None and text.strip().lower() in ("", "none") else text
+
+
+def _all_keys(config: Config) -> Iterable[str]:
+    for section, struct in SECTIONS.items():
+        yield from (f"{section}.{key}" for key in _keys(struct))
+    for index in range(len(config.cloud)):
+        yield from (f"cloud[{index}].{key}" for key in _keys(CloudConfig))
+    for name in config.prices:
+        yield from (f'prices."{name}".{key}' for key in _keys(PriceConfig))
+    yield from (f'aliases."{name}"' for name in config.aliases)

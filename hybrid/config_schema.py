@@ -1,0 +1,182 @@
+"""Which configuration keys exist, with their defaults, ranges and meaning?
+
+One struct a section of `hybrid.toml`. The descriptions feed `hybrid config schema`; nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta, Struct, field
+
+from hybrid.types import Capability
+
+STARTER_MODEL = "smollm2-135m"
+BACKENDS = ("auto", "llama_cpp", "fake")
+"""Values of `local.backend` that have a file in `hybrid/backends/`, besides `auto`."""
+CLOUD_KINDS = ("openai",)
+"""Values of `cloud.kind` that have a file in `hybrid/providers/`."""
+LATER = {
+    "local.backend": ("torch", "openai"),
+    "cloud.kind": ("anthropic", "gemini"),
+}
+"""Values the contract names that no file answers to yet: an error that says so, not "unknown"."""
+
+Name: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)")]
+# Printable ASCII without space, quote and backslash: it travels in headers and is quoted in TOML.
+ModelName: TypeAlias = Annotated[str, Meta(pattern=r"^[!#-\[\]-~]{1,200}$(?!\n)")]
+Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=86_400)]
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+
+
+class ServerConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[server]: where the gateway listens and what it accepts."""
+
+    host: Annotated[str, Meta(min_length=1, description="Address to listen on; only loopback needs no client key.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Meta(ge=0, le=65_535, description="TCP port; 0 takes a free one.")] = 8484
+    max_body_bytes: Annotated[
+        int, Meta(ge=1, le=2**31, description="Largest request body that is read; a larger one is a 413.")
+    ] = 10 * 1024 * 1024
+    allowed_hosts: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...],
+        Meta(description="Host headers answered besides the loopback names and server.host (DNS rebinding guard)."),
+    ] = ()
+
+
+class LocalConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[local]: the model that answers on this machine, and how it draws tokens where a client does not say."""
+
+    model: Annotated[str, Meta(description='Catalog name or path of a .gguf file; "" runs no local model.')] = (
+        STARTER_MODEL
+    )
+    backend: Annotated[
+        str, Meta(description="Who runs the model: auto, llama_cpp, or fake (canned answers, for tests).")
+    ] = "auto"
+    context_tokens: Annotated[
+        int, Meta(ge=16, le=16_777_216, description="Tokens of prompt and answer together that one request may use.")
+    ] = 8192
+    slots: Annotated[int, Meta(ge=0, le=1024, description="Requests decoded together; 0 chooses from the machine.")] = 0
+    keep_alive_s: Annotated[
+        float, Meta(ge=0, le=31_536_000, description="Seconds an idle model stays in memory; 0 keeps it always.")
+    ] = 300.0
+    max_queue: Annotated[
+        int, Meta(ge=0, le=100_000, description="Requests that may wait for a slot; one more is a 429.")
+    ] = 64
+    threads: Annotated[int, Meta(ge=0, le=4096, description="CPU threads for the model; 0 takes every core.")] = 0
+    temperature: Annotated[float, Meta(ge=0, le=2, description="Where a client gives none; 0 is greedy.")] = 0.7
+    top_p: Annotated[Share, Meta(description="Where a client gives none; 1 is off.")] = 0.95
+    min_p: Annotated[Share, Meta(description="Where a client gives none; 0 is off.")] = 0.05
+    top_k: Annotated[int, Meta(ge=0, le=2**31 - 1, description="Where a client gives none; 0 is off.")] = 40
+    max_output_tokens: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Longest answer where a client gives no bound; unset: up to the context."),
+    ] = None
+
+
+class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[[cloud]]: one paid API; in the order they are written, the first that can answer is taken."""
+
+    name: Annotated[Name, Meta(description="Its name in model names, prices, headers and reports.")]
+    base_url: Annotated[str, Meta(description="Where its API begins, such as https://api.openai.com/v1.")]
+    models: Annotated[
+        tuple[ModelName, ...],
+        Meta(min_length=1, description="Models that may be paid, the preferred first."),
+    ]
+    kind: Annotated[str, Meta(description='The API it speaks: "openai" covers every compatible one.')] = "openai"
+    api_key_env: Annotated[
+        Annotated[str, Meta(pattern=r"^[A-Z_][A-Z0-9_]*$(?!\n)")] | None,
+        Meta(description="Environment variable that holds the API key."),
+    ] = None
+    api_key_file: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="File that holds the API key, mode 0600; relative to this file. api_key_env goes first."),
+    ] = None
+    context_tokens: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Context of its models; unset: the provider judges."),
+    ] = None
+    max_output_tokens: Annotated[
+        int,
+        Meta(ge=1, le=16_777_216, description="Bound sent where a client gives none, so that the spend has a bound."),
+    ] = 4096
+    capabilities: Annotated[
+        tuple[Capability, ...] | None,
+        Meta(description="What its models can do; unset: all its kind can."),
+    ] = None
+    connect_timeout_s: Annotated[Seconds, Meta(description="Longest wait for a connection.")] = 5.0
+    first_token_timeout_s: Annotated[Seconds, Meta(description="Longest wait for the first byte of an answer.")] = 60.0
+    between_tokens_timeout_s: Annotated[Seconds, Meta(description="Longest silence inside a stream.")] = 30.0
+    total_timeout_s: Annotated[Seconds, Meta(description="Longest whole answer.")] = 600.0
+
+
+class PolicyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[policy]: when a local answer is good enough."""
+
+    max_regret: Annotated[
+        Share, Meta(description="Share of requests answered locally where local is wrong and the cloud right.")
+    ] = 0.05
+    delta: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)], Meta(description="Chance that the promise of max_regret fails.")
+    ] = 0.10
+    ttft_ms: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Escalate when the first token is predicted later than this; unset: no such rule."),
+    ] = None
+    total_ms: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Escalate when the whole answer is predicted later than this; unset: no such rule."),
+    ] = None
+    hold_tokens: Annotated[
+        int, Meta(ge=0, le=100_000, description="Tokens of a stream held back for review before the first is released.")
+    ] = 16
+    hedge: Annotated[bool, Meta(description="Ask local and cloud at once when the deadline is in doubt.")] = False
+    min_confidence: Annotated[
+        Share,
+        Meta(description="A local draft that scores lower is escalated. A score, no probability, until calibrated."),
+    ] = 0.5
+    private_tags: Annotated[
+        tuple[Annotated[str, Meta(min_length=1)], ...],
+        Meta(description="Values of x-hybrid-tag whose requests never leave this machine."),
+    ] = ()
+
+
+class BudgetConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[budget]: how much may be paid. Without usd_per_day no cloud is ever called."""
+
+    usd_per_day: Annotated[
+        Decimal | None, Meta(description="Most that is spent a day, in USD; unset: no cloud is called.")
+    ] = None
+    timezone: Annotated[
+        str, Meta(min_length=1, description='Where the day begins: "local" or an IANA name such as Europe/Berlin.')
+    ] = "local"
+
+
+class PriceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[prices."provider/model"]: overrides or fills the price table; a model without a price is not called."""
+
+    input_usd_per_mtok: Annotated[Decimal, Meta(description="USD for a million prompt tokens.")]
+    output_usd_per_mtok: Annotated[Decimal, Meta(description="USD for a million answer tokens.")]
+    cached_input_usd_per_mtok: Annotated[
+        Decimal | None, Meta(description="USD for a million cached prompt tokens; unset: as input.")
+    ] = None
+    since: Annotated[dt.date | None, Meta(description="First day the price holds; unset: it always held.")] = None
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """hybrid.toml: one table a concern. Every key is optional; an unknown key is an error."""
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    local: LocalConfig = field(default_factory=LocalConfig)
+    cloud: tuple[CloudConfig, ...] = ()
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    prices: Mapping[str, PriceConfig] = field(default_factory=dict)
+    aliases: Annotated[
+        Mapping[str, str],
+        Meta(description="Model names of existing apps: hybrid, local, local/NAME, cloud or cloud/NAME."),
+    ] = field(default_factory=dict)

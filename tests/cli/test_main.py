@@ -1,0 +1,93 @@
+"""Does the `hybrid` command find its commands, answer at once, and end with the right exit code?"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import hybrid
+from hybrid.cli import COMMANDS, main
+
+HEAVY = {"typer", "rich", "msgspec", "starlette", "uvicorn", "httpx2", "numpy", "llama_cpp", "openai", "asyncio"}
+
+
+def python(*args: str) -> subprocess.CompletedProcess[str]:
+    """Run this interpreter apart, so that what this process already imported does not count."""
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("flag", ["--version", "--help"])
+def test_the_instant_answers_import_nothing_heavy(flag):
+    """--version and --help stay instant because they import no library; counted, not timed."""
+    script = (
+        f"import sys; from hybrid.cli import main; code = main([{flag!r}]); print(sorted(sys.modules)); sys.exit(code)"
+    )
+    done = python("-c", script)
+    modules = set(done.stdout.splitlines()[-1].strip("[]").replace("'", "").split(", "))
+    assert (0, set()) == (done.returncode, HEAVY & modules)
+
+
+def test_version_is_the_packages(capsys):
+    """--version prints the name and the version on stdout."""
+    assert 0 == main(["--version"])
+    assert f"hybrid {hybrid.__version__}\n" == capsys.readouterr().out
+
+
+def test_help_lists_every_command(capsys):
+    """--help names each command with its line."""
+    assert 0 == main(["--help"])
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out and command.summary in out for name, command in COMMANDS.items())
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        pytest.param(["repor"], "hybrid: no command 'repor'; did you mean 'report'? hybrid --help", id="near"),
+        pytest.param(["zzz"], "hybrid: no command 'zzz'; hybrid --help", id="near-nothing"),
+        pytest.param(["--verbose"], "hybrid: no option '--verbose'; hybrid --help", id="option"),
+        pytest.param([], "hybrid: which command?", id="none"),
+        pytest.param(["config", "shwo"], "No such command 'shwo'", id="subcommand"),
+        pytest.param(["config", "show", "--colour"], "No such option: --colour", id="command-option"),
+    ],
+)
+def test_bad_usage_is_two_and_on_stderr(args, expected, capsys):
+    """A command line nobody understands exits 2, says why on stderr, and prints no data."""
+    assert 2 == main(args)
+    captured = capsys.readouterr()
+    assert "" == captured.out
+    assert expected in captured.err
+
+
+def test_an_error_is_one_sentence(tmp_path, capsys):
+    """Our own errors become `hybrid: message` and their exit code, without a traceback."""
+    missing = tmp_path / "none.toml"
+    assert 2 == main(["config", "show", "--config", str(missing)])
+    assert f"hybrid: no configuration file {missing}\n" == capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_traceback():
+    """`hybrid config schema | true`: a closed pipe ends the command without a word on stderr."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "hybrid", "config", "schema"], stdout=closed, stderr=subprocess.PIPE, timeout=60
+        )
+    assert (b"", 1) == (done.stderr, done.returncode)
+
+
+def test_an_interrupt_is_130_and_silent():
+    """Ctrl-C ends a command with 130 and no traceback."""
+    script = "import hybrid.cli as c\ndef stop(args): raise KeyboardInterrupt\nc._dispatch = stop\nexit(c.main(['x']))"
+    done = python("-c", script)
+    assert (130, "", "") == (done.returncode, done.stdout, done.stderr)
+
+
+def test_the_module_runs_as_the_command():
+    """`python -m hybrid` is the same command."""
+    done = python("-m", "hybrid", "--version")
+    assert (0, f"hybrid {hybrid.__version__}\n") == (done.returncode, done.stdout)

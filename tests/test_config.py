@@ -1,0 +1,428 @@
+"""Is every value of the configuration checked, ordered by source, and traceable to where it came from?"""
+
+from __future__ import annotations
+
+import datetime as dt
+import pickle
+import stat
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybrid.config import Config, Loaded, Secret, data_dir, find_file, json_schema, load, read_secret, secret_source
+from hybrid.errors import ConfigError
+from hybrid.types import Capability
+
+CLOUD = '[[cloud]]\nname = "openai"\nbase_url = "https://api.example.com/v1"\nmodels = ["m-1", "m-2"]\n'
+
+
+def loaded(tmp_path: Path, text: str, environ: dict[str, str] | None = None, **flags: object) -> Loaded:
+    """Load `text` as a hybrid.toml; flags are written section__key."""
+    path = tmp_path / "hybrid.toml"
+    path.write_text(text, encoding="utf-8")
+    return load(path, environ or {}, {key.replace("__", "."): value for key, value in flags.items()})
+
+
+def complaint_of(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> str:
+    """Load `text`, which must fail, and return the message with the folder left out."""
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, text, environ)
+    return str(caught.value).replace(f"{tmp_path}/", "")
+
+
+def test_no_file_is_the_embedded_default(tmp_path):
+    """Without a file: the starter model, local only, loopback, and every value says `default`."""
+    result = load(None, {"HOME": str(tmp_path)})
+    assert Config() == result.config
+    assert None is result.path
+    assert ("127.0.0.1", "smollm2-135m", ()) == (
+        result.config.server.host,
+        result.config.local.model,
+        result.config.cloud,
+    )
+    assert {"default"} == set(result.origins.values())
+    assert () == result.warnings
+
+
+def test_later_sources_win_and_each_value_knows_its_own(tmp_path):
+    """Order is defaults < file < environment < flags, and the origin is the one that won."""
+    text = "[server]\nport = 1\nhost = '::1'\nmax_body_bytes = 7\n"
+    environ = {"HYBRID_SERVER_PORT": "2", "HYBRID_SERVER_HOST": "localhost"}
+    result = loaded(tmp_path, text, environ, server__port=3)
+    server = result.config.server
+    assert (3, "localhost", 7) == (server.port, server.host, server.max_body_bytes)
+    origins = [result.origins[f"server.{key}"] for key in ("port", "host", "max_body_bytes", "allowed_hosts")]
+    assert ["flag", "HYBRID_SERVER_HOST", f"{tmp_path}/hybrid.toml:4", "default"] == origins
+
+
+def test_a_flag_not_given_changes_nothing(tmp_path):
+    """A flag of None is one the command line did not have."""
+    assert 9 == loaded(tmp_path, "[server]\nport = 9\n", server__port=None).config.server.port
+
+
+def test_money_keeps_its_digits(tmp_path):
+    """TOML numbers become exact Decimals, never through binary floating point."""
+    text = "[budget]\nusd_per_day = 0.1\n" + CLOUD + '[prices."openai/m-1"]\n'
+    text += "input_usd_per_mtok = 0.30\noutput_usd_per_mtok = 2\nsince = 2026-01-01\n"
+    config = loaded(tmp_path, text).config
+    price = config.prices["openai/m-1"]
+    assert Decimal("0.1") == config.budget.usd_per_day
+    assert (Decimal("0.30"), Decimal(2), dt.date(2026, 1, 1)) == (
+        price.input_usd_per_mtok,
+        price.output_usd_per_mtok,
+        price.since,
+    )
+
+
+@given(st.decimals(min_value=0, max_value=1_000_000, places=12, allow_nan=False, allow_infinity=False))
+def test_any_amount_survives_the_environment(amount):
+    """An amount of up to 12 places comes back digit for digit, whatever notation Decimal prints."""
+    config = load(None, {"HOME": "/nonexistent", "HYBRID_BUDGET_USD_PER_DAY": str(amount)}).config
+    assert amount == config.budget.usd_per_day
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key", "expected"),
+    [
+        pytest.param("HYBRID_POLICY_HEDGE", "true", "policy.hedge", True, id="boolean"),
+        pytest.param("HYBRID_POLICY_TTFT_MS", "1500", "policy.ttft_ms", 1500, id="integer"),
+        pytest.param("HYBRID_POLICY_TTFT_MS", "none", "policy.ttft_ms", None, id="unset-by-none"),
+        pytest.param("HYBRID_BUDGET_USD_PER_DAY", "", "budget.usd_per_day", None, id="unset-by-empty"),
+        pytest.param("HYBRID_LOCAL_MODEL", "", "local.model", "", id="no-local-model"),
+        pytest.param("HYBRID_LOCAL_TEMPERATURE", "0", "local.temperature", 0.0, id="number"),
+        pytest.param("HYBRID_POLICY_PRIVATE_TAGS", "hr, med", "policy.private_tags", ("hr", "med"), id="list"),
+        pytest.param("HYBRID_SERVER_ALLOWED_HOSTS", "", "server.allowed_hosts", (), id="empty-list"),
+    ],
+)
+def test_environment_text_takes_the_type_of_its_key(name, text, key, expected):
+    """Variables are text; the key says what they mean."""
+    config: Any = load(None, {"HOME": "/nonexistent", name: text}).config
+    section, _, field = key.partition(".")
+    assert expected == getattr(getattr(config, section), field)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(
+            "[server]\nprot = 1", "hybrid.toml:2: unknown key server.prot; did you mean server.port?", id="near"
+        ),
+        pytest.param("[sever]\nport = 1", "hybrid.toml:1: unknown key sever; did you mean server?", id="section"),
+        pytest.param(
+            "[policy]\nusd_per_day = 1",
+            "hybrid.toml:2: unknown key policy.usd_per_day; did you mean budget.usd_per_day?",
+            id="other-section",
+        ),
+        pytest.param(
+            CLOUD + 'api_key = "sk-1"',
+            "hybrid.toml:5: unknown key cloud.api_key; did you mean cloud.api_key_env?",
+            id="cloud",
+        ),
+        pytest.param(
+            "port = 1",
+            "hybrid.toml:1: unknown key port; did you mean server.port?",
+            id="key-outside-its-table",
+        ),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(tmp_path, text, expected):
+    """A misspelt key is an error with its line and the key that was probably meant."""
+    assert expected == complaint_of(tmp_path, text)
+
+
+def test_a_key_near_nothing_lists_what_is_valid(tmp_path):
+    """Even a key that resembles none gets the nearest, and all that could be meant."""
+    message = complaint_of(tmp_path, "[budget]\nqqq = 1")
+    assert message.startswith("hybrid.toml:2: unknown key budget.qqq; the nearest is budget.")
+    assert message.endswith("valid: budget.usd_per_day, budget.timezone")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("[server]\nport = -1", "hybrid.toml:2: server.port: expected int >= 0; got -1", id="port-below"),
+        pytest.param("[server]\nport = 65536", "server.port: expected int <= 65535; got 65536", id="port-above"),
+        pytest.param('[server]\nport = "80"', "server.port: expected int, got str; got '80'", id="port-is-text"),
+        pytest.param("[server]\nport = 1.5", "server.port: expected int, got decimal; got 1.5", id="port-fraction"),
+        pytest.param("[policy]\nhold_tokens = -1", "policy.hold_tokens: expected int >= 0; got -1", id="hold"),
+        pytest.param("[policy]\nmin_confidence = 1.1", "expected float <= 1.0; got 1.1", id="probability-above"),
+        pytest.param("[policy]\ndelta = 0", "policy.delta: expected float > 0.0; got 0", id="delta-zero"),
+        pytest.param("[local]\ntemperature = nan", "local.temperature: expected", id="nan"),
+        pytest.param("[local]\nkeep_alive_s = inf", "local.keep_alive_s: expected", id="infinite"),
+        pytest.param("[budget]\nusd_per_day = -1", "expected an amount in USD from 0", id="negative-money"),
+        pytest.param("[budget]\nusd_per_day = nan", "expected an amount in USD from 0", id="nan-money"),
+        pytest.param("[budget]\nusd_per_day = 1e999999", "expected an amount in USD from 0", id="absurd-money"),
+        pytest.param("[budget]\nusd_per_day = true", "budget.usd_per_day: expected decimal", id="money-is-bool"),
+        pytest.param('[budget]\ntimezone = "Mars/X"', "IANA time zone such as Europe/Berlin; got 'Mars/X'", id="zone"),
+        pytest.param('[budget]\ntimezone = "../etc"', "IANA time zone such as Europe/Berlin", id="zone-is-a-path"),
+        pytest.param("[server]\nport = 99999999999999999999999999", "server.port: ", id="integer-too-large"),
+        pytest.param('[local]\nbackend = "torch"', "'torch' is not yet supported; this version has: auto", id="later"),
+        pytest.param('[local]\nbackend = "x"', "expected one of: auto, llama_cpp, fake; got 'x'", id="no-backend"),
+        pytest.param(CLOUD + 'kind = "gemini"', "'gemini' is not yet supported; this version has: openai", id="kind"),
+        pytest.param(
+            CLOUD + 'capabilities = ["x"]', "invalid enum value 'x' in item 0; valid: tools, images", id="capability"
+        ),
+        pytest.param(CLOUD + "total_timeout_s = 0", "cloud.total_timeout_s: expected float > 0.0", id="timeout"),
+        pytest.param(CLOUD + CLOUD, "cloud[1].name: 'openai' is the name of an earlier [[cloud]]", id="same-name"),
+        pytest.param('[[cloud]]\nname = "x"', "hybrid.toml:1: cloud[0] lacks base_url, models", id="cloud-lacks"),
+        pytest.param('[cloud]\nname = "x"', "write [[cloud]] with double brackets", id="single-brackets"),
+        pytest.param("server = 1", "hybrid.toml:1: server is a table: write [server]", id="not-a-table"),
+        pytest.param('[prices]\n"a/b" = 1', "a price is a table", id="price-not-a-table"),
+        pytest.param('[prices."a/b"]\ninput_usd_per_mtok = 1', 'prices."a/b" lacks output_usd_per_mtok', id="price"),
+        pytest.param(
+            "[prices.m]\ninput_usd_per_mtok = 1\noutput_usd_per_mtok = 1",
+            'hybrid.toml:1: prices."m": expected "provider/model"',
+            id="price-without-provider",
+        ),
+        pytest.param('[aliases]\na = "b"', 'aliases."a": expected hybrid, local, local/NAME', id="alias-target"),
+        pytest.param('[aliases]\na = "local/"', "expected hybrid, local, local/NAME", id="alias-half-target"),
+        pytest.param('[aliases]\na = "cloud/x"', "no [[cloud]] or model of one is called 'x'", id="alias-cloud"),
+        pytest.param('[aliases]\nlocal = "hybrid"', "'local' already means something", id="alias-reserved"),
+        pytest.param('[aliases]\ngpt-4.1 = "hybrid"', "quote a name that has dots", id="alias-with-a-dot"),
+        pytest.param("[server\nport = 1", "hybrid.toml is not valid TOML: ", id="not-toml"),
+        pytest.param("a = " + "[" * 5000, "hybrid.toml is not valid TOML: ", id="nested-too-deep"),
+        pytest.param("[server]\nport = " + "9" * 5000, "hybrid.toml is not valid TOML: ", id="endless-integer"),
+        pytest.param("#" * 1_100_000, "hybrid.toml is larger than 1 MiB", id="too-large"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place(tmp_path, text, expected):
+    """Each wrong value says which key, what was expected and what it was."""
+    message = complaint_of(tmp_path, text)
+    assert expected in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("api.example.com/v1", id="no-scheme"),
+        pytest.param("ftp://api.example.com", id="not-http"),
+        pytest.param("https://", id="no-host"),
+        pytest.param("https://h:99999/", id="port-out-of-range"),
+        pytest.param("https://a b/", id="space"),
+        pytest.param("https://user:sk-secret@h/", id="credentials"),
+        pytest.param("https://h/v1?key=sk-secret", id="query"),
+    ],
+)
+def test_a_base_url_is_checked_and_not_repeated(tmp_path, url):
+    """A URL with a password in it is refused without printing the password."""
+    message = complaint_of(tmp_path, CLOUD.replace("https://api.example.com/v1", url))
+    assert "hybrid.toml:3: cloud.base_url: expected" in message
+    assert "sk-secret" not in message
+
+
+def test_a_key_pasted_as_the_variable_name_is_not_repeated(tmp_path):
+    """Users paste the key itself into api_key_env; the error must not print it on."""
+    message = complaint_of(tmp_path, CLOUD + 'api_key_env = "sk-live-abc123"')
+    assert "cloud.api_key_env: expected" in message
+    assert "abc123" not in message
+
+
+def test_an_unknown_variable_names_the_nearest():
+    """A misspelt HYBRID_ variable is an error, as a misspelt key is."""
+    with pytest.raises(ConfigError, match=r"variable HYBRID_SERVER_PROT; did you mean HYBRID_SERVER_PORT\?"):
+        load(None, {"HOME": "/nonexistent", "HYBRID_SERVER_PROT": "1"})
+
+
+def test_variables_with_another_use_are_no_keys(tmp_path):
+    """HYBRID_DATA_DIR and the API key variables the file names are not mistaken for keys."""
+    environ = {"HYBRID_DATA_DIR": "/x", "HYBRID_SMALL_KEY": "k"}
+    assert "k" not in repr(loaded(tmp_path, CLOUD + 'api_key_env = "HYBRID_SMALL_KEY"', environ).config.cloud[0].name)
+
+
+def test_a_wrong_variable_is_named():
+    """A wrong value from the environment names the variable it came from."""
+    with pytest.raises(ConfigError, match=r"^HYBRID_SERVER_PORT: server.port: expected int, got str; got 'x'$"):
+        load(None, {"HOME": "/nonexistent", "HYBRID_SERVER_PORT": "x"})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(CLOUD, ["no cloud is called until budget.usd_per_day is set"], id="cloud-without-budget"),
+        pytest.param(CLOUD + "[budget]\nusd_per_day = 1", [], id="cloud-with-budget"),
+        pytest.param(
+            '[local]\nmodel = ""',
+            ["nothing can answer: local.model is empty and there is no [[cloud]]"],
+            id="nothing-can-answer",
+        ),
+        pytest.param(
+            CLOUD.replace("https", "http") + "api_key_env = 'K'\n[budget]\nusd_per_day = 1",
+            ["cloud 'openai': the API key travels unencrypted to api.example.com; use https://"],
+            id="key-in-clear-text",
+        ),
+        pytest.param(
+            CLOUD.replace("https://api.example.com", "http://127.0.0.1:9")
+            + "api_key_env = 'K'\n[budget]\nusd_per_day = 1",
+            [],
+            id="loopback-in-clear-text",
+        ),
+        pytest.param(
+            '[prices."openai/m"]\ninput_usd_per_mtok = 1\noutput_usd_per_mtok = 1',
+            ['[prices."openai/m"] is for no configured model'],
+            id="price-for-nothing",
+        ),
+        pytest.param(
+            "[policy]\nhedge = true",
+            ["policy.hedge has no effect in this version: nothing hedges yet"],
+            id="hedge",
+        ),
+        pytest.param(
+            "[policy]\nmax_regret = 0.01",
+            ["policy.max_regret is no promise yet: no model is calibrated, policy.min_confidence decides"],
+            id="uncalibrated-promise",
+        ),
+    ],
+)
+def test_what_is_allowed_but_doubtful_is_a_warning(tmp_path, text, expected):
+    """A configuration that works but not as its writer hopes says so."""
+    assert expected == list(loaded(tmp_path, text).warnings)
+
+
+@pytest.mark.parametrize(
+    "target", ["hybrid", "local", "local/x", "cloud", "cloud/openai", "cloud/m-2", "cloud/openai/m-1"]
+)
+def test_an_alias_may_name_any_route(tmp_path, target):
+    """Aliases map any other name to what a client could have asked for itself."""
+    config = loaded(tmp_path, f'{CLOUD}[aliases]\n"gpt-4.1" = "{target}"').config
+    assert {"gpt-4.1": target} == config.aliases
+
+
+def test_capabilities_become_the_shared_words(tmp_path):
+    """`capabilities` is read into the vocabulary the policy compares."""
+    cloud = loaded(tmp_path, CLOUD + 'capabilities = ["tools", "n"]').config.cloud[0]
+    assert (Capability.TOOLS, Capability.MULTIPLE_CHOICES) == cloud.capabilities
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path):
+    """A file saved by a Windows editor is read, with right line numbers."""
+    path = tmp_path / "hybrid.toml"
+    path.write_bytes(b"\xef\xbb\xbf[server]\r\nport = 9\r\n")
+    result = load(path, {})
+    assert (9, f"{path}:2") == (result.config.server.port, result.origins["server.port"])
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        pytest.param(lambda path: None, "no configuration file", id="missing"),
+        pytest.param(lambda path: path.mkdir(), "cannot read .*: Is a directory", id="folder"),
+        pytest.param(lambda path: path.write_bytes(b"# \xff"), r"is not UTF-8 text \(byte 2\)", id="not-text"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why(tmp_path, make, expected):
+    """--config of something that is no readable text file is an error, not the defaults."""
+    path = tmp_path / "hybrid.toml"
+    make(path)
+    with pytest.raises(ConfigError, match=expected):
+        load(path, {})
+
+
+def test_the_users_config_folder_is_searched(tmp_path):
+    """Without --config and ./hybrid.toml the file in the user's config folder is taken."""
+    path = tmp_path / "hybrid" / "hybrid.toml"
+    path.parent.mkdir()
+    path.touch()
+    assert path == find_file(None, {"XDG_CONFIG_HOME": str(tmp_path)})
+    assert None is find_file(None, {"XDG_CONFIG_HOME": "relative", "HOME": "/nonexistent"})
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        pytest.param({"HYBRID_DATA_DIR": "own"}, "own", id="own"),
+        pytest.param({"XDG_DATA_HOME": "share"}, "share/hybrid", id="xdg"),
+        pytest.param({"HOME": "home"}, "home/.local/share/hybrid", id="home"),
+    ],
+)
+def test_the_data_folder_is_private(tmp_path, environ, expected):
+    """The data folder is made on use, for its owner only."""
+    path = data_dir({name: str(tmp_path / value) for name, value in environ.items()})
+    assert tmp_path / expected == path
+    assert 0o700 == stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_data_folder_that_cannot_be_made_says_so(tmp_path):
+    """A file in the way is a ConfigError that names the variable to set."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"cannot make the data folder .* set HYBRID_DATA_DIR"):
+        data_dir({"HYBRID_DATA_DIR": str(tmp_path / "file" / "x")})
+
+
+def test_a_secret_never_prints():
+    """Every way to print a Secret gives the mask; only reveal() gives the value."""
+    secret = Secret("sk-live")
+    assert "sk-live" == secret.reveal()
+    assert not any(
+        "sk-live" in text for text in (str(secret), repr(secret), f"{secret}", f"{[secret]}", secret.__format__(""))
+    )
+    with pytest.raises(TypeError):
+        pickle.dumps(secret)
+
+
+def test_the_key_comes_from_the_variable_first(tmp_path):
+    """api_key_env goes first; the file, found beside hybrid.toml, is taken where the variable is not set."""
+    (tmp_path / "key").write_text("from-file\n")
+    (tmp_path / "key").chmod(0o600)
+    cloud = loaded(tmp_path, CLOUD + 'api_key_env = "K"\napi_key_file = "key"').config.cloud[0]
+    found = [read_secret(cloud, environ) for environ in ({"K": "from-env "}, {}, {"K": " "})]
+    assert ["from-env", "from-file", "from-file"] == [secret.reveal() for secret in found if secret]
+    assert "******** from K" == secret_source(cloud, {"K": "from-env"})
+
+
+def test_a_cloud_may_need_no_key(tmp_path):
+    """A cloud with neither variable nor file is one that asks for no key."""
+    cloud = loaded(tmp_path, CLOUD).config.cloud[0]
+    assert None is read_secret(cloud, {})
+    assert "none configured" == secret_source(cloud, {})
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "expected"),
+    [
+        pytest.param(b"sk-live", 0o640, "has mode 0640, so others may read it; run: chmod 600 ", id="wide-mode"),
+        pytest.param(b"\n", 0o600, "is empty", id="empty"),
+        pytest.param(b"sk-live\nmore", 0o600, "holds spaces, line breaks", id="two-lines"),
+        pytest.param(b"sk-live\xff", 0o600, "is not text", id="binary"),
+        pytest.param(None, 0o600, "No such file", id="missing"),
+    ],
+)
+def test_a_doubtful_key_file_is_refused(tmp_path, content, mode, expected):
+    """A key file others may read, or that holds no single key, is refused without printing what it holds."""
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+        (tmp_path / "key").chmod(mode)
+    cloud = loaded(tmp_path, CLOUD + 'api_key_file = "key"').config.cloud[0]
+    with pytest.raises(ConfigError) as caught:
+        read_secret(cloud, {})
+    assert expected in str(caught.value)
+    assert "sk-live" not in str(caught.value)
+    assert secret_source(cloud, {}).startswith("missing: cloud 'openai'")
+
+
+def test_a_variable_that_is_not_set_says_what_to_do(tmp_path):
+    """A configured but missing key names the variable and the way out."""
+    cloud = loaded(tmp_path, CLOUD + 'api_key_env = "OPENAI_API_KEY"').config.cloud[0]
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY is not set; export it, or put the key in a file"):
+        read_secret(cloud, {})
+
+
+def test_the_schema_describes_what_toml_can_say():
+    """Money is a number in TOML, nothing is null, and every key of every table is described."""
+    schema = json_schema()
+    text = msgspec.json.encode(schema).decode()
+    assert '"null"' not in text
+    assert '"decimal"' not in text
+    bare = [
+        f"{table}.{key}"
+        for table, definition in schema["$defs"].items()
+        for key, value in definition.get("properties", {}).items()
+        if table != "Config" and "description" not in value
+    ]
+    assert [] == bare
+    assert all(not table["additionalProperties"] for table in schema["$defs"].values() if "properties" in table)
