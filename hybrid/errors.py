@@ -39,6 +39,8 @@ class HybridError(Exception):
     src: Source = "hybrid"
     param: str | None = None
     retry_after_s: float | None = None
+    request_id: str | None = None
+    """The request's ledger row, set by whoever wrote it, so that the response can name it."""
 
 
 class CallerError(HybridError):
@@ -157,7 +159,12 @@ class ModelFileError(LocalError):
 
 
 class ProviderError(HybridError):
-    """A cloud failed. `provider` is its configured name."""
+    """A cloud failed. `provider` is its configured name.
+
+    may_have_billed: False only where the call certainly cost nothing: it never left, or was refused outright.
+    """
+
+    may_have_billed: bool = True
 
     status, code, type, is_retryable = 502, "provider_error", "upstream_error", True
     src: Source = "cloud"
@@ -177,6 +184,7 @@ class ProviderThrottled(ProviderError):
     """It sheds load; later, or another provider, may accept the same request."""
 
     status, code = 503, "provider_throttled"
+    may_have_billed = False
 
     def __init__(self, provider: str, retry_after_s: float | None) -> None:
         hint = "no hint" if retry_after_s is None else f"retry after {retry_after_s:g} s"
@@ -188,6 +196,7 @@ class ProviderRejected(ProviderError):
     """It refused the request or our credentials; the same request would be refused again."""
 
     code, is_retryable = "provider_rejected", False
+    may_have_billed = False
 
     def __init__(self, provider: str, upstream_status: int, message: str) -> None:
         super().__init__(provider, f"refused with HTTP {upstream_status}: {message}")

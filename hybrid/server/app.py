@@ -1,0 +1,199 @@
+"""Which routes are there, and what happens on each? A request's path starts here.
+
+A chat: guards (`middleware`), body (`exchange`), `openai_chat.parse`, `Gateway.stream`, `openai_render`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TypeAlias
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from hybrid.errors import HybridError, ModelNotFound
+from hybrid.server.errors import MethodNotAllowed, PathNotFound, ShuttingDown, envelope, error_headers, internal_error
+from hybrid.server.exchange import ClientGone, Exchange, Reply, pinging, read_json_body, until_gone
+from hybrid.server.gateway import Gateway, ServerOptions
+from hybrid.server.middleware import ErrorBoundary, HostGuard, KeyGuard
+from hybrid.server.openai_chat import parse, peek_model
+from hybrid.server.openai_render import PING, Answer, Chunks, answer_headers, model_object, stream_headers
+from hybrid.types import ChatRequest, Event, Head, Json, Tail
+
+_LOG = logging.getLogger(__name__)
+_DIALECT = "openai"
+
+Items: TypeAlias = AsyncGenerator[Head | Event | Tail, None]
+
+
+def make_app(gateway: Gateway, options: ServerOptions) -> Starlette:
+    """Wire the routes, in order, behind the guards."""
+    info = _Info(gateway)
+    app = Starlette(
+        routes=[
+            Route("/v1/chat/completions", ChatCompletions(gateway, options), methods=["POST"]),
+            Route("/v1/models", info.models, methods=["GET"]),
+            Route("/v1/models/{id:path}", info.model, methods=["GET"]),
+            Route("/healthz", info.healthz, methods=["GET"]),
+            Route("/readyz", info.readyz, methods=["GET"]),
+        ],
+        middleware=[
+            Middleware(ErrorBoundary),
+            Middleware(HostGuard, options=options),
+            Middleware(KeyGuard, gateway=gateway),
+        ],
+        exception_handlers={HTTPException: _no_route},
+    )
+    app.router.redirect_slashes = False  # the redirect's URL would be built from the Host header
+    return app
+
+
+class ChatCompletions:
+    """`POST /v1/chat/completions`, as an ASGI application."""
+
+    def __init__(self, gateway: Gateway, options: ServerOptions) -> None:
+        self._gateway, self._options = gateway, options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        arrived_s = Exchange.of(scope).arrived_s
+        request = await self._read(scope, receive)
+        items = self._gateway.stream(request, dialect=_DIALECT, arrived_s=arrived_s)
+        answer = self._stream if request.is_stream else self._whole
+        reply = Reply(send)
+        try:
+            await until_gone(receive, answer(request, items, reply))
+        except ShuttingDown as exc:
+            if not reply.is_started:
+                raise
+            if not reply.is_finished and request.is_stream:
+                await reply.finish(Chunks.failure(exc))
+
+    async def _read(self, scope: Scope, receive: Receive) -> ChatRequest:
+        """Read and parse the request; one that cannot be is recorded before it is refused."""
+        body = b""
+        try:
+            body = await read_json_body(scope, receive, self._options)
+            return parse(body, scope["headers"], client_key=Exchange.of(scope).client_key)
+        except HybridError as error:
+            self._record(error, peek_model(body), Exchange.of(scope).arrived_s)
+            raise
+        except ClientGone:
+            raise
+        except Exception as exc:
+            _LOG.exception("unexpected error in reading a request")
+            told = internal_error(None)
+            self._record(told, peek_model(body), Exchange.of(scope).arrived_s)
+            raise told from exc
+
+    def _record(self, error: HybridError, model: str | None, arrived_s: float) -> None:
+        try:
+            error.request_id = self._gateway.refuse(error, dialect=_DIALECT, model=model, arrived_s=arrived_s)
+        except HybridError:
+            # The client still gets the error it caused; that the ledger failed is ours to read about.
+            _LOG.exception("a refused request could not be recorded")
+
+    async def _whole(self, _request: ChatRequest, items: Items, reply: Reply) -> None:
+        answer = Answer()
+        head: Head | None = None
+        async with aclosing(items):
+            try:
+                async for item in items:
+                    if isinstance(item, Head):
+                        head = item
+                    elif isinstance(item, Tail):
+                        body = answer.render(item, int(time.time()))
+                        await reply.whole(200, answer_headers(item), body)
+                    else:
+                        answer.add(item)
+            except Exception as exc:
+                raise _told(exc, head) from exc
+        assert reply.is_finished, "an answer ends with a Tail"
+
+    async def _stream(self, request: ChatRequest, items: Items, reply: Reply) -> None:
+        async with aclosing(items):
+            head = await anext(items)  # nothing is sent before it: until then a failure is a real HTTP error
+            assert isinstance(head, Head), "an answer starts with its Head"
+            await reply.start(200, stream_headers(head))
+            chunks = Chunks(head, int(time.time()), wants_usage=request.wants_usage, wants_hybrid=request.wants_hybrid)
+            async with pinging(reply, PING, self._options.ping_s):
+                last = await self._chunks(head, chunks, items, reply)
+            await reply.finish(last)
+
+    async def _chunks(self, head: Head, chunks: Chunks, items: Items, reply: Reply) -> bytes:
+        """Write the events as they come, and return the last bytes of the stream: its end, or why it broke off."""
+        try:
+            async for item in items:
+                if isinstance(item, Tail):
+                    return chunks.end(item)
+                assert not isinstance(item, Head), "an answer has one Head"
+                if data := chunks.event(item):
+                    await reply.write(data)
+        except Exception as exc:  # noqa: BLE001 (a request's boundary; _told logs it)
+            return chunks.failure(_told(exc, head))
+        return chunks.failure(_told(AssertionError("an answer ends with a Tail"), head))
+
+
+class _Info:
+    """The routes that only tell what is there."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def models(self, _request: Request) -> Response:
+        """`GET /v1/models`."""
+        data = [model_object(model) for model in self._gateway.models()]
+        return _json(200, {"object": "list", "data": data})
+
+    async def model(self, request: Request) -> Response:
+        """`GET /v1/models/{id}`; ids may contain slashes."""
+        wanted: str = request.path_params["id"]
+        served = self._gateway.models()
+        for model in served:
+            if model.name == wanted:
+                return _json(200, model_object(model))
+        raise ModelNotFound(wanted[:256], [model.name for model in served])
+
+    async def healthz(self, _request: Request) -> Response:
+        """`GET /healthz`: the process answers."""
+        return _json(200, {"status": "ok"})
+
+    async def readyz(self, _request: Request) -> Response:
+        """`GET /readyz`: some route can answer a chat now."""
+        is_ready, details = self._gateway.readiness()
+        return _json(200 if is_ready else 503, {"status": "ready" if is_ready else "not_ready", **details})
+
+
+def _told(exc: Exception, head: Head | None) -> HybridError:
+    """What the client is told of whatever broke an answer; a bug of ours is logged here and told as an id."""
+    request_id = None if head is None else head.request_id
+    if isinstance(exc, HybridError):
+        exc.request_id = exc.request_id or request_id
+        return exc
+    _LOG.error("unexpected error in request %s", request_id, exc_info=exc)
+    return internal_error(request_id)
+
+
+def _json(status: int, value: dict[str, Json]) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+async def _no_route(request: Request, exc: Exception) -> Response:
+    """Starlette's own refusals, in our envelope."""
+    assert isinstance(exc, HTTPException)
+    method, path = request.scope["method"], request.scope["path"][:200]
+    error: HybridError = PathNotFound(f"there is nothing at {path}; chat completions are at /v1/chat/completions")
+    if exc.status_code == 405:
+        allow = (exc.headers or {}).get("Allow", "")
+        error = MethodNotAllowed(f"{path} does not take {method}; it takes {allow}", allow)
+    headers = {name.decode(): value.decode("latin-1") for name, value in error_headers(error)}
+    return Response(envelope(error), error.status, headers=headers)

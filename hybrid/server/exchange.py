@@ -1,0 +1,201 @@
+"""How does one HTTP exchange go? The body is read within limits, the answer written, and a hang-up stops everything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from hybrid.errors import HybridError, InvalidRequest, RequestTooLarge
+from hybrid.server.errors import BodyTimeout, ShuttingDown, UnsupportedMedia, envelope, error_headers
+from hybrid.server.gateway import ServerOptions
+
+_LOG = logging.getLogger(__name__)
+_SCOPE_KEY = "hybrid.exchange"
+_JSON_CHARSETS = (b"", b"charset=utf-8", b'charset="utf-8"')
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class ClientGone(Exception):
+    """The client hung up; nothing is to be sent."""
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What the guards know of a request, for the route behind them. Lives in the ASGI scope.
+
+    arrived_s: when its head was read, by `time.monotonic()`.
+    client_key: name of the key it came with, None where none is required.
+    """
+
+    arrived_s: float
+    client_key: str | None = None
+
+    def put(self, scope: Scope) -> None:
+        """Attach it to the request."""
+        scope[_SCOPE_KEY] = self
+
+    @staticmethod
+    def of(scope: Scope) -> Exchange:
+        """The exchange that the outermost guard attached."""
+        exchange = scope[_SCOPE_KEY]
+        assert isinstance(exchange, Exchange)
+        return exchange
+
+
+class Reply:
+    """One answer on its way out. Knows how far it got, so that a failure is told in the form that is left."""
+
+    __slots__ = ("_send", "is_finished", "is_started", "last_write_s")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.is_started = False
+        self.is_finished = False
+        self.last_write_s = 0.0
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a complete response."""
+        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        await self.finish(body)
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Send the status and the headers."""
+        self.is_started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self.last_write_s = asyncio.get_running_loop().time()
+
+    async def write(self, data: bytes) -> None:
+        """Send some of the body. Returns when the connection took it, which a slow reader delays."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        self.last_write_s = asyncio.get_running_loop().time()
+
+    async def finish(self, data: bytes = b"") -> None:
+        """Send the last of the body."""
+        self.is_finished = True
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def error(self, error: HybridError) -> None:
+        """Send an error as the whole response."""
+        await self.whole(error.status, error_headers(error), envelope(error))
+
+
+async def read_json_body(scope: Scope, receive: Receive, options: ServerOptions) -> bytes:
+    """Read a request body that claims to be JSON, within the size and time limits.
+
+    Requiring the content type also keeps foreign web pages out: a browser cannot send it across origins without a
+    preflight, which we do not answer.
+
+    Raises: UnsupportedMedia, RequestTooLarge, BodyTimeout, InvalidRequest; ClientGone if it hung up half-way.
+    """
+    _check_content_type(scope["headers"])
+    _check_length(scope["headers"], options.max_body_bytes)
+    try:
+        async with asyncio.timeout(options.body_deadline_s):
+            return await _read(receive, options.max_body_bytes)
+    except TimeoutError as exc:
+        raise BodyTimeout(f"the body did not arrive within {options.body_deadline_s:g} s") from exc
+
+
+async def until_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, and cancel it and wait for its clean-up the moment the client hangs up.
+
+    Call it when the body was read: what `receive` yields from then on is the hang-up.
+
+    Raises: ClientGone; ShuttingDown if the server took the request back; whatever `work` raises.
+    """
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_hang_up(receive))
+    try:
+        await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        await _cancelled(task)
+        raise ClientGone
+    except asyncio.CancelledError as exc:
+        # Only the server cancels this task: its time to drain is over.
+        await _cancelled(task)
+        raise ShuttingDown("the server is shutting down; send the request again") from exc
+    finally:
+        watcher.cancel()
+
+
+@contextlib.asynccontextmanager
+async def pinging(reply: Reply, ping: bytes, ping_s: float | None) -> AsyncIterator[None]:
+    """Send `ping` whenever `ping_s` passed without a write, so that proxies keep a quiet stream open."""
+    if ping_s is None:
+        yield
+        return
+    pinger = asyncio.ensure_future(_ping(reply, ping, ping_s))
+    try:
+        yield
+    finally:
+        pinger.cancel()
+
+
+async def _ping(reply: Reply, ping: bytes, ping_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        quiet_s = loop.time() - reply.last_write_s
+        if quiet_s >= ping_s:
+            await reply.write(ping)
+            quiet_s = 0.0
+        await asyncio.sleep(ping_s - quiet_s)
+
+
+async def _hang_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancelled(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    await asyncio.wait((task,))
+    if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, HybridError):
+        _LOG.error("a request failed while it was being cancelled", exc_info=error)
+
+
+async def _read(receive: Receive, max_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size_bytes = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        part: bytes = message.get("body", b"")
+        size_bytes += len(part)
+        if size_bytes > max_bytes:
+            raise _too_large(max_bytes)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _check_content_type(headers: Headers) -> None:
+    types = [value for name, value in headers if name == b"content-type"]
+    kind, _, charset = types[0].lower().replace(b" ", b"").partition(b";") if len(types) == 1 else (b"", b"", b"")
+    if kind != b"application/json" or charset not in _JSON_CHARSETS:
+        raise UnsupportedMedia("send the body as UTF-8 JSON with the header content-type: application/json")
+    encodings = [value.lower() for name, value in headers if name == b"content-encoding"]
+    if any(encoding not in (b"", b"identity") for encoding in encodings):
+        raise UnsupportedMedia("send the body without a content-encoding: compressed bodies are not taken")
+
+
+def _check_length(headers: Headers, max_bytes: int) -> None:
+    for name, value in headers:
+        if name != b"content-length":
+            continue
+        if not value.isdigit():
+            raise InvalidRequest("content-length is not a number", param="content-length")
+        if len(value) > 18 or int(value) > max_bytes:
+            raise _too_large(max_bytes)
+
+
+def _too_large(max_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(f"the body is larger than the {max_bytes} bytes this server reads (server.max_body_bytes)")

@@ -1,0 +1,163 @@
+"""What do the `x-hybrid-*` headers say? Read from a request, written to a response, and the same as a JSON object."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from hybrid.errors import InvalidRequest
+from hybrid.types import Head, Json, PolicyChoice
+
+MAX_DEADLINE_MS = 86_400_000
+MAX_TAG_CHARS = 128
+MAX_VALUE_CHARS = 256
+
+_PREFIX = "x-hybrid-"
+_POLICY, _DEADLINE, _COST, _TAG = (_PREFIX + name for name in ("policy", "deadline-ms", "max-cost-usd", "tag"))
+_VALID = (_POLICY, _DEADLINE, _COST, _TAG)
+_USD = re.compile(r"\d{1,9}(\.\d{1,12})?")
+_UNSAFE = re.compile(r"[^\x20-\x7e]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a client asked for by header. `is_any` is True when it sent one at all."""
+
+    policy: PolicyChoice = PolicyChoice.AUTO
+    deadline_s: float | None = None
+    max_cost_usd: Decimal | None = None
+    tag: str | None = None
+    is_any: bool = False
+
+
+def read_wishes(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
+    """Read the `x-hybrid-*` request headers.
+
+    An unknown one is refused, not ignored: a misspelt `x-hybrid-policy: local-only` would leak what it should keep.
+
+    Args:
+        headers: as ASGI has them, names in lower case.
+    Raises: InvalidRequest naming the header.
+    """
+    sent: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        if not raw_name.startswith(b"x-hybrid-"):
+            continue
+        name = raw_name.decode("latin-1")
+        if name not in _VALID:
+            raise _unknown(name)
+        if name in sent:
+            raise _bad(name, "was sent twice; send it once")
+        sent[name] = _text(name, raw_value)
+    if not sent:
+        return Wishes()
+    return Wishes(
+        policy=_policy(sent[_POLICY]) if _POLICY in sent else PolicyChoice.AUTO,
+        deadline_s=_deadline_s(sent[_DEADLINE]) if _DEADLINE in sent else None,
+        max_cost_usd=_usd(sent[_COST]) if _COST in sent else None,
+        tag=_tag(sent[_TAG]) if _TAG in sent else None,
+        is_any=True,
+    )
+
+
+def head_headers(head: Head) -> list[tuple[bytes, bytes]]:
+    """Write what is known of an answer as response headers; what is unknown is absent."""
+    return [(f"{_PREFIX}{name}".encode(), safe_value(value)) for name, value in _facts(head)]
+
+
+def head_object(head: Head) -> dict[str, Json]:
+    """Write the same as the `hybrid` object of a stream's last data chunk; numbers stay numbers."""
+    return {
+        "request_id": head.request_id,
+        "route": head.route.value,
+        "model": head.model,
+        "reason": head.reason,
+        "confidence": None if head.confidence is None else round(head.confidence, 4),
+        "calibration": _calibration(head),
+        "cost_usd": head.cost_usd,
+        "saved_usd": head.saved_usd,
+        "overhead_ms": None if head.overhead_s is None else round(head.overhead_s * 1000, 2),
+        "degraded": head.degraded,
+    }
+
+
+def safe_value(value: str) -> bytes:
+    """Make any text a header value: printable ASCII, bounded; a hostile model name must not add a header."""
+    return _UNSAFE.sub("?", value[:MAX_VALUE_CHARS]).encode("ascii")
+
+
+def _facts(head: Head) -> Iterable[tuple[str, str]]:
+    yield "request-id", head.request_id
+    yield "route", head.route.value
+    yield "model", head.model
+    yield "reason", head.reason
+    if head.confidence is not None:
+        yield "confidence", f"{head.confidence:.4f}"
+        yield "calibration", _calibration(head) or ""
+    if head.cost_usd is not None:
+        yield "cost-usd", _plain(head.cost_usd)
+    if head.saved_usd is not None:
+        yield "saved-usd", _plain(head.saved_usd)
+    if head.overhead_s is not None:
+        yield "overhead-ms", f"{head.overhead_s * 1000:.2f}"
+    if head.degraded is not None:
+        yield "degraded", head.degraded
+
+
+def _calibration(head: Head) -> str | None:
+    if head.confidence is None:
+        return None
+    return "calibrated" if head.is_calibrated else "uncalibrated"
+
+
+def _plain(usd: Decimal) -> str:
+    return format(usd.normalize(), "f")
+
+
+def _text(name: str, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8").strip()
+    except UnicodeDecodeError as exc:
+        raise _bad(name, "is not UTF-8") from exc
+
+
+def _policy(value: str) -> PolicyChoice:
+    try:
+        return PolicyChoice(value.lower())
+    except ValueError as exc:
+        raise _bad(_POLICY, f"must be one of {', '.join(PolicyChoice)}; got {_short(value)}") from exc
+
+
+def _deadline_s(value: str) -> float:
+    if not (value.isascii() and value.isdigit() and len(value) <= 9 and 1 <= int(value) <= MAX_DEADLINE_MS):
+        raise _bad(_DEADLINE, f"must be whole milliseconds from 1 to {MAX_DEADLINE_MS}; got {_short(value)}")
+    return int(value) / 1000
+
+
+def _usd(value: str) -> Decimal:
+    if not (value.isascii() and _USD.fullmatch(value)):
+        raise _bad(_COST, f"must be an amount such as 0.05, at least 0; got {_short(value)}")
+    return Decimal(value)
+
+
+def _tag(value: str) -> str:
+    if not (1 <= len(value) <= MAX_TAG_CHARS and value.isprintable()):
+        raise _bad(_TAG, f"must be 1 to {MAX_TAG_CHARS} printable characters")
+    return value
+
+
+def _unknown(name: str) -> InvalidRequest:
+    near = difflib.get_close_matches(name, _VALID, n=1) if len(name) <= 64 else []
+    hint = f"did you mean {near[0]}?" if near else f"valid ones are {', '.join(_VALID)}"
+    return InvalidRequest(f"unknown header {_short(name)}; {hint}", param=name[:64], code="unknown_header")
+
+
+def _bad(name: str, what: str) -> InvalidRequest:
+    return InvalidRequest(f"header {name} {what}", param=name, code="invalid_header")
+
+
+def _short(value: str) -> str:
+    return repr(value if len(value) <= 60 else value[:57] + "...")

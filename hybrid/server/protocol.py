@@ -1,0 +1,207 @@
+"""What may one connection do to us? Deadlines and bounds that uvicorn lacks, on top of its HTTP protocol.
+
+uvicorn bounds neither the time nor the size of a request's head, waits for ever on a client that does not read, and
+answers malformed HTTP in plain text. Each method here closes one of these; `README.md` has the list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from hybrid.errors import HybridError, InvalidRequest
+from hybrid.server.errors import Overloaded, envelope, error_headers
+from hybrid.server.exchange import Reply
+
+_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """Bounds on one connection, and on how many there are.
+
+    head_s: a request line and its headers must be complete this long after the connection opened or they began.
+    head_bytes: and no larger than this.
+    linger_s: how long the rest of a body is read and dropped after it was refused, so that the client sees why.
+    write_stall_s: a client that takes less than about 1 KB/s off a full send buffer is cut off after this.
+    max_connections: past this a request gets a 503; past twice this a connection is dropped.
+    keep_alive_s: an idle connection is closed after this.
+    drain_s: on shutdown running requests get this long to finish.
+    """
+
+    head_s: float = 10.0
+    head_bytes: int = 64 * 1024
+    linger_s: float = 5.0
+    write_stall_s: float = 60.0
+    max_connections: int = 512
+    keep_alive_s: int = 75
+    drain_s: int = 10
+
+
+class HeadTooLarge(InvalidRequest):
+    """The request line and headers are larger than we read."""
+
+    status = 431
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol with the limits applied."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limits: ConnectionLimits,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = limits
+        self._is_in_body = False
+        self._head_bytes = 0
+        self._read_deadline: asyncio.TimerHandle | None = None
+        self._write_deadline: asyncio.TimerHandle | None = None
+        self._running: RequestResponseCycle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count the connection and start the clock on its first head."""
+        super().connection_made(transport)
+        open_count = len(self.connections)
+        if open_count > 2 * self._limits.max_connections:
+            transport.abort()
+            return
+        if open_count > self._limits.max_connections:
+            self.app = _refusing(Overloaded(f"{open_count - 1} connections are open; try again"))
+        self._set_read_deadline(self._limits.head_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clocks, and tell the running request: uvicorn tells only the last one that was pipelined."""
+        self._clear_read_deadline()
+        self._clear_write_deadline()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read on; while a head is incomplete it is on the clock, and on the scales."""
+        was_in_head = not self._is_in_body
+        super().data_received(_without_upgrade(data) if was_in_head else data)
+        if self._is_in_body or self.transport.is_closing():
+            return
+        if self._is_idle():
+            self._head_bytes += len(data) if was_in_head else 0
+            if self._head_bytes > self._limits.head_bytes:
+                self._refuse(self._head_too_large())
+            elif self._read_deadline is None:
+                self._set_read_deadline(self._limits.head_s)
+
+    def on_headers_complete(self) -> None:
+        """Start the request, or refuse one whose head came in one piece and is too large."""
+        self._clear_read_deadline()
+        self._head_bytes, self._is_in_body = 0, True
+        size_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size_bytes > self._limits.head_bytes:
+            self.app = _refusing(self._head_too_large())
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The body is all here, read or dropped."""
+        self._is_in_body = False
+        self._clear_read_deadline()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A refused body's rest may still come, but not for ever."""
+        super().on_response_complete()
+        if self._is_in_body and not self.transport.is_closing():
+            self._set_read_deadline(self._limits.linger_s)
+
+    def pause_writing(self) -> None:
+        """The send buffer is full: the client has `write_stall_s` to read it down."""
+        super().pause_writing()
+        if self._write_deadline is None:
+            self._write_deadline = self.loop.call_later(self._limits.write_stall_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It did."""
+        self._clear_write_deadline()
+        super().resume_writing()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, and not wait for ever on one that has yet to read the end of its answer."""
+        super().timeout_keep_alive_handler()
+        if self._write_deadline is None:
+            self._write_deadline = self.loop.call_later(self._limits.write_stall_s, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:
+        """Malformed HTTP gets the envelope too."""
+        self._refuse(InvalidRequest(f"malformed HTTP: {msg}", code="malformed_http"))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """An upgrade we do not offer is ignored, as HTTP wants; it is no event for the log."""
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _head_too_large(self) -> HeadTooLarge:
+        return HeadTooLarge(
+            f"the request's headers are larger than {self._limits.head_bytes} bytes", code="head_too_large"
+        )
+
+    def _head_timed_out(self) -> None:
+        self._read_deadline = None
+        self.transport.close()
+
+    def _refuse(self, error: HybridError) -> None:
+        """Answer outside of any request, and close."""
+        body = envelope(error)
+        headers = [*error_headers(error), (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+        lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        self.transport.write(b"HTTP/1.1 %d Refused\r\n%s\r\n%s" % (error.status, lines, body))
+        self.transport.close()
+
+    def _set_read_deadline(self, delay_s: float) -> None:
+        self._clear_read_deadline()
+        self._read_deadline = self.loop.call_later(delay_s, self._head_timed_out)
+
+    def _clear_read_deadline(self) -> None:
+        if self._read_deadline is not None:
+            self._read_deadline.cancel()
+            self._read_deadline = None
+
+    def _clear_write_deadline(self) -> None:
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+            self._write_deadline = None
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Hide an offer to upgrade that arrives in one piece with its head; the parser would drop the body after it.
+
+    HTTP lets a server ignore the offer. Java's HttpClient makes it (to h2c) on every first request over plain HTTP.
+    """
+    head_bytes = data.find(b"\r\n\r\n")
+    if _UPGRADE.search(data, 0, head_bytes if head_bytes >= 0 else len(data)) is None:
+        return data
+    head, body = (data, b"") if head_bytes < 0 else (data[:head_bytes], data[head_bytes:])
+    return _UPGRADE.sub(b"\r\nx-upgrade-ignored:", head) + body
+
+
+def _refusing(error: HybridError) -> ASGIApp:
+    async def refuse(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await Reply(send).whole(error.status, [*error_headers(error), (b"connection", b"close")], envelope(error))
+
+    return refuse

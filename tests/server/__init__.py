@@ -1,0 +1,1 @@
+"""How does the HTTP server behave towards real clients, honest and hostile?"""

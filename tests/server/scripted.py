@@ -1,0 +1,127 @@
+"""How do the tests stand in for the runtime? A gateway that plays a script, and a real server on loopback before it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+
+from hybrid.errors import HybridError, Unauthorized
+from hybrid.server.app import make_app
+from hybrid.server.gateway import ServerOptions
+from hybrid.server.protocol import ConnectionLimits
+from hybrid.server.run import serve
+from hybrid.types import (
+    ChatRequest,
+    Event,
+    FinishReason,
+    Finished,
+    Head,
+    Json,
+    Route,
+    ServedModel,
+    Tail,
+    TextDelta,
+    Usage,
+)
+
+HEAD = Head(
+    request_id="r-1",
+    route=Route.LOCAL,
+    model="local/smollm2",
+    reason="default",
+    confidence=0.73219,
+    overhead_s=0.0012,
+)
+USAGE = Usage(prompt_tokens=7, completion_tokens=2, cached_tokens=3)
+FINISHED = Finished(FinishReason.STOP, USAGE)
+TAIL = Tail(
+    head=Head(
+        request_id="r-1",
+        route=Route.LOCAL,
+        model="local/smollm2",
+        reason="default",
+        confidence=0.73219,
+        cost_usd=Decimal(0),
+        saved_usd=Decimal("0.000120"),
+        overhead_s=0.0012,
+    ),
+    usage=USAGE,
+)
+HELLO = (HEAD, TextDelta("Hel"), TextDelta("lo"), FINISHED, TAIL)
+BODY: dict[str, Json] = {"model": "hybrid", "messages": [{"role": "user", "content": "Hi"}]}
+
+
+class ScriptedGateway:
+    """Plays `script` for every request: items are yielded, errors raised, and an `asyncio.Event` is waited for.
+
+    started: set when a request got as far as an event it waits for. closed: set when an answer's generator ended.
+    """
+
+    def __init__(self, *script: object, key: str | None = None, is_ready: bool = True) -> None:
+        self.script = script or HELLO
+        self.key = key
+        self.is_ready = is_ready
+        self.requests: list[ChatRequest] = []
+        self.refused: list[tuple[HybridError, str | None]] = []
+        self.started = asyncio.Event()
+        self.closed = asyncio.Event()
+
+    async def stream(
+        self, request: ChatRequest, *, dialect: str, arrived_s: float
+    ) -> AsyncGenerator[Head | Event | Tail, None]:
+        """Play the script."""
+        self.requests.append(request)
+        try:
+            for step in self.script:
+                if isinstance(step, asyncio.Event):
+                    self.started.set()
+                    await step.wait()
+                elif isinstance(step, BaseException):
+                    raise step
+                else:
+                    yield step  # type: ignore[misc]
+        finally:
+            self.closed.set()
+
+    def refuse(self, error: HybridError, *, dialect: str, model: str | None, arrived_s: float) -> str:
+        """Remember it."""
+        self.refused.append((error, model))
+        return f"refused-{len(self.refused)}"
+
+    def models(self) -> tuple[ServedModel, ...]:
+        """Two names, one with a slash."""
+        return (
+            ServedModel("hybrid", "hybrid", 1_700_000_000),
+            ServedModel("local/smollm2", "local", 1_700_000_000, 2048),
+        )
+
+    def readiness(self) -> tuple[bool, dict[str, Json]]:
+        """As the test wants it."""
+        return self.is_ready, {"local": "ready" if self.is_ready else "loading"}
+
+    def authenticate(self, presented: str | None) -> str | None:
+        """One key, or none needed."""
+        if self.key is None:
+            return None
+        if presented != self.key:
+            raise Unauthorized("send a valid key as Authorization: Bearer KEY")
+        return "alice"
+
+
+@asynccontextmanager
+async def served(
+    gateway: ScriptedGateway, options: ServerOptions | None = None, limits: ConnectionLimits | None = None
+) -> AsyncIterator[int]:
+    """Serve the gateway on a free port of loopback while the block runs; gives the port."""
+    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    app = make_app(gateway, options or ServerOptions())
+    serving = asyncio.ensure_future(
+        serve(app, host="127.0.0.1", port=0, on_ready=lambda _host, port: ready.set_result(port), limits=limits)
+    )
+    try:
+        yield await ready
+    finally:
+        serving.cancel()
+        await asyncio.wait((serving,))
