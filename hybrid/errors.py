@@ -66,7 +66,7 @@ class ContextLengthExceeded(CallerError):
         wanted = "" if max_output_tokens is None else f" and {max_output_tokens} tokens were asked for the answer"
         super().__init__(
             f"the prompt has {prompt_tokens} tokens{wanted}; the context holds {context_tokens}. "
-            "Shorten the messages, lower max_tokens, raise local.context_tokens or configure a cloud with a longer context"
+            "Shorten the messages, lower max_tokens, raise local.context_tokens or add a cloud with a longer context"
         )
         self.prompt_tokens, self.context_tokens = prompt_tokens, context_tokens
 

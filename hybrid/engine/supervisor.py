@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ MAX_FAILED_STARTS = 3
 """A worker that dies so often in a row before it is ready will not become ready by trying again."""
 STDERR_LINES = 40
 KILL_AFTER_S = 3.0
+SERVICE_SMOOTHING = 0.1
 NO_LOAD = Load(0, 0, 0, 0, 0, None, None)
 
 
@@ -87,6 +89,7 @@ class Generation:
         self._supervisor = supervisor
         self._request_id = request_id
         self._inbox = inbox
+        self._started_s: float | None = None
 
     async def next(self) -> Started | TextDelta | Finished:
         """Wait for the next item; `Finished` is the last.
@@ -97,6 +100,10 @@ class Generation:
         if isinstance(item, LocalError | InvalidRequest):
             raise item
         assert not isinstance(item, int)
+        if isinstance(item, Started):
+            self._started_s = time.monotonic()
+        elif isinstance(item, Finished) and self._started_s is not None:
+            self._supervisor.served(time.monotonic() - self._started_s)
         return item
 
     def __enter__(self) -> Generation:
@@ -127,6 +134,7 @@ class Supervisor:
         self.facts: Ready | None = None
         self.load = NO_LOAD
         self.restarts = 0
+        self._service_s: float | None = None
 
     # ---- life of the process
 
@@ -216,12 +224,28 @@ class Supervisor:
         if self._requests.pop(request_id, None) is not None and self._writer is not None:
             self._writer.write(pack(Cancel(request_id)))
 
+    def queue_wait_s(self) -> float | None:
+        """Predict how long a request submitted now waits for its prefill; None while nothing was measured.
+
+        While slots are free only the prompts before it count; else as many answers must end as are ahead of it.
+        """
+        slots = self.facts.slots if self.facts else self._options.slots
+        ahead = len(self._submitted) - slots + 1
+        if ahead > 0:
+            return None if self._service_s is None else self._service_s * ahead / slots
+        prefill_tok_s = self.load.prefill_tok_s
+        return self.load.waiting_tokens / prefill_tok_s if prefill_tok_s else None
+
+    def served(self, seconds: float) -> None:
+        """Learn how long one generation took from leaving the queue to its end."""
+        average = seconds if self._service_s is None else self._service_s
+        self._service_s = average + SERVICE_SMOOTHING * (seconds - average)
+
     def _check_queue(self) -> None:
         slots = self.facts.slots if self.facts else self._options.slots
         waiting = len(self._submitted) - slots
         if waiting >= self._options.max_queue:
-            decode_tok_s = self.load.decode_tok_s or 10.0
-            raise QueueFull(waiting, retry_after_s=max(1.0, waiting / slots * 64 / decode_tok_s))
+            raise QueueFull(waiting, retry_after_s=max(1.0, self.queue_wait_s() or 1.0))
 
     def _open(self, request_id: str) -> asyncio.Queue[Item]:
         if self.state is not WorkerState.READY:

@@ -49,6 +49,7 @@ class Signals:
     """Everything `route` may know about one request, gathered by `Runtime.observe` before any token exists.
 
     prompt_tokens: as the local tokenizer counts them; None while no local model can count.
+    local_refusal: why the local chat template does not take this conversation; None if it does.
     queue_wait_s, prefill_tok_s, decode_tok_s: predicted or measured; None while nothing was measured.
     budget_left_usd: None where no budget is configured, which means no cloud.
     """
@@ -61,6 +62,7 @@ class Signals:
     max_output_tokens: int | None = None
     is_local_configured: bool = True
     is_local_ready: bool = True
+    local_refusal: str | None = None
     local_capabilities: frozenset[Capability] = frozenset()
     queue_wait_s: float | None = None
     prefill_tok_s: float | None = None

@@ -1,0 +1,153 @@
+"""Which cloud models are there, what would each cost, and how is a call to one paid for?"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from uuid import uuid4
+
+from hybrid.errors import BudgetExhausted, HybridError, ProviderError
+from hybrid.journal import Journal
+from hybrid.policy.model import CloudOption
+from hybrid.pricing import TokenPrice, cost_usd, worst_case_usd
+from hybrid.providers.base import CloudCall, Provider
+from hybrid.providers.bounds import upper_bound_prompt_tokens
+from hybrid.store.ledger import Ledger
+from hybrid.store.records import Refused, Reservation
+from hybrid.types import Cap, ChatRequest, Event, Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudModel:
+    """One paid model: who serves it, its price (None: unknown, so never called), and its bounds."""
+
+    provider: Provider
+    model: str
+    price: TokenPrice | None
+    max_output_tokens: int
+    context_tokens: int | None = None
+
+    def output_bound(self, request: ChatRequest) -> int:
+        """The most answer tokens a call may make; the provider is told, so the reservation holds."""
+        return request.max_output_tokens or self.max_output_tokens
+
+    def option(self, request: ChatRequest) -> CloudOption:
+        """Describe this model to the policy, with what `request` could cost at most."""
+        reserve_usd = None
+        if self.price is not None:
+            reserve_usd = worst_case_usd(
+                self.price,
+                prompt_tokens_bound=upper_bound_prompt_tokens(request),
+                max_output_tokens=self.output_bound(request),
+            )
+        missing = self.provider.missing(request)
+        capabilities = self.provider.capabilities if not missing else self.provider.capabilities - request.needs
+        return CloudOption(
+            provider=self.provider.name,
+            model=self.model,
+            capabilities=capabilities,
+            context_tokens=self.context_tokens,
+            reserve_usd=reserve_usd,
+        )
+
+
+class Clouds:
+    """All configured cloud models and the one way to call them: reserve, call, settle, however it ends."""
+
+    def __init__(
+        self, models: Sequence[CloudModel], ledger: Ledger, caps: Callable[[datetime], tuple[Cap, ...]]
+    ) -> None:
+        self.models = tuple(models)
+        self._ledger = ledger
+        self._caps = caps
+
+    def named(self, name: str | None) -> tuple[CloudModel, ...]:
+        """The models a client's `cloud` or `cloud/NAME` may mean; NAME is a provider, a model, or both."""
+        if name is None:
+            return self.models
+        return tuple(m for m in self.models if name in (m.provider.name, m.model, f"{m.provider.name}/{m.model}"))
+
+    def find(self, option: CloudOption) -> CloudModel:
+        """The model behind an option this object made."""
+        return next(m for m in self.models if (m.provider.name, m.model) == (option.provider, option.model))
+
+    @property
+    def reference_price(self) -> TokenPrice | None:
+        """The price that local answers are said to save: that of the preferred cloud model with a known one."""
+        return next((m.price for m in self.models if m.price is not None), None)
+
+    async def left_usd(self) -> Decimal | None:
+        """Money that may still be reserved now; None where no budget is configured."""
+        caps = self._caps(datetime.now().astimezone())
+        if not caps:
+            return None
+        left = []
+        for cap in caps:
+            balance = await self._ledger.balance(cap.window)
+            left.append(cap.limit_usd - balance.spent_usd - balance.reserved_usd)
+        return max(min(left), Decimal(0))
+
+    async def call(
+        self, cloud: CloudModel, request: ChatRequest, option: CloudOption, journal: Journal
+    ) -> AsyncGenerator[Event, None]:
+        """Make one paid call. The worst case is on disk before the first byte leaves; what was used replaces it after.
+
+        A call that ends without the provider telling its usage settles at the worst case: what it will bill for
+        an answer that was broken off is not known, and the cap must hold.
+
+        Raises: BudgetExhausted if the money went to another request meanwhile, ProviderError, StoreError.
+        """
+        reservation = await self._reserve(option, journal)
+        settled_usd: Decimal | None = None
+        call = CloudCall(request, cloud.model, cloud.output_bound(request))
+        try:
+            async with aclosing(cloud.provider.stream(call)) as events:
+                async for event in events:
+                    if isinstance(event, Finished) and event.usage is not None:
+                        assert cloud.price is not None
+                        settled_usd = cost_usd(cloud.price, event.usage)
+                        journal.cloud_prompt_tokens += event.usage.prompt_tokens
+                        journal.cloud_completion_tokens += event.usage.completion_tokens
+                    yield event
+        except ProviderError as error:
+            if not error.may_have_billed:
+                settled_usd = Decimal(0)
+            raise
+        finally:
+            is_estimated = settled_usd is None
+            amount_usd = reservation.amount_usd if settled_usd is None else settled_usd
+            journal.cost_usd += amount_usd
+            journal.note(f"settled ${amount_usd}" + (" (worst case: usage unknown)" if is_estimated else ""))
+            self._ledger.settle_soon(reservation.id, amount_usd, is_estimated=is_estimated)
+
+    async def _reserve(self, option: CloudOption, journal: Journal) -> Reservation:
+        now = datetime.now().astimezone()
+        caps = self._caps(now)
+        if option.reserve_usd is None or not caps:
+            raise BudgetExhausted(f"{option.model} has no known price or no budget is configured")
+        reservation = Reservation(
+            id=f"rsv_{uuid4().hex}",
+            request_id=journal.id,
+            provider=option.provider,
+            model=option.model,
+            amount_usd=option.reserve_usd,
+            now=now,
+            caps=caps,
+        )
+        grant = await self._ledger.reserve(reservation)
+        if isinstance(grant, Refused):
+            raise BudgetExhausted(
+                f"{option.model} may cost ${option.reserve_usd}, ${grant.left_usd} are left of {grant.cap.name}",
+                needed_usd=option.reserve_usd,
+                left_usd=grant.left_usd,
+            )
+        journal.note(f"reserved ${option.reserve_usd} for {option.provider}/{option.model}")
+        return reservation
+
+
+def is_worth_falling_back(error: HybridError) -> bool:
+    """Say whether a failed cloud call may be answered locally instead: the cloud's or the money's failure, not ours."""
+    return isinstance(error, ProviderError | BudgetExhausted) or error.code == "store_error"

@@ -1,0 +1,193 @@
+"""What happened to one request? A record filled in on the way; at the end it becomes the ledger's row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import msgspec
+
+from hybrid.errors import HybridError
+from hybrid.policy.model import Check, Decision, Draft, Escalate, Reason, Reject, Review, RunLocal, Signals
+from hybrid.store.records import RequestClosed, RequestOpened
+from hybrid.types import ChatRequest, FinishReason, Head, Json, Outcome, Route, TokenSignal, Usage
+
+
+@dataclass(slots=True)
+class DraftLog:
+    """The signals of a local generation as they arrive."""
+
+    logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
+
+    def add(self, signals: tuple[TokenSignal, ...]) -> None:
+        """Append the signals of some tokens."""
+        for signal in signals:
+            self.logprobs.append(signal.logprob)
+            self.entropies.append(signal.entropy)
+            self.margins.append(signal.margin)
+
+    def draft(self, finish_reason: FinishReason | None) -> Draft:
+        """Freeze what is there for `review`."""
+        return Draft(
+            logprobs=tuple(self.logprobs),
+            entropies=tuple(self.entropies),
+            margins=tuple(self.margins),
+            finish_reason=finish_reason,
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Journal:
+    """One request's record. Times are `time.monotonic()` seconds; `waited_s` is time that engine or cloud took."""
+
+    id: str
+    dialect: str
+    arrived_s: float
+    requested_model: str
+    outcome: Outcome = Outcome.CANCELLED
+    """Cancelled until something else is known: that is how a request looks whose client went away."""
+    route: Route | None = None
+    model: str | None = None
+    provider: str | None = None
+    reason: Reason | None = None
+    degraded: Reason | None = None
+    confidence: float | None = None
+    is_calibrated: bool = False
+    error_code: str | None = None
+    usage: Usage | None = None
+    local_prompt_tokens: int = 0
+    local_completion_tokens: int = 0
+    cloud_prompt_tokens: int = 0
+    cloud_completion_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+    saved_usd: Decimal | None = None
+    queue_s: float | None = None
+    ttft_s: float | None = None
+    overhead_s: float | None = None
+    waited_s: float = 0.0
+    facts: Mapping[str, Json] = field(default_factory=dict)
+    decision: Decision | None = None
+    review: Review | None = None
+    events: list[tuple[float, str]] = field(default_factory=list)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since arrival."""
+        return time.monotonic() - self.arrived_s
+
+    def note(self, what: str) -> None:
+        """Write down that something happened now, for `hybrid explain`."""
+        self.events.append((round(self.elapsed_s, 6), what))
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as the engine's or the cloud's, not as our overhead."""
+        started_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self.waited_s += time.monotonic() - started_s
+
+    def opened(self, request: ChatRequest) -> RequestOpened:
+        """Give the row as it is at arrival."""
+        return RequestOpened(
+            id=self.id,
+            created_at=datetime.now(UTC),
+            dialect=self.dialect,
+            requested_model=request.model,
+            client_key=request.client_key,
+            tag=request.tag,
+            is_stream=request.is_stream,
+        )
+
+    def decide(self, signals: Signals, decision: Decision) -> None:
+        """Record the facts and what the policy made of them."""
+        self.facts = _plain(signals)
+        self.decision = decision
+        self.reason = decision.reason
+        self.note(f"decided: {_kind(decision)} ({decision.reason.value})")
+
+    def released(self, route: Route, model: str, *, provider: str | None = None) -> Head:
+        """Record that the answer begins to leave, and give its head."""
+        self.route, self.model, self.provider = route, model, provider
+        self.ttft_s = self.elapsed_s
+        self.overhead_s = max(0.0, self.ttft_s - self.waited_s)
+        self.note(f"released from {route.value}: {model}")
+        return self.head()
+
+    def head(self) -> Head:
+        """Give the head with the figures known by now."""
+        return Head(
+            request_id=self.id,
+            route=self.route or Route.LOCAL,
+            model=self.model or "",
+            reason=(self.reason or Reason.DEFAULT).value,
+            confidence=self.confidence,
+            is_calibrated=self.is_calibrated,
+            cost_usd=self.cost_usd,
+            saved_usd=self.saved_usd,
+            degraded=self.degraded.value if self.degraded else None,
+            overhead_s=self.overhead_s,
+        )
+
+    def fail(self, error: HybridError) -> None:
+        """Record how it failed: the caller's fault is a rejection, anything else a failure."""
+        self.outcome = Outcome.REJECTED if error.status < 500 else Outcome.FAILED
+        self.error_code = error.code
+        self.note(f"{self.outcome.value}: {error.code}: {error}")
+
+    def closed(self) -> RequestClosed:
+        """Give the row as it is at the end."""
+        return RequestClosed(
+            id=self.id,
+            outcome=self.outcome,
+            route=self.route,
+            model=self.model,
+            provider=self.provider,
+            reason=self.reason.value if self.reason else None,
+            degraded=self.degraded.value if self.degraded else None,
+            error_code=self.error_code,
+            confidence=self.confidence,
+            is_calibrated=self.is_calibrated,
+            prompt_tokens=self.usage.prompt_tokens if self.usage else None,
+            completion_tokens=self.usage.completion_tokens if self.usage else None,
+            cached_tokens=self.usage.cached_tokens if self.usage else None,
+            local_prompt_tokens=self.local_prompt_tokens,
+            local_completion_tokens=self.local_completion_tokens,
+            cloud_prompt_tokens=self.cloud_prompt_tokens,
+            cloud_completion_tokens=self.cloud_completion_tokens,
+            cost_usd=self.cost_usd,
+            saved_usd=self.saved_usd,
+            queue_s=self.queue_s,
+            ttft_s=self.ttft_s,
+            total_s=self.elapsed_s,
+            overhead_s=self.overhead_s,
+            decision_json=self._decision_json(),
+        )
+
+    def _decision_json(self) -> str:
+        decision = self.decision
+        body = {
+            "facts": self.facts,
+            "decision": None if decision is None else {"kind": _kind(decision), **_plain(decision, but=("checks",))},
+            "checks": [] if decision is None else [_plain(check) for check in decision.checks],
+            "review": None if self.review is None else _plain(self.review),
+            "events": [{"at_s": at_s, "what": what} for at_s, what in self.events],
+        }
+        return msgspec.json.encode(body).decode()
+
+
+def _kind(decision: Decision) -> str:
+    return {RunLocal: "run_local", Escalate: "escalate", Reject: "reject"}[type(decision)]
+
+
+def _plain(value: Signals | Decision | Review | Check, *, but: tuple[str, ...] = ()) -> dict[str, Json]:
+    """Turn a decision value into JSON types; money becomes text, so that no digit is lost."""
+    plain: dict[str, Json] = msgspec.to_builtins(value, builtin_types=(), order="deterministic")
+    return {key: item for key, item in plain.items() if key not in but}
