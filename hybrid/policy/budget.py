@@ -10,8 +10,8 @@ from hybrid.types import Cap, Window
 _ONE_DAY = timedelta(days=1)
 
 
-def day_window(now: datetime, zone: tzinfo) -> Window:
-    """The calendar day of `zone` that `now` lies in, as two UTC instants.
+def day_window(now: datetime, zone: tzinfo | None) -> Window:
+    """The calendar day of `zone` that `now` lies in, as two UTC instants. No zone is the machine's own.
 
     Days tile the time line: each ends at the instant the next begins, so no spend is counted twice or not at all.
     A day is 23 or 25 hours long where the clocks change, and begins at the first instant of its date where they
@@ -41,6 +41,6 @@ def left_usd(cap: Cap, spent_usd: Decimal, reserved_usd: Decimal) -> Decimal:
     return max(Decimal(0), cap.limit_usd - spent_usd - reserved_usd)
 
 
-def _day_start(day: date, zone: tzinfo) -> datetime:
+def _day_start(day: date, zone: tzinfo | None) -> datetime:
     """The first midnight of a date; where the clocks skip it, the instant they would have shown it."""
     return datetime(day.year, day.month, day.day, tzinfo=zone, fold=0).astimezone(UTC)

@@ -1,0 +1,156 @@
+"""What does `hybrid report` print: what was answered where since a moment, what it cost, and what it saved?"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hybrid.cli.printable import printable
+from hybrid.config import data_dir
+from hybrid.store.db import DATABASE_NAME
+from hybrid.store.reports import Group, GroupBy, Report, read_report
+from hybrid.types import Json
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_SPAN = re.compile(r"([0-9]{1,6})([mhdw])")
+_SPAN_UNIT = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="DIR", help="The folder of the ledger; default: HYBRID_DATA_DIR or your own."),
+]
+
+
+@app.command()
+def report(
+    since: Annotated[
+        str, typer.Option(metavar="SPAN", help="How far back: 30m, 12h, 7d, 4w, a date like 2026-01-31, or all.")
+    ] = "7d",
+    by: Annotated[GroupBy, typer.Option(help="What to group by; a day is one of this machine's time zone.")] = "day",
+    tag: Annotated[str | None, typer.Option(help="Only requests sent with this x-hybrid-tag.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,  # noqa: FBT002
+    data_dir_option: DataDirOption = None,
+) -> None:
+    """Say what was answered where, and what it cost and saved. Works while a server runs."""
+    path = (data_dir_option or data_dir()) / DATABASE_NAME
+    start = _start(since, datetime.now(UTC))
+    found = read_report(path, since=start, by=by, tag=tag)
+    if found is None:
+        print(f"no ledger at {path} yet: nothing was served", file=sys.stderr)
+    facts = found or Report()
+    if as_json:
+        # "number": money keeps its exact digits and is still a number to whoever reads it.
+        encoder = msgspec.json.Encoder(decimal_format="number")
+        print(msgspec.json.format(encoder.encode(_facts(facts, since=start, by=by, tag=tag))).decode())
+    elif found is not None:
+        _print(Console(highlight=False), facts, since=start, by=by, tag=tag)
+
+
+def _start(since: str, now: datetime) -> datetime | None:
+    """The moment a `--since` means; None for all of time.
+
+    Raises: typer.BadParameter, which ends the command with exit code 2.
+    """
+    if since == "all":
+        return None
+    if span := _SPAN.fullmatch(since):
+        try:
+            return now - int(span[1]) * _SPAN_UNIT[span[2]]
+        except OverflowError:
+            return None
+    try:
+        # A date or time without a zone is meant as the clock on the wall shows it.
+        return datetime.fromisoformat(since).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{since!r} is no span; use a number and m, h, d or w (7d), a date (2026-01-31), or all",
+            param_hint="--since",
+        ) from None
+
+
+def _facts(facts: Report, *, since: datetime | None, by: GroupBy, tag: str | None) -> dict[str, Json]:
+    return {
+        "since": None if since is None else since.isoformat(),
+        "tag": tag,
+        "requests": facts.requests,
+        "routes": facts.routes,
+        "outcomes": facts.outcomes,
+        "reasons": facts.reasons,
+        "tokens": _tokens(facts),
+        "spent_usd": facts.spent_usd,
+        "reserved_usd": facts.reserved_usd,
+        "saved_usd": facts.saved_usd,
+        "by": by,
+        "groups": [_group_facts(group) for group in facts.groups],
+    }
+
+
+def _group_facts(group: Group) -> dict[str, Json]:
+    return {
+        "key": group.key,
+        "requests": group.requests,
+        "routes": {"local": group.local, "cloud": group.cloud, "cache": group.cache},
+        "tokens": _tokens(group),
+        "spent_usd": group.spent_usd,
+        "saved_usd": group.saved_usd,
+    }
+
+
+def _tokens(sums: Report | Group) -> dict[str, int]:
+    return {
+        "local_prompt": sums.local_prompt_tokens,
+        "local_completion": sums.local_completion_tokens,
+        "cloud_prompt": sums.cloud_prompt_tokens,
+        "cloud_completion": sums.cloud_completion_tokens,
+    }
+
+
+def _print(console: Console, facts: Report, *, since: datetime | None, by: GroupBy, tag: str | None) -> None:
+    span = "ever" if since is None else f"since {since.astimezone():%Y-%m-%d %H:%M}"
+    scope = "" if tag is None else f", tag {printable(tag)}"
+    console.print(f"{facts.requests} requests {span}{scope}", markup=False)
+    console.print(f"  answered   {_counts(facts.routes, facts.requests)}", markup=False)
+    console.print(f"  outcome    {_counts(facts.outcomes, facts.requests)}", markup=False)
+    console.print(f"  reason     {_counts(facts.reasons, facts.requests)}", markup=False)
+    console.print(
+        f"  tokens     local {facts.local_prompt_tokens:,} prompt + {facts.local_completion_tokens:,} answer, "
+        f"cloud {facts.cloud_prompt_tokens:,} prompt + {facts.cloud_completion_tokens:,} answer"
+    )
+    console.print(
+        f"  money      spent ${facts.spent_usd:f}, saved ${facts.saved_usd:f}, set aside now ${facts.reserved_usd:f}"
+    )
+    if facts.groups:
+        console.print()
+        console.print(_table(facts.groups, by))
+
+
+def _counts(counts: Mapping[str, int], total: int) -> str:
+    parts = [f"{printable(name)} {count} ({count / total:.0%})" for name, count in counts.items() if count]
+    return ", ".join(parts) or "-"
+
+
+def _table(groups: tuple[Group, ...], by: GroupBy) -> Table:
+    table = Table(by, box=None, header_style="bold", pad_edge=False)
+    for heading in ("requests", "local", "cloud", "cache", "local tok", "cloud tok", "spent $", "saved $"):
+        table.add_column(heading, justify="right")
+    for group in groups:
+        table.add_row(
+            Text(printable(group.key) if group.key is not None else "-"),
+            *(f"{count:,}" for count in (group.requests, group.local, group.cloud, group.cache)),
+            f"{group.local_prompt_tokens + group.local_completion_tokens:,}",
+            f"{group.cloud_prompt_tokens + group.cloud_completion_tokens:,}",
+            f"{group.spent_usd:f}",
+            f"{group.saved_usd:f}",
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Where do facts outlive the process? Here, in one SQLite file; README.md says what survives which death."""

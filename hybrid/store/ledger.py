@@ -1,0 +1,294 @@
+"""What happened to every request and every dollar, however the process ends? The gateway's side of the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hybrid.errors import StoreError
+from hybrid.store import money, rows
+from hybrid.store.db import connect_reader, store_errors, to_us
+from hybrid.store.records import (
+    Balance,
+    Grant,
+    Recovery,
+    Refused,
+    RequestClosed,
+    RequestOpened,
+    Reservation,
+    Reserved,
+    StoreHealth,
+)
+from hybrid.store.writer import Write, Writer
+from hybrid.types import Window
+
+__all__ = [
+    "Balance",
+    "Grant",
+    "Ledger",
+    "Recovery",
+    "Refused",
+    "RequestClosed",
+    "RequestOpened",
+    "Reservation",
+    "Reserved",
+    "StoreHealth",
+]
+
+_LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Ledger:
+    """Requests and money on disk. All methods are called from the event loop; one thread of its own does the writing.
+
+    Writes keep their order. `reserve` returns after its record has reached the disk; a request's row is written at
+    once but not waited for. See this package's README for what survives which death.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], datetime] = _utc_now,
+        max_pending_writes: int = 10_000,
+        retry_after_s: float = 1.0,
+    ) -> None:
+        self._path, self._clock = path, clock
+        self._mark = rows.this_process()
+        self._owner_id: int | None = None
+        self._recovery: Recovery | None = None
+        self._writer = Writer(
+            path, on_open=self._take_over, max_pending=max_pending_writes, retry_after_s=retry_after_s
+        )
+        self._reader: sqlite3.Connection | None = None
+        self._reader_lock = threading.Lock()
+
+    async def start(self) -> Recovery:
+        """Open the file, making or migrating it, and clean up after dead processes.
+
+        Raises: StoreError if it cannot be used. The ledger may be kept all the same: it tries again at each write,
+        keeps request rows in memory until then, and grants no reservation.
+        """
+        self._writer.start()
+        await self._ask(lambda _connection: None, "its opening")
+        assert self._recovery is not None
+        return self._recovery
+
+    def open_request(self, row: RequestOpened) -> None:
+        """Write down a request's arrival, soon and in order.
+
+        Raises: ValueError if its time has no zone; StoreError if the ledger is closed.
+        """
+        values = rows.opened_values(row)
+        self._tell(lambda connection: rows.insert_opened(connection, self._owner(), values), f"the arrival of {row.id}")
+
+    def close_request(self, row: RequestClosed) -> None:
+        """Write down how a request ended, soon and in order. Only the first time counts.
+
+        Raises: ValueError if an amount is no amount; StoreError if the ledger is closed.
+        """
+        values = rows.closed_values(row, to_us(self._clock()))
+
+        def apply(connection: sqlite3.Connection) -> None:
+            if not rows.update_closed(connection, values):
+                _LOG.warning("%s ended (%s), but no open row of it is in the ledger", row.id, row.outcome)
+
+        self._tell(apply, f"the end of {row.id}")
+
+    async def reserve(self, wish: Reservation) -> Grant:
+        """Set aside the worst case of a cloud call, if every cap has room for it. On disk when this returns.
+
+        Cancelled while it waits, it leaves no reservation behind.
+
+        Raises: StoreError if it could not be written (then no call may leave) or its id was used before;
+            ValueError if it has no cap, no zone or no amount.
+        """
+        if not wish.caps:
+            raise ValueError(f"reservation {wish.id} names no cap; without a budget nothing may be spent")
+        money.cost_nusd(wish.amount_usd)
+        to_us(wish.now)
+        answer: Future[Grant] = Future()
+        self._writer.submit(
+            Write(
+                lambda connection: money.reserve(connection, self._owner(), wish),
+                f"reservation {wish.id}",
+                answer,
+                must_survive_power_cut=True,
+            )
+        )
+        try:
+            return await _outcome(answer)
+        except asyncio.CancelledError:
+            if not answer.cancel():
+                self._settle_later(wish.id, 0, "release")
+            raise
+        except sqlite3.IntegrityError as exc:
+            raise StoreError(f"reservation {wish.id!r} exists already: {exc}") from exc
+
+    async def settle(self, reservation_id: str, amount_usd: Decimal, *, is_estimated: bool) -> bool:
+        """Turn a reservation into what the call really cost; once only.
+
+        The settlement is in line when this is first awaited, and a cancelled caller does not take it out. On a
+        failing disk it stays in line after the StoreError and is written when that is possible; until then, and if
+        it is lost with the process, the reservation counts in full.
+
+        Args:
+            is_estimated: the amount was counted by us, not reported by the provider.
+        Returns: False if it was settled before, and nothing changed.
+        Raises: StoreError if there is no such reservation or it could not be written yet; ValueError if the amount
+            is no amount.
+        """
+        apply = self._settlement(reservation_id, money.cost_nusd(amount_usd), _settled_by(is_estimated=is_estimated))
+        return await self._ask(apply, f"the settlement of {reservation_id}", is_settlement=True)
+
+    def settle_soon(self, reservation_id: str, amount_usd: Decimal, *, is_estimated: bool) -> None:
+        """`settle` for a caller that may not wait, as in a `finally`: put in line, failures are logged.
+
+        Raises: ValueError if the amount is no amount.
+        """
+        self._settle_later(reservation_id, money.cost_nusd(amount_usd), _settled_by(is_estimated=is_estimated))
+
+    async def release(self, reservation_id: str) -> bool:
+        """Give a reservation back whole: its call never left. Unknown or settled ones are left alone: False.
+
+        Raises: StoreError as `settle`.
+        """
+        apply = self._settlement(reservation_id, 0, "release")
+        return await self._ask(apply, f"the release of {reservation_id}", is_settlement=True)
+
+    async def flush(self) -> None:
+        """Wait until everything put in line so far is written. Raises: StoreError if it cannot be."""
+        await self._ask(lambda _connection: None, "a flush")
+
+    async def balance(self, window: Window) -> Balance:
+        """What the window's spend and the open reservations are, both at the same moment.
+
+        Raises: StoreError if the file cannot be read; ValueError if the window has no zone.
+        """
+        return await asyncio.to_thread(self._read, window)
+
+    async def spent_usd(self, window: Window) -> Decimal:
+        """What was settled of the reservations made within the window. Raises: as `balance`."""
+        return (await self.balance(window)).spent_usd
+
+    async def reserved_usd(self) -> Decimal:
+        """What is promised to calls that are still out, in all processes. Raises: as `balance`."""
+        now = self._clock()
+        return (await self.balance(Window(now, now))).reserved_usd
+
+    def health(self) -> StoreHealth:
+        """Whether writing works, and how much waits in memory."""
+        return self._writer.health()
+
+    async def aclose(self) -> None:
+        """Write what waits and close the file. What is still open in it counts as left by a dead process."""
+        if self._owner_id is not None:
+            owner_id, now_us = self._owner_id, to_us(self._clock())
+            try:
+                self._tell(lambda connection: rows.unregister(connection, owner_id, now_us), "the end of this process")
+            except StoreError:
+                return  # closed before
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._writer.close()
+        with self._reader_lock:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+
+    def _owner(self) -> int:
+        assert self._owner_id is not None  # the writer calls _take_over before any write
+        return self._owner_id
+
+    def _take_over(self, connection: sqlite3.Connection) -> None:
+        """In the writer's thread, whenever the file was opened: register, and clean up after the dead."""
+        now_us = to_us(self._clock())
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        recovery = rows.recover(connection, now_us)
+        owner_id = self._owner_id
+        if owner_id is None or not rows.is_registered(connection, owner_id, self._mark):
+            owner_id = rows.register(connection, self._mark, now_us)
+        connection.execute("COMMIT")
+        self._owner_id = owner_id
+        self._recovery = self._recovery or recovery
+        if recovery.lost_requests or recovery.settled_reservations:
+            _LOG.warning(
+                "an earlier process died: %d requests marked lost, %d reservations settled at their worst case, %s USD",
+                recovery.lost_requests,
+                recovery.settled_reservations,
+                recovery.settled_usd,
+            )
+
+    def _settlement(self, reservation_id: str, amount_nusd: int, by: str) -> Callable[[sqlite3.Connection], bool]:
+        now_us = to_us(self._clock())
+
+        def apply(connection: sqlite3.Connection) -> bool:
+            reserved_nusd = money.settle(connection, reservation_id, amount_nusd, by, now_us)
+            if reserved_nusd is not None and amount_nusd > reserved_nusd:
+                _LOG.error(
+                    "reservation %s cost %s USD, more than the %s USD set aside: its bound is wrong",
+                    reservation_id,
+                    money.usd_of(amount_nusd),
+                    money.usd_of(reserved_nusd),
+                )
+            return reserved_nusd is not None
+
+        return apply
+
+    def _tell(self, apply: Callable[[sqlite3.Connection], Any], what: str) -> None:
+        self._writer.submit(Write(apply, what, is_kept=True))
+
+    def _settle_later(self, reservation_id: str, amount_nusd: int, by: str) -> None:
+        apply, what = self._settlement(reservation_id, amount_nusd, by), f"the settlement of {reservation_id}"
+        try:
+            self._writer.submit(Write(apply, what, is_kept=True, is_never_refused=True))
+        except StoreError:
+            _LOG.exception("%s came after the ledger was closed; it counts in full", what)
+
+    async def _ask(self, apply: Callable[[sqlite3.Connection], T], what: str, *, is_settlement: bool = False) -> T:
+        answer: Future[T] = Future()
+        self._writer.submit(Write(apply, what, answer, is_kept=is_settlement, is_never_refused=is_settlement))
+        return await _outcome(answer)
+
+    def _read(self, window: Window) -> Balance:
+        with self._reader_lock, store_errors(self._path, "read"):
+            if self._reader is None:
+                self._reader = connect_reader(self._path)
+            if self._reader is None:
+                return Balance(Decimal(0), Decimal(0))
+            try:
+                self._reader.execute("BEGIN")  # one snapshot for both sums
+                spent, reserved = money.spent_nusd(self._reader, window), money.open_nusd(self._reader)
+                self._reader.execute("COMMIT")
+            except sqlite3.Error:
+                self._reader.close()
+                self._reader = None
+                raise
+        return Balance(money.usd_of(spent), money.usd_of(reserved))
+
+
+def _settled_by(*, is_estimated: bool) -> str:
+    return "estimate" if is_estimated else "usage"
+
+
+async def _outcome(answer: Future[T]) -> T:
+    """Wait for a write without letting the waiter's cancellation reach it."""
+    waiter = asyncio.wrap_future(answer)
+    # Read the exception even when the waiter is gone, or asyncio reports it as forgotten.
+    waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(waiter)

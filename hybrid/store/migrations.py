@@ -1,0 +1,140 @@
+"""Which schema has the store, and in which ordered steps did it come about?
+
+A step that was released is never edited: a change is a new step at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step from a schema to the next: statements applied together or not at all."""
+
+    name: str
+    statements: tuple[str, ...]
+
+
+SPEND_BUCKET_US = 900_000_000
+"""Width of a row of `spend_buckets`, 15 min: every zone's midnight today falls on such a boundary in UTC.
+Written into m001's trigger as a number; to change it takes a migration that rebuilds the table."""
+
+_OWNERS = """
+CREATE TABLE owners (
+    id                INTEGER PRIMARY KEY,
+    pid               INTEGER NOT NULL,
+    process_started_s REAL NOT NULL,
+    opened_at_us      INTEGER NOT NULL,
+    closed_at_us      INTEGER
+)"""
+
+_REQUESTS = """
+CREATE TABLE requests (
+    id                      TEXT PRIMARY KEY,
+    owner_id                INTEGER NOT NULL REFERENCES owners (id),
+    created_at_us           INTEGER NOT NULL,
+    closed_at_us            INTEGER,
+    outcome                 TEXT NOT NULL DEFAULT 'open',
+    dialect                 TEXT NOT NULL,
+    requested_model         TEXT NOT NULL,
+    client_key              TEXT,
+    tag                     TEXT,
+    is_stream               INTEGER NOT NULL,
+    route                   TEXT,
+    model                   TEXT,
+    provider                TEXT,
+    reason                  TEXT,
+    degraded                TEXT,
+    error_code              TEXT,
+    confidence              REAL,
+    is_calibrated           INTEGER NOT NULL DEFAULT 0,
+    prompt_tokens           INTEGER,
+    completion_tokens       INTEGER,
+    cached_tokens           INTEGER,
+    local_prompt_tokens     INTEGER NOT NULL DEFAULT 0,
+    local_completion_tokens INTEGER NOT NULL DEFAULT 0,
+    cloud_prompt_tokens     INTEGER NOT NULL DEFAULT 0,
+    cloud_completion_tokens INTEGER NOT NULL DEFAULT 0,
+    cost_nusd               INTEGER,
+    saved_nusd              INTEGER,
+    queue_s                 REAL,
+    ttft_s                  REAL,
+    total_s                 REAL,
+    overhead_s              REAL,
+    decision_json           TEXT
+)"""
+
+# request_id is no foreign key: a paid call must be on record even where its request row was lost to a full backlog.
+_RESERVATIONS = """
+CREATE TABLE reservations (
+    id             TEXT PRIMARY KEY,
+    request_id     TEXT NOT NULL,
+    owner_id       INTEGER NOT NULL REFERENCES owners (id),
+    provider       TEXT NOT NULL,
+    model          TEXT NOT NULL,
+    reserved_at_us INTEGER NOT NULL,
+    reserved_nusd  INTEGER NOT NULL CHECK (reserved_nusd >= 0),
+    settled_at_us  INTEGER,
+    settled_nusd   INTEGER CHECK (settled_nusd >= 0),
+    settled_by     TEXT CHECK (settled_by IN ('usage', 'estimate', 'release', 'recovery')),
+    CHECK ((settled_at_us IS NULL) = (settled_nusd IS NULL) AND (settled_nusd IS NULL) = (settled_by IS NULL))
+)"""
+
+_SPEND_BUCKETS = """
+CREATE TABLE spend_buckets (
+    start_us     INTEGER PRIMARY KEY,
+    settled_nusd INTEGER NOT NULL
+)"""
+
+# A trigger and not our code, so that whatever settles a reservation, one statement moves both figures or neither.
+_SETTLED_INTO_BUCKET = """
+CREATE TRIGGER reservation_settled AFTER UPDATE OF settled_nusd ON reservations
+WHEN OLD.settled_nusd IS NULL AND NEW.settled_nusd IS NOT NULL
+BEGIN
+    INSERT INTO spend_buckets (start_us, settled_nusd)
+    VALUES (NEW.reserved_at_us / 900000000 * 900000000, NEW.settled_nusd)
+    ON CONFLICT (start_us) DO UPDATE SET settled_nusd = settled_nusd + excluded.settled_nusd;
+END"""
+
+_SETTLED_IS_FINAL = """
+CREATE TRIGGER reservation_is_final BEFORE UPDATE ON reservations
+WHEN OLD.settled_nusd IS NOT NULL
+BEGIN SELECT RAISE(ABORT, 'a settled reservation never changes'); END"""
+
+_NEVER_DELETED = """
+CREATE TRIGGER reservation_is_kept BEFORE DELETE ON reservations
+BEGIN SELECT RAISE(ABORT, 'a reservation is never deleted'); END"""
+
+_CLIENT_KEYS = """
+CREATE TABLE client_keys (
+    id            INTEGER PRIMARY KEY,
+    name          TEXT NOT NULL,
+    secret_sha256 TEXT NOT NULL UNIQUE,
+    created_at_us INTEGER NOT NULL,
+    revoked_at_us INTEGER
+)"""
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(
+        "m001_ledger",
+        (
+            _OWNERS,
+            _REQUESTS,
+            "CREATE INDEX requests_by_time ON requests (created_at_us)",
+            "CREATE INDEX requests_open ON requests (owner_id) WHERE outcome = 'open'",
+            _RESERVATIONS,
+            "CREATE INDEX reservations_by_request ON reservations (request_id)",
+            "CREATE INDEX reservations_by_time ON reservations (reserved_at_us, settled_nusd)",
+            "CREATE INDEX reservations_open ON reservations (owner_id, reserved_nusd) WHERE settled_nusd IS NULL",
+            _SPEND_BUCKETS,
+            _SETTLED_INTO_BUCKET,
+            _SETTLED_IS_FINAL,
+            _NEVER_DELETED,
+        ),
+    ),
+    Migration(
+        "m002_client_keys",
+        (_CLIENT_KEYS, "CREATE UNIQUE INDEX client_keys_active ON client_keys (name) WHERE revoked_at_us IS NULL"),
+    ),
+)

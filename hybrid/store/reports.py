@@ -1,0 +1,215 @@
+"""What does the ledger say afterwards? Sums for `hybrid report` and whole requests for `hybrid explain`, read-only."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+import msgspec
+
+from hybrid.store.db import connect_reader, from_us, store_errors, to_us
+from hybrid.store.money import open_nusd, usd_of
+from hybrid.types import Json, Route
+
+GroupBy: TypeAlias = Literal["day", "model", "route", "key", "reason"]
+GROUPINGS: tuple[GroupBy, ...] = get_args(GroupBy)
+
+# Fixed texts, the only ones ever put into a statement. A day is one of this machine's time zone.
+_GROUP_KEYS: Mapping[str, str] = {
+    "day": "date(created_at_us / 1000000, 'unixepoch', 'localtime')",
+    "model": "model",
+    "route": "route",
+    "key": "client_key",
+    "reason": "reason",
+    "outcome": "outcome",
+}
+
+_SUMS = """
+SELECT {key} AS group_key, COUNT(*) AS requests,
+    SUM(route IS 'local') AS local, SUM(route IS 'cloud') AS cloud, SUM(route IS 'cache') AS cache,
+    SUM(local_prompt_tokens) AS local_prompt, SUM(local_completion_tokens) AS local_completion,
+    SUM(cloud_prompt_tokens) AS cloud_prompt, SUM(cloud_completion_tokens) AS cloud_completion,
+    COALESCE(SUM((SELECT SUM(settled_nusd) FROM reservations WHERE request_id = requests.id)), 0) AS spent_nusd,
+    COALESCE(SUM(saved_nusd), 0) AS saved_nusd
+FROM requests
+WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag)
+GROUP BY group_key ORDER BY group_key"""
+
+# Paid calls whose request row was lost to a full backlog still were paid.
+_ORPHANS = """
+SELECT COALESCE(SUM(settled_nusd), 0) FROM reservations
+WHERE reserved_at_us >= ? AND NOT EXISTS (SELECT 1 FROM requests WHERE id = reservations.request_id)"""
+
+_RESERVED_FOR_TAG = """
+SELECT COALESCE(SUM(reserved_nusd), 0) FROM reservations JOIN requests ON requests.id = reservations.request_id
+WHERE settled_nusd IS NULL AND tag = ?"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Sums over the requests that share a key; `key` is None for those that have none (no route: nothing answered).
+
+    Token counts are all that either side spent, escalated drafts included.
+    """
+
+    key: str | None
+    requests: int
+    local: int
+    cloud: int
+    cache: int
+    local_prompt_tokens: int
+    local_completion_tokens: int
+    cloud_prompt_tokens: int
+    cloud_completion_tokens: int
+    spent_usd: Decimal
+    saved_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The requests that arrived since a moment. `reserved_usd` is what is out now, whenever it began.
+
+    routes: answered requests by route; what nobody answered is in `outcomes` alone.
+    """
+
+    requests: int = 0
+    routes: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(map(str, Route), 0))
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    local_prompt_tokens: int = 0
+    local_completion_tokens: int = 0
+    cloud_prompt_tokens: int = 0
+    cloud_completion_tokens: int = 0
+    spent_usd: Decimal = Decimal(0)
+    reserved_usd: Decimal = Decimal(0)
+    saved_usd: Decimal = Decimal(0)
+    groups: tuple[Group, ...] = ()
+
+
+def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | None = None) -> Report | None:
+    """Sum up the requests since a moment (None: all), grouped by one of their properties.
+
+    Returns: None when there is no ledger yet.
+    Raises: StoreError if it cannot be read.
+    """
+    connection = connect_reader(path)
+    if connection is None:
+        return None
+    since_us = 0 if since is None else to_us(since)
+    with closing(connection), store_errors(path, "read"):
+        connection.execute("BEGIN")  # one snapshot, so that the parts agree while a server writes
+        routes, outcomes, reasons, groups = (
+            _groups(connection, key, since_us, tag) for key in ("route", "outcome", "reason", by)
+        )
+        orphans_nusd = 0 if tag is not None else connection.execute(_ORPHANS, (since_us,)).fetchone()[0]
+        reserved_nusd = (
+            open_nusd(connection) if tag is None else connection.execute(_RESERVED_FOR_TAG, (tag,)).fetchone()[0]
+        )
+    return Report(
+        requests=sum(group.requests for group in routes),
+        routes={route.value: sum(g.requests for g in routes if g.key == route.value) for route in Route},
+        outcomes={group.key: group.requests for group in outcomes if group.key is not None},
+        reasons={group.key: group.requests for group in reasons if group.key is not None},
+        local_prompt_tokens=sum(group.local_prompt_tokens for group in routes),
+        local_completion_tokens=sum(group.local_completion_tokens for group in routes),
+        cloud_prompt_tokens=sum(group.cloud_prompt_tokens for group in routes),
+        cloud_completion_tokens=sum(group.cloud_completion_tokens for group in routes),
+        spent_usd=sum((group.spent_usd for group in routes), usd_of(orphans_nusd)),
+        reserved_usd=usd_of(reserved_nusd),
+        saved_usd=sum((group.saved_usd for group in routes), Decimal(0)),
+        groups=groups,
+    )
+
+
+def find_requests(path: Path, prefix: str, *, limit: int = 5) -> tuple[str, ...] | None:
+    """The ids that begin so, newest first; an empty prefix finds the most recent ones. None: no ledger yet.
+
+    Raises: StoreError if it cannot be read.
+    """
+    connection = connect_reader(path)
+    if connection is None:
+        return None
+    with closing(connection), store_errors(path, "read"):
+        rows = connection.execute(
+            "SELECT id FROM requests WHERE substr(id, 1, length(:prefix)) = :prefix"
+            " ORDER BY id = :prefix DESC, created_at_us DESC, rowid DESC LIMIT :limit",
+            {"prefix": prefix, "limit": limit},
+        )
+        return tuple(row["id"] for row in rows)
+
+
+def read_request(path: Path, request_id: str) -> dict[str, Json] | None:
+    """Everything that is kept of one request, money in USD and times in ISO 8601, its `reservations` and `decision`.
+
+    Returns: None if there is no such request.
+    Raises: StoreError if the ledger cannot be read.
+    """
+    connection = connect_reader(path)
+    if connection is None:
+        return None
+    with closing(connection), store_errors(path, "read"):
+        row = connection.execute("SELECT * FROM requests WHERE id = ?", (request_id,)).fetchone()
+        reservations = connection.execute(
+            "SELECT id, provider, model, reserved_at_us, reserved_nusd, settled_at_us, settled_nusd, settled_by"
+            " FROM reservations WHERE request_id = ? ORDER BY reserved_at_us, rowid",
+            (request_id,),
+        ).fetchall()
+    if row is None:
+        return None
+    request = _plain(row)
+    del request["owner_id"]
+    request["decision"] = _decoded(request.pop("decision_json"))
+    request["reservations"] = [_plain(reservation) for reservation in reservations]
+    return request
+
+
+def _groups(connection: sqlite3.Connection, by: str, since_us: int, tag: str | None) -> tuple[Group, ...]:
+    rows = connection.execute(_SUMS.format(key=_GROUP_KEYS[by]), {"since_us": since_us, "tag": tag})
+    return tuple(
+        Group(
+            key=row["group_key"],
+            requests=row["requests"],
+            local=row["local"],
+            cloud=row["cloud"],
+            cache=row["cache"],
+            local_prompt_tokens=row["local_prompt"],
+            local_completion_tokens=row["local_completion"],
+            cloud_prompt_tokens=row["cloud_prompt"],
+            cloud_completion_tokens=row["cloud_completion"],
+            spent_usd=usd_of(row["spent_nusd"]),
+            saved_usd=usd_of(row["saved_nusd"]),
+        )
+        for row in rows
+    )
+
+
+def _plain(row: sqlite3.Row) -> dict[str, Json]:
+    """A row in units that people read: `*_nusd` becomes `*_usd`, `*_at_us` a time, a flag a bool."""
+    plain: dict[str, Json] = {}
+    for name in row.keys():  # noqa: SIM118 - iterating a Row gives its values
+        value = row[name]
+        if name.endswith("_nusd"):
+            plain[name.removesuffix("_nusd") + "_usd"] = None if value is None else usd_of(value)
+        elif name.endswith("_at_us"):
+            plain[name.removesuffix("_us")] = None if value is None else from_us(value).isoformat()
+        elif name.startswith("is_"):
+            plain[name] = bool(value)
+        else:
+            plain[name] = value
+    return plain
+
+
+def _decoded(decision_json: str | None) -> Json:
+    """The decision as JSON values; None where the request ended before one was made or it is not readable."""
+    if decision_json is None:
+        return None
+    try:
+        return msgspec.json.decode(decision_json)
+    except msgspec.DecodeError:
+        return None

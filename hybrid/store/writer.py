@@ -1,0 +1,216 @@
+"""Who writes to the file, in which order, and what happens while the disk refuses? One thread, in batches."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hybrid.errors import StoreError
+from hybrid.store.db import connect_writer, store_errors
+from hybrid.store.records import StoreHealth
+
+_LOG = logging.getLogger(__name__)
+_BATCH_WRITES = 256
+
+# Raised by one statement about its own values: it alone is undone, and the batch around it goes on.
+_ONE_WRITES_FAULT = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    TypeError,
+    ValueError,
+    StoreError,
+)
+
+
+@dataclass(slots=True, eq=False)
+class Write:
+    """One thing to write. `apply` runs in the writer's thread, within a transaction shared with its neighbours.
+
+    apply: must change the file by one statement at most, so that its failure leaves nothing half done.
+    what: for the log, when nobody waits for the answer.
+    answer: told the result after the commit; None when nobody waits.
+    must_survive_power_cut: the commit waits for the disk (synchronous=FULL).
+    is_kept: on a failing disk it stays in line, in order, until it can be written.
+    is_never_refused: it joins even a full line. For settlements: they are no more than the reservations granted,
+        and give room back.
+    """
+
+    apply: Callable[[sqlite3.Connection], Any]
+    what: str
+    answer: Future[Any] | None = None
+    must_survive_power_cut: bool = False
+    is_kept: bool = False
+    is_never_refused: bool = False
+
+
+class Writer:
+    """The one thread that owns the writing connection.
+
+    Whatever waits when it is free goes into one transaction, so sixty-four reservations at once cost one wait for
+    the disk and not sixty-four. The line is bounded. After a failure the connection is opened anew.
+    """
+
+    def __init__(
+        self, path: Path, *, on_open: Callable[[sqlite3.Connection], None], max_pending: int, retry_after_s: float
+    ) -> None:
+        self._path, self._on_open = path, on_open
+        self._max_pending, self._retry_after_s = max_pending, retry_after_s
+        self._line: deque[Write] = deque()
+        self._wake = threading.Condition()
+        self._asking = 0  # writes in line whose caller wants to know at once whether the disk works
+        self._is_closing = False
+        self._error: str | None = None
+        self._retry_at_s = 0.0  # on time.monotonic()
+        self._dropped = 0
+        self._connection: sqlite3.Connection | None = None
+        self._waits_for_disk: bool | None = None
+        self._thread = threading.Thread(target=self._run, name="hybrid-ledger", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. It opens the file at the first write."""
+        self._thread.start()
+
+    def submit(self, write: Write) -> None:
+        """Put a write in line; never blocks.
+
+        Raises: StoreError when the writer is closed, or the line is full and somebody waits for the answer. A write
+            that nobody waits for is dropped then, counted and logged.
+        """
+        with self._wake:
+            if self._is_closing:
+                raise StoreError(f"the ledger {self._path} is closed")
+            if len(self._line) >= self._max_pending and not write.is_never_refused:
+                if write.answer is None:
+                    self._drop(write)
+                    return
+                raise StoreError(f"the ledger {self._path} is {len(self._line)} writes behind: {self._error or 'busy'}")
+            self._line.append(write)
+            self._asking += write.answer is not None
+            self._wake.notify()
+
+    def health(self) -> StoreHealth:
+        """The last failure, if any is still unmended, and how much waits."""
+        with self._wake:
+            return StoreHealth(self._error, len(self._line), self._dropped)
+
+    def close(self) -> None:
+        """Write what waits, try once more if the disk fails, close the file. Blocks; calling it again is harmless."""
+        with self._wake:
+            self._is_closing = True
+            self._wake.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while batch := self._take():
+            try:
+                done = self._commit(batch)
+            except StoreError as exc:
+                self._fail(batch, exc)
+            except Exception as exc:  # noqa: BLE001 - the thread's boundary: whoever waits must hear of it
+                _LOG.exception("the ledger's writer failed")
+                self._fail(batch, StoreError(f"cannot write {self._path}: {exc}"))
+            else:
+                self._deliver(done)
+        self._disconnect()
+
+    def _take(self) -> list[Write]:
+        """Wait for something to write, and for the disk's pause to end unless somebody asks. Empty: closed."""
+        with self._wake:
+            while not self._is_closing:
+                pause_s = self._retry_at_s - time.monotonic() if self._error else 0.0
+                if self._line and (pause_s <= 0 or self._asking):
+                    break
+                self._wake.wait(pause_s if self._line else None)
+            batch = [self._line.popleft() for _ in range(min(len(self._line), _BATCH_WRITES))]
+            self._asking -= sum(write.answer is not None for write in batch)
+            return batch
+
+    def _commit(self, batch: list[Write]) -> list[tuple[Write, Any, Exception | None]]:
+        # A caller that gave up before its turn gets nothing written; from here on it can no longer withdraw.
+        batch[:] = [write for write in batch if write.answer is None or write.answer.set_running_or_notify_cancel()]
+        with store_errors(self._path, "write"):
+            connection = self._connect()
+            self._set_durability(connection, any(write.must_survive_power_cut for write in batch))
+            connection.execute("BEGIN IMMEDIATE")
+            done = [(write, *_apply(write, connection)) for write in batch]
+            connection.execute("COMMIT")
+        with self._wake:
+            if self._error:
+                _LOG.warning("the ledger %s can be written again", self._path)
+            self._error = None
+        return done
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            connection = connect_writer(self._path)
+            try:
+                self._on_open(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection, self._waits_for_disk = connection, None
+        return self._connection
+
+    def _set_durability(self, connection: sqlite3.Connection, waits_for_disk: bool) -> None:  # noqa: FBT001
+        """Choose for the next transaction. SQLite allows the change between two; in WAL mode a commit that waits
+        also carries every earlier one to the disk, as they are frames of one file."""
+        if self._waits_for_disk is not waits_for_disk:
+            connection.execute("PRAGMA synchronous = FULL" if waits_for_disk else "PRAGMA synchronous = NORMAL")
+            self._waits_for_disk = waits_for_disk
+
+    def _deliver(self, done: list[tuple[Write, Any, Exception | None]]) -> None:
+        for write, result, error in done:
+            if write.answer is None:
+                if error is not None:
+                    _LOG.error("the ledger could not take %s: %s", write.what, error)
+            elif error is None:
+                write.answer.set_result(result)
+            else:
+                write.answer.set_exception(error)
+
+    def _fail(self, batch: list[Write], error: StoreError) -> None:
+        """Tell those who wait, put back what is kept, and start afresh: a broken connection may stay broken."""
+        self._disconnect()
+        with self._wake:
+            if self._error is None:
+                _LOG.error("%s; cloud calls are refused until it works again", error)
+            self._error, self._retry_at_s = str(error), time.monotonic() + self._retry_after_s
+            answers = [write.answer for write in batch if write.answer is not None]
+            for write in reversed(batch):
+                write.answer = None
+                if write.is_kept and not self._is_closing:
+                    self._line.appendleft(write)
+                elif write.is_kept:
+                    self._drop(write)
+        for answer in answers:
+            answer.set_exception(StoreError(str(error)))
+
+    def _drop(self, write: Write) -> None:
+        self._dropped += 1
+        _LOG.error("the ledger lost %s: %s", write.what, self._error or "too many writes wait")
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+
+def _apply(write: Write, connection: sqlite3.Connection) -> tuple[Any, Exception | None]:
+    try:
+        return write.apply(connection), None
+    except _ONE_WRITES_FAULT as exc:
+        return None, exc
