@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import uuid4
 
-from hybrid.errors import BudgetExhausted, HybridError, ProviderError
+from hybrid.errors import BudgetExhausted, HybridError, ProviderError, StoreError
 from hybrid.journal import Journal
+from hybrid.policy.budget import left_usd
 from hybrid.policy.model import CloudOption
 from hybrid.pricing import TokenPrice, cost_usd, worst_case_usd
 from hybrid.providers.base import CloudCall, Provider
@@ -18,6 +20,8 @@ from hybrid.providers.bounds import upper_bound_prompt_tokens
 from hybrid.store.ledger import Ledger
 from hybrid.store.records import Refused, Reservation
 from hybrid.types import Cap, ChatRequest, Event, Finished
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,10 +41,11 @@ class CloudModel:
     def option(self, request: ChatRequest) -> CloudOption:
         """Describe this model to the policy, with what `request` could cost at most."""
         reserve_usd = None
-        if self.price is not None:
+        prompt_tokens_bound = upper_bound_prompt_tokens(request)
+        if self.price is not None and prompt_tokens_bound is not None:
             reserve_usd = worst_case_usd(
                 self.price,
-                prompt_tokens_bound=upper_bound_prompt_tokens(request),
+                prompt_tokens_bound=prompt_tokens_bound,
                 max_output_tokens=self.output_bound(request),
             )
         missing = self.provider.missing(request)
@@ -84,11 +89,11 @@ class Clouds:
         caps = self._caps(datetime.now().astimezone())
         if not caps:
             return None
-        left = []
+        left: list[Decimal] = []
         for cap in caps:
             balance = await self._ledger.balance(cap.window)
-            left.append(cap.limit_usd - balance.spent_usd - balance.reserved_usd)
-        return max(min(left), Decimal(0))
+            left.append(left_usd(cap, balance.spent_usd, balance.reserved_usd))
+        return min(left)
 
     async def call(
         self, cloud: CloudModel, request: ChatRequest, option: CloudOption, journal: Journal
@@ -121,7 +126,14 @@ class Clouds:
             amount_usd = reservation.amount_usd if settled_usd is None else settled_usd
             journal.cost_usd += amount_usd
             journal.note(f"settled ${amount_usd}" + (" (worst case: usage unknown)" if is_estimated else ""))
-            self._ledger.settle_soon(reservation.id, amount_usd, is_estimated=is_estimated)
+            await self._settle(reservation, amount_usd, is_estimated=is_estimated)
+
+    async def _settle(self, reservation: Reservation, amount_usd: Decimal, *, is_estimated: bool) -> None:
+        try:
+            await self._ledger.settle(reservation.id, amount_usd, is_estimated=is_estimated)
+        except StoreError as failed:
+            # Nothing is lost: the reservation still counts in full, and the ledger goes on trying.
+            log.error("the cost of %s could not be written: %s", reservation.request_id, failed)
 
     async def _reserve(self, option: CloudOption, journal: Journal) -> Reservation:
         now = datetime.now().astimezone()

@@ -48,6 +48,11 @@ class Runtime:
         self._keys = keys
         self._started_unix_s = int(time.time())
 
+    @property
+    def has_cloud(self) -> bool:
+        """Whether any cloud model is configured."""
+        return bool(self._clouds.models)
+
     # ---- what the server asks for
 
     async def stream(self, request: ChatRequest, *, dialect: str, arrived_s: float) -> AsyncGenerator[Item, None]:
@@ -126,7 +131,9 @@ class Runtime:
 
         Raises: Unauthorized if one is required and this is none.
         """
-        return self._keys.authenticate(presented, is_required=self._options.requires_key)
+        # Whoever made a key wants it asked for, on loopback too; off loopback one is asked for in any case.
+        is_required = self._options.requires_key or self._keys.has_any()
+        return self._keys.authenticate(presented, is_required=is_required)
 
     # ---- facts
 

@@ -1,0 +1,36 @@
+"""Which file is the configured local model? Found on disk, or fetched with a progress bar where that is allowed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hybrid.catalog import find_card, pull, resolve
+from hybrid.config import Config, data_dir
+from hybrid.errors import CatalogError
+from hybrid.gguf import read_header
+
+
+def local_model_file(config: Config, *, is_offline: bool) -> Path | None:
+    """Give the checked file of `local.model`; None where none is configured or the backend needs none.
+
+    A catalog model that is not on disk yet is pulled, with the same progress bar as `hybrid models pull`.
+
+    Raises: CatalogError if it cannot be found or fetched, ModelFileError if it is no sound GGUF.
+    """
+    if not config.local.model or config.local.backend == "fake":
+        return None
+    folder = data_dir() / "models"
+    try:
+        path = resolve(config.local.model, folder)
+    except CatalogError:
+        if is_offline or config.local.model.endswith(".gguf"):
+            raise
+        card = find_card(config.local.model)
+        print(f"{card.name} is not on this machine yet; pulling it once", file=sys.stderr)
+        from hybrid.cli.models import progress_bar
+
+        with progress_bar(card.name) as on_progress:
+            path = pull(card, folder, is_offline=False, on_progress=on_progress)
+    read_header(path)
+    return path

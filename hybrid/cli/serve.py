@@ -1,0 +1,129 @@
+"""How does `hybrid serve` start? Check, bind, load the model while the rest is imported, serve, clean up."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybrid import __version__
+from hybrid.cli.local_model import local_model_file
+from hybrid.config import Loaded, load
+from hybrid.engine.supervisor import Supervisor, WorkerState
+from hybrid.errors import HybridError, ModelFileError
+from hybrid.wiring import running, spawn_local
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="Configuration file (hybrid.toml).")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="TCP port, 0 for a free one [default: 8484].")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME|PATH", help="Local model: a catalog name or a .gguf file.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Make no outbound connection at all.")] = False,  # noqa: FBT002
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what happens, to stderr.")] = False,  # noqa: FBT002
+) -> None:
+    """Answer OpenAI-style requests here, and pay a cloud for the hard ones."""
+    started_s = time.monotonic()
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    loaded = load(config, os.environ, {"server.host": host, "server.port": port, "local.model": model})
+    for warning in loaded.warnings:
+        _say(f"warning: {warning}")
+    # Bound before the model loads: a port in use is told at once, and costs nothing.
+    from hybrid.server.run import bind, run_loop
+
+    sockets = bind(loaded.config.server.host, loaded.config.server.port)
+    try:
+        local = _load_local(loaded, is_offline=offline)
+        run_loop(_serve(loaded, local, sockets, is_offline=offline, started_s=started_s))
+    finally:
+        for bound in sockets:
+            bound.close()
+
+
+def _load_local(loaded: Loaded, *, is_offline: bool) -> Supervisor | None:
+    """Start the worker. A model that cannot be used ends the command, unless a cloud can answer in its place."""
+    try:
+        return spawn_local(loaded.config, local_model_file(loaded.config, is_offline=is_offline))
+    except HybridError as unusable:
+        if is_offline or not loaded.config.cloud or loaded.config.budget.usd_per_day is None:
+            raise
+        _say(f"warning: no local model: {unusable}")
+        return None
+
+
+async def _serve(
+    loaded: Loaded,
+    local: Supervisor | None,
+    sockets: list[socket.socket],
+    *,
+    is_offline: bool,
+    started_s: float,
+) -> None:
+    from hybrid.server.app import make_app
+    from hybrid.server.gateway import ServerOptions
+    from hybrid.server.run import serve as serve_app
+
+    server = loaded.config.server
+    options = ServerOptions(
+        bound_host=server.host, allowed_hosts=server.allowed_hosts, max_body_bytes=server.max_body_bytes
+    )
+    async with running(loaded.config, os.environ, local=local, is_offline=is_offline) as runtime:
+        if local is not None and await local.wait_settled() is not WorkerState.READY:
+            if not runtime.has_cloud:
+                raise ModelFileError(f"the local model cannot be loaded: {local.problem}")
+            _say(f"warning: the local model cannot be loaded: {local.problem}")
+
+        def on_ready(host: str, port: int) -> None:
+            for line in _banner(loaded, local, is_offline=is_offline):
+                _say(line)
+            shown = f"[{host}]" if ":" in host else host
+            _say(f"ready in {time.monotonic() - started_s:.1f} s: http://{shown}:{port}/v1  (Ctrl-C stops)")
+
+        await serve_app(
+            make_app(runtime, options), host=server.host, port=server.port, on_ready=on_ready, sockets=sockets
+        )
+
+
+def _banner(loaded: Loaded, local: Supervisor | None, *, is_offline: bool) -> list[str]:
+    config = loaded.config
+    lines = [f"hybrid {__version__}" + (f", configured by {loaded.path}" if loaded.path else ", default configuration")]
+    facts = local.facts if local is not None else None
+    if facts is not None:
+        lines.append(
+            f"  local   {config.local.model or facts.name}: {facts.architecture}, {facts.file_bytes / 1e6:.0f} MB, "
+            f"{facts.slots} slots, context {facts.context_tokens}, {facts.device} with {facts.threads} threads"
+        )
+    else:
+        lines.append("  local   none")
+    clouds = ", ".join(f"{cloud.name} ({', '.join(cloud.models)})" for cloud in config.cloud)
+    budget = config.budget.usd_per_day
+    if is_offline or not clouds:
+        lines.append("  cloud   none" + (" (offline)" if is_offline else ""))
+    elif budget is None:
+        lines.append(f"  cloud   {clouds}: never called, because budget.usd_per_day is not set")
+    else:
+        lines.append(f"  cloud   {clouds}; at most ${budget} a day")
+        lines.append(
+            f"  policy  uncalibrated: local drafts scoring under {config.policy.min_confidence:g} are escalated, "
+            "and no quality is promised"
+        )
+    return lines
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

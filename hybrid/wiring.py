@@ -1,0 +1,217 @@
+"""Which parts make up a running runtime, and in what order are they started and closed?"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, tzinfo
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from hybrid.attempt import RuntimeOptions
+from hybrid.clouds import CloudModel, Clouds
+from hybrid.config import CloudConfig, Config, data_dir, is_loopback, read_secret
+from hybrid.engine.supervisor import Supervisor, SupervisorOptions
+from hybrid.errors import ConfigError, StoreError
+from hybrid.policy.budget import day_window
+from hybrid.policy.model import Limits
+from hybrid.pricing import TokenPrice
+from hybrid.runtime import Runtime
+from hybrid.store.keys import ClientKeys
+from hybrid.store.ledger import Ledger
+from hybrid.types import Cap, Sampling
+
+log = logging.getLogger(__name__)
+
+DEFAULT_SLOTS = 8
+"""Sequences decoded together until the machine was measured: on CPUs the gain per added sequence fades about there."""
+LOCALTIME = Path("/etc/localtime")
+
+
+def spawn_local(config: Config, model_path: Path | None) -> Supervisor | None:
+    """Start loading the local model in its worker process; None where none is configured."""
+    if model_path is None and config.local.backend != "fake":
+        return None
+    supervisor = Supervisor(
+        SupervisorOptions(
+            backend="llama_cpp" if config.local.backend == "auto" else config.local.backend,
+            model_path=str(model_path or ""),
+            context_tokens=config.local.context_tokens,
+            slots=config.local.slots or DEFAULT_SLOTS,
+            threads=config.local.threads,
+            max_queue=config.local.max_queue,
+        )
+    )
+    supervisor.spawn()
+    return supervisor
+
+
+@asynccontextmanager
+async def running(
+    config: Config, environ: Mapping[str, str], *, local: Supervisor | None, is_offline: bool = False
+) -> AsyncIterator[Runtime]:
+    """Give a runtime whose parts are started, and close them all in the reverse order afterwards.
+
+    A ledger that cannot be opened does not stop local answers: cloud calls are refused until it can, and it says so.
+
+    Raises: ConfigError if a cloud's key or price cannot be used, or the host needs a client key and there is none.
+    """
+    database = data_dir(environ) / "hybrid.sqlite3"
+    ledger = Ledger(database)
+    models = [] if is_offline else cloud_models(config, environ)
+    try:
+        if local is not None:
+            local.start()
+        try:
+            await ledger.start()
+        except StoreError as failed:
+            log.error("%s; answering locally only until it can be written", failed)
+        keys = ClientKeys(database)
+        requires_key = not is_loopback(config.server.host)
+        if requires_key and not keys.has_any():
+            raise ConfigError(
+                f"server.host {config.server.host} can be reached from other machines, so clients need a key, "
+                "and there is none yet. Make one: hybrid keys add NAME"
+            )
+        clouds = Clouds(models, ledger, _caps(config))
+        yield Runtime(
+            _options(config, local_name(config), requires_key=requires_key),
+            local=local,
+            clouds=clouds,
+            ledger=ledger,
+            keys=keys,
+        )
+    finally:
+        for provider in {id(model.provider): model.provider for model in models}.values():
+            await provider.aclose()
+        if local is not None:
+            await local.stop()
+        await ledger.aclose()
+
+
+def local_name(config: Config) -> str | None:
+    """What `local/NAME` answers to: the catalog name, or a file's name without its ending."""
+    model = config.local.model
+    if not model:
+        return "fake" if config.local.backend == "fake" else None
+    return Path(model).stem if model.endswith(".gguf") or os.sep in model else model
+
+
+def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]:
+    """Make a provider for each `[[cloud]]`, and price each of its models. Imports HTTP and prices only if needed.
+
+    Raises: ConfigError if a key cannot be read or an address cannot be used.
+    """
+    models: list[CloudModel] = []
+    for cloud in config.cloud:
+        from hybrid.providers.base import Timeouts
+        from hybrid.providers.openai import OpenAIProvider, Options
+
+        secret = read_secret(cloud, environ)
+        timeouts = Timeouts(
+            connect_s=cloud.connect_timeout_s,
+            first_token_s=cloud.first_token_timeout_s,
+            between_tokens_s=cloud.between_tokens_timeout_s,
+            total_s=cloud.total_timeout_s,
+        )
+        options = Options() if cloud.capabilities is None else Options(capabilities=frozenset(cloud.capabilities))
+        try:
+            provider = OpenAIProvider(
+                cloud.name,
+                base_url=cloud.base_url,
+                api_key=secret.reveal() if secret else None,
+                timeouts=timeouts,
+                options=options,
+            )
+        except ValueError as bad:
+            raise ConfigError(f"cloud {cloud.name!r}: {bad}") from bad
+        models += [
+            CloudModel(
+                provider=provider,
+                model=model,
+                price=price_of(config, cloud, model),
+                max_output_tokens=cloud.max_output_tokens,
+                context_tokens=cloud.context_tokens,
+            )
+            for model in cloud.models
+        ]
+    return models
+
+
+def price_of(config: Config, cloud: CloudConfig, model: str) -> TokenPrice | None:
+    """Find what a model costs: the configuration first, the price table second, None where neither knows."""
+    own = config.prices.get(f"{cloud.name}/{model}")
+    if own is not None and (own.since is None or own.since <= date.today()):  # noqa: DTZ011 - the user's calendar
+        return TokenPrice(
+            input_usd_per_mtok=own.input_usd_per_mtok,
+            output_usd_per_mtok=own.output_usd_per_mtok,
+            cached_input_usd_per_mtok=own.cached_input_usd_per_mtok,
+            source="config",
+            as_of=own.since,
+        )
+    from hybrid.providers.prices import lookup
+
+    listed = lookup(cloud.base_url, model, at=datetime.now(UTC))
+    if listed is None:
+        return None
+    return TokenPrice(
+        input_usd_per_mtok=listed.input_usd_per_mtok,
+        output_usd_per_mtok=listed.output_usd_per_mtok,
+        cached_input_usd_per_mtok=listed.cached_input_usd_per_mtok,
+        source=listed.source,
+        as_of=listed.as_of,
+    )
+
+
+def _caps(config: Config) -> Callable[[datetime], tuple[Cap, ...]]:
+    usd_per_day = config.budget.usd_per_day
+    if usd_per_day is None:
+        return lambda _now: ()
+    zone = budget_zone(config)
+    return lambda now: (Cap("budget.usd_per_day", day_window(now, zone), usd_per_day),)
+
+
+def budget_zone(config: Config) -> tzinfo:
+    """The time zone whose midnight begins a budget's day, with its daylight saving where that can be known."""
+    if config.budget.timezone != "local":
+        return ZoneInfo(config.budget.timezone)
+    try:
+        with LOCALTIME.open("rb") as file:
+            return ZoneInfo.from_file(file, key="local")
+    except (OSError, ValueError):
+        return datetime.now().astimezone().tzinfo or UTC
+
+
+def limits_of(config: Config) -> Limits:
+    """What the configuration promises. Nothing is calibrated yet, and everything that shows a score says so."""
+    policy = config.policy
+    return Limits(
+        local_context_tokens=config.local.context_tokens,
+        ttft_s=None if policy.ttft_ms is None else policy.ttft_ms / 1000,
+        total_s=None if policy.total_ms is None else policy.total_ms / 1000,
+        hold_tokens=policy.hold_tokens,
+        min_confidence=policy.min_confidence,
+    )
+
+
+def _options(config: Config, name: str | None, *, requires_key: bool) -> RuntimeOptions:
+    local = config.local
+    return RuntimeOptions(
+        limits=limits_of(config),
+        defaults=Sampling(
+            temperature=local.temperature,
+            top_k=local.top_k,
+            top_p=local.top_p,
+            min_p=local.min_p,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            repetition_penalty=1.0,
+        ),
+        local_name=name,
+        max_output_tokens=local.max_output_tokens,
+        aliases=config.aliases,
+        private_tags=frozenset(config.policy.private_tags),
+        requires_key=requires_key,
+    )

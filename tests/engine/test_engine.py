@@ -1,0 +1,187 @@
+"""The step loop: who runs, what it draws, and that nothing is ever left behind."""
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from hybrid.backends.base import BackendOptions
+from hybrid.backends.fake import FakeBackend
+from hybrid.engine.detokenize import Detokenizer
+from hybrid.engine.engine import Engine
+from hybrid.engine.sequence import Sequence
+from hybrid.native import SampleParams
+from hybrid.types import FinishReason
+
+GREEDY = SampleParams(temperature=0.0)
+
+
+def _engine(*, context_tokens: int = 4096, slots: int = 4) -> Engine:
+    return Engine(FakeBackend(BackendOptions(model_path="unused", context_tokens=context_tokens, slots=slots)))
+
+
+def _sequence(name: str, text: str, *, limit: int = 1000, stop: tuple[str, ...] = ()) -> Sequence:
+    prompt = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n".encode()
+    return Sequence(
+        id=name,
+        prompt=np.frombuffer(prompt, dtype=np.uint8).astype(np.int32),
+        params=GREEDY,
+        seed=1,
+        max_output_tokens=limit,
+        detokenizer=Detokenizer(stop),
+    )
+
+
+def _finish(
+    engine: Engine, drawn: list[int] | None = None, max_steps: int = 20_000
+) -> dict[str, tuple[str, FinishReason | None, str | None]]:
+    """Step to the end; give each sequence's text, finish reason and failure, and add each step's draws to `drawn`."""
+    texts: dict[str, str] = {}
+    ends = {}
+    for _ in range(max_steps):
+        if not engine.has_work:
+            return {name: (texts.get(name, ""), *end) for name, end in ends.items()}
+        deltas = engine.step().deltas
+        if drawn is not None:
+            drawn.append(len(deltas))
+        for delta in deltas:
+            texts[delta.id] = texts.get(delta.id, "") + delta.text
+            if delta.finish or delta.failure:
+                ends[delta.id] = (delta.finish, delta.failure)
+    raise AssertionError(f"still {len(engine.running)} running and {len(engine.waiting)} waiting")
+
+
+def test_several_sequences_decode_in_one_batch_and_each_gets_its_own_answer():
+    """Six requests over four slots all come back right, and the batch really held several at once."""
+    engine = _engine()
+    for n in range(6):
+        engine.submit(_sequence(f"s{n}", f"answer number {n}" * 3))
+    drawn: list[int] = []
+
+    assert _finish(engine, drawn) == {f"s{n}": (f"answer number {n}" * 3, FinishReason.STOP, None) for n in range(6)}
+    assert max(drawn) == 4
+
+
+def test_a_long_prompt_is_prefilled_in_chunks_while_a_stream_goes_on():
+    """A running stream draws a token in every step that computes a part of a long prompt."""
+    engine = _engine()
+    engine.submit(_sequence("stream", "x" * 200))
+    while not engine.running or engine.running[0].pending > 1:
+        engine.step()
+    engine.submit(_sequence("long", "y" * 3000, limit=5))
+    steps_with_prefill = 0
+    while any(s.id == "long" and s.pending > 1 for s in [*engine.running, *engine.waiting]):
+        deltas = engine.step().deltas
+        steps_with_prefill += 1
+        assert "stream" in [delta.id for delta in deltas]
+
+    assert steps_with_prefill > 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "stop", "expected"),
+    [
+        pytest.param(4, (), ("abcd", FinishReason.LENGTH, None), id="token-limit"),
+        pytest.param(99, ("de",), ("abc", FinishReason.STOP, None), id="stop-string"),
+        pytest.param(99, (), ("abcdef", FinishReason.STOP, None), id="end-token"),
+    ],
+)
+def test_how_a_generation_ends(limit, stop, expected):
+    """The token limit, a stop string and the model's end token each end it with the right reason."""
+    engine = _engine()
+    engine.submit(_sequence("s", "abcdef", limit=limit, stop=stop))
+
+    assert _finish(engine) == {"s": expected}
+
+
+@pytest.mark.parametrize(("word", "message"), [("[nan]", "unusable logits"), ("[fail]", "told to fail")])
+def test_a_broken_step_fails_its_sequences_and_not_the_loop(word, message):
+    """NaN logits and a failing decode end the request with an error; the next request is served."""
+    engine = _engine()
+    engine.submit(_sequence("broken", word))
+    broken = _finish(engine)["broken"]
+    engine.submit(_sequence("next", "fine"))
+
+    assert broken[1] is None
+    assert message in broken[2]
+    assert _finish(engine)["next"] == ("fine", FinishReason.STOP, None)
+
+
+def test_a_cancelled_sequence_frees_slot_and_cells_at_once():
+    """After cancel no slot and no cell is held, whether it waited, was in prefill or decoding."""
+    engine = _engine(slots=1)
+    engine.submit(_sequence("running", "[endless]"))
+    engine.submit(_sequence("waiting", "w"))
+    for _ in range(5):
+        engine.step()
+    engine.cancel("running")
+    engine.cancel("waiting")
+    engine.cancel("unknown")
+
+    assert not engine.has_work
+    assert engine.free_cells == 4096
+
+
+def test_too_many_tokens_for_the_cache_preempt_the_youngest_and_finish_all():
+    """When the cells run out the youngest starts over later, and every answer is still whole and right."""
+    engine = _engine(context_tokens=700, slots=4)
+    for n in range(4):
+        engine.submit(_sequence(f"s{n}", f"{n}" * 200))
+
+    assert _finish(engine) == {f"s{n}": (f"{n}" * 200, FinishReason.STOP, None) for n in range(4)}
+    assert engine.free_cells == 700
+
+
+@pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty"])
+def test_penalties_reach_the_sampler(penalty):
+    """A strong penalty changes what the echo repeats: 'aaaa' does not come back as it is."""
+    engine = _engine()
+    sequence = _sequence("s", "aaaaaaaaaaaa", limit=12)
+    sequence.params = SampleParams(temperature=0.0, **{penalty: 100.0})
+    engine.submit(sequence)
+
+    assert _finish(engine)["s"][0] != "aaaaaaaaaaaa"
+
+
+class Schedules(RuleBasedStateMachine):
+    """Random schedules of submit, cancel and step: the backend's own checks and these invariants must hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.engine = _engine(context_tokens=300, slots=3)
+        self.names = 0
+
+    @rule(text=st.text(alphabet="ab", min_size=1, max_size=90), limit=st.integers(1, 100))
+    def submit(self, text: str, limit: int) -> None:
+        sequence = _sequence(f"s{self.names}", text, limit=min(limit, 300 - len(text) - 60))
+        self.names += 1
+        self.engine.submit(sequence)
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        everyone = [*self.engine.running, *self.engine.waiting]
+        if everyone:
+            self.engine.cancel(data.draw(st.sampled_from(everyone)).id)
+
+    @rule(count=st.integers(1, 30))
+    def step(self, count: int) -> None:
+        for _ in range(count):
+            if self.engine.has_work:
+                self.engine.step()
+
+    @invariant()
+    def slots_and_cells_add_up(self) -> None:
+        held = self.engine._backend._slots
+        running = self.engine.running
+        assert len(running) + len(self.engine._free_slots) == 3
+        assert {s.slot: s.computed for s in running if s.computed} == {k: len(v) for k, v in held.items()}
+        assert self.engine.free_cells >= 0
+
+    def teardown(self) -> None:
+        _finish(self.engine)
+        assert self.engine.free_cells == 300
+
+
+TestSchedules = Schedules.TestCase
+TestSchedules.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
