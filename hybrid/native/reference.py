@@ -36,7 +36,8 @@ _LOG2E = np.float32(1.44269504)
 _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
 _EXP_FLOOR = np.float32(-87.0)
-# q in exp(r) = 1 + r + r^2 q(r) on |r| <= ln(2)/2, fitted for least relative error (3.1e-9 before rounding), highest first.
+# q in exp(r) = 1 + r + r^2 q(r) on |r| <= ln(2)/2, highest power first; fitted by us for least relative error (3.1e-9
+# before the coefficients and operations are rounded).
 _EXP_POLYNOMIAL = tuple(
     np.float32(float.fromhex(text))
     for text in (
@@ -144,7 +145,7 @@ def sample_row(
         logits: float32, shape (n_vocab,), -inf allowed; not changed.
         params: how to draw.
         seed, position: 64-bit unsigned; with both the same, the same point of [0, 1) is drawn (see `uniform`).
-        prompt_tokens, output_tokens: int32 ids so far; repetition_penalty sees both, the other penalties the output only.
+        prompt_tokens, output_tokens: int32 ids so far; repetition_penalty sees both, the other penalties only output.
         allowed: uint32 bits, bit `t % 32` of word `t // 32` allows token t; at least ceil(n_vocab / 32) words.
         bias_tokens, bias_values: int32 ids and the float32 added to their logits; -inf bans a token.
         top_logprobs: how many of the likeliest tokens to report.
@@ -181,10 +182,11 @@ def uniform(seed: int, position: int) -> float:
 
 
 def exp32(values: Float32Row) -> Float32Row:
-    """e to the power of float32 values <= 0; below -87 exactly 0, NaN stays. Relative error below 1.2e-7.
+    """e to the power of float32 values <= 0; below -87 exactly 0, NaN stays. Relative error below 8.3e-8.
 
     Written out in single float32 operations, each rounded once as IEEE 754 says, so that any processor and
-    compiler gives the same bits; the library's exp differs between them.
+    compiler gives the same bits; the library's exp differs between them. Checked for every float32 of [-87, 0]: the
+    error is below the bound, and a larger value never gives a smaller result.
     """
     clamped = np.where(values < _EXP_FLOOR, _EXP_FLOOR, values)
     shifted = clamped * _LOG2E + _ROUND
@@ -306,9 +308,7 @@ def _draw(row: Float32Row, params: SampleParams, point: float) -> int:
     """Temperature, top_k, top_p, min_p, then the inverse of the cumulative weights at `point`."""
     peak = row.max()
     if not np.isfinite(peak):
-        raise ValueError(
-            "no token may be drawn: bias and mask leave none" if peak < 0 else "a bias made a logit infinite"
-        )
+        raise ValueError("bias and mask leave no token to draw" if peak < 0 else "an edit made a logit infinite")
     if params.temperature == 0.0:
         return int(row.argmax())
     order = _descending(row, params.top_k or len(row))

@@ -1,28 +1,31 @@
-// Which loops run over a whole row of logits? Each is one pass; the compiler vectorises them.
+// Which loops run over a whole row of logits? Each is one pass that the compiler vectorises.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
-// Several versions of one function in the binary, chosen once when it is loaded. CMake checks that it works here.
-#ifdef HYBRID_HAS_TARGET_CLONES
-#define HYBRID_CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
-#else
-#define HYBRID_CLONES
-#endif
-
 namespace hybrid {
 
-// Logits whose maximum is kept together: small enough to search, large enough to skip.
-constexpr std::size_t kBlock = 64;
-// A row that is longer could make a sum of weights inexact; see weight_of.
+// A row longer than this could make a sum of weights inexact; see weight_of.
 constexpr std::size_t kMaxVocab = std::size_t{1} << 20;
 constexpr float kExpFloor = -87.0f;
 
-// e^value for value <= 0; below -87 exactly 0, NaN stays. Relative error below 1.2e-7.
+// Logits are grouped so that few groups need a look when the largest are wanted: group g = 16 * s + j holds logits
+// s * 1024 + 16 * r + j for r < 64. Strided, because lanes then never have to be combined.
+constexpr std::size_t kLanes = 16;
+constexpr std::size_t kSpan = 1024;
+
+inline std::size_t groups_of(std::size_t n) { return (n + kSpan - 1) / kSpan * kLanes; }
+inline std::size_t group_start(std::size_t group) { return group / kLanes * kSpan + group % kLanes; }
+
+// Buckets of close logits, the likeliest in bucket 0. Weights vanish below e^-23.6: 24 nats hold all there is to draw.
+constexpr std::size_t kBuckets = 1024;
+constexpr float kBucketsPerNat = kBuckets / 24.0f;
+
+// e^value for value <= 0; below -87 exactly 0, NaN stays. Relative error below 8.3e-8.
 // Every operation is rounded once (no fused multiply-add: the build sets -ffp-contract=off), so the numpy twin gives
-// the same bits. Coefficients: our own minimax fit, see reference.py.
+// the same bits on any processor. Coefficients: our own minimax fit, see reference.py.
 inline float exp32(float value) {
     constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     const float clamped = value < kExpFloor ? kExpFloor : value;
@@ -43,11 +46,11 @@ inline float exp32(float value) {
     return value < kExpFloor ? 0.0f : mantissa * scale;
 }
 
-// A ratio of [0, 1] rounded to a multiple of 2^-33. Sums of up to 2^20 of these are exact in a double, so the
-// order of summation, and with it the algorithm, cannot change which token is drawn.
-inline double weight_of(float ratio) {
-    constexpr double kGrid = 786432.0;  // 1.5 * 2^19
-    return (static_cast<double>(ratio) + kGrid) - kGrid;
+// A ratio of [0, 1] rounded to a multiple of 2^-33; from 2^-10 up it is one already. Sums of up to 2^20 of these are
+// exact in a double, so neither the order of summation nor the algorithm can change which token is drawn.
+inline float weight_of(float ratio) {
+    constexpr float kGrid = 0x1p-10f;
+    return ratio < kGrid ? (ratio + kGrid) - kGrid : ratio;
 }
 
 struct ExpSums {
@@ -55,17 +58,22 @@ struct ExpSums {
     double moment;  // sum of e^(x - peak) * (x - peak)
 };
 
-inline std::size_t blocks_of(std::size_t n) { return (n + kBlock - 1) / kBlock; }
-
-// The maximum of each block; NaN is passed over (it shows in exp_sums).
-void block_maxima(const float* logits, std::size_t n, float* maxima);
+// The maximum of each group, groups_of(n) of them; -inf for an empty group. NaN is passed over (exp_sums shows it).
+void group_maxima(const float* logits, std::size_t n, float* maxima);
 
 ExpSums exp_sums(const float* logits, std::size_t n, float peak);
 
-// e^((x - peak) * coldness) of each logit.
-void exp_ratios(const float* logits, std::size_t n, float peak, float coldness, float* ratios);
-
-// The sum of weight_of over exp_ratios.
+// The sum of the weights of e^((x - peak) * coldness).
 double weight_sum(const float* logits, std::size_t n, float peak, float coldness);
+
+// The weight of each logit and its bucket.
+void weights_and_buckets(const float* logits, std::size_t n, float peak, float coldness, float* weights,
+                         std::uint16_t* buckets);
+
+// Sets to -inf the logits whose bit is 0 in `allowed`.
+void apply_mask(float* logits, std::size_t n, const std::uint32_t* allowed);
+
+// How many of 64 consecutive entries equal `wanted`.
+int count_equal_64(const std::uint16_t* entries, std::uint16_t wanted);
 
 }  // namespace hybrid

@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -67,7 +68,8 @@ nb::object row_statistics(nb::handle result_class, const Array<float>& logits, n
     check_row(logits);
     const std::uint64_t index = unsigned_of(token, "token");
     if (index >= logits.shape(0))
-        throw std::invalid_argument("token " + std::to_string(index) + " is not in [0, " + std::to_string(logits.shape(0)) + ")");
+        throw std::invalid_argument("token " + std::to_string(index) + " is not in [0, " +
+                                    std::to_string(logits.shape(0)) + ")");
     Distribution found;
     {
         nb::gil_scoped_release unlocked;
@@ -113,7 +115,17 @@ nb::object sample_row(nb::handle result_class, const Array<float>& logits, nb::h
     nb::list top;
     for (const Candidate& other : found.top)
         top.append(nb::make_tuple(other.token, found.distribution.logprob(other.logit)));
-    return result_class(found.token, found.logprob, found.distribution.entropy, found.distribution.margin, nb::tuple(top));
+    return result_class(found.token, found.logprob, found.distribution.entropy, found.distribution.margin,
+                        nb::tuple(top));
+}
+
+// For the test that holds it against the twin's.
+nb::ndarray<nb::numpy, float, nb::ndim<1>> exp32_of(const Array<float>& values) {
+    auto result = std::make_unique<std::vector<float>>(values.data(), values.data() + values.shape(0));
+    for (float& value : *result) value = exp32(value);
+    std::vector<float>* held = result.release();
+    const nb::capsule owner(held, [](void* vector) noexcept { delete static_cast<std::vector<float>*>(vector); });
+    return {held->data(), {held->size()}, owner};
 }
 
 }  // namespace
@@ -145,4 +157,5 @@ NB_MODULE(_native, module) {
         "prompt_tokens"_a.noconvert() = nb::none(), "output_tokens"_a.noconvert() = nb::none(),
         "allowed"_a.noconvert() = nb::none(), "bias_tokens"_a.noconvert() = nb::none(),
         "bias_values"_a.noconvert() = nb::none(), "top_logprobs"_a = 0);
+    module.def("exp32", &exp32_of, "values"_a.noconvert());
 }

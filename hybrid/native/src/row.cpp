@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <stdexcept>
 
@@ -21,35 +22,47 @@ constexpr float kNegInf = -std::numeric_limits<float>::infinity();
 }  // namespace
 
 Row::Row(const float* logits, std::size_t n, RowScratch& scratch) : logits_(logits), n_(n), scratch_(scratch) {
-    scratch.maxima.resize(blocks_of(n));
-    block_maxima(logits, n, scratch.maxima.data());
+    scratch.maxima.resize(groups_of(n));
+    group_maxima(logits, n, scratch.maxima.data());
     peak_ = kNegInf;
     for (float x : scratch.maxima) peak_ = x > peak_ ? x : peak_;
 }
 
 std::int32_t Row::likeliest() const {
-    const auto& maxima = scratch_.maxima;
-    const std::size_t block = std::find(maxima.begin(), maxima.end(), peak_) - maxima.begin();
-    return static_cast<std::int32_t>(std::find(logits_ + block * kBlock, logits_ + n_, peak_) - logits_);
+    std::size_t best = n_;
+    for (std::size_t group = 0; group < scratch_.maxima.size(); ++group) {
+        if (scratch_.maxima[group] != peak_) continue;
+        std::size_t i = group_start(group);
+        while (logits_[i] != peak_) i += kLanes;
+        best = std::min(best, i);
+    }
+    return static_cast<std::int32_t>(best);
+}
+
+float Row::threshold(std::size_t count) const {
+    auto& maxima = scratch_.selected;
+    maxima = scratch_.maxima;
+    if (count >= maxima.size()) return kNegInf;
+    std::nth_element(maxima.begin(), maxima.begin() + (count - 1), maxima.end(), std::greater<float>());
+    return maxima[count - 1];
 }
 
 void Row::largest(std::size_t count, std::vector<Candidate>& out) const {
-    const auto& maxima = scratch_.maxima;
-    // `count` blocks reach the count-th largest block maximum, so at least `count` logits do: nothing below it counts.
-    float threshold = kNegInf;
-    if (count < maxima.size()) {
-        auto& selected = scratch_.selected;
-        selected = maxima;
-        std::nth_element(selected.begin(), selected.begin() + (count - 1), selected.end(), std::greater<float>());
-        threshold = selected[count - 1];
-    }
+    // `count` groups reach this threshold, so at least `count` logits do, and none below it is among the largest.
+    const float least = threshold(count);
+    const auto take = [&](std::size_t i) {
+        if (logits_[i] >= least && logits_[i] > kNegInf) out.push_back({logits_[i], static_cast<std::int32_t>(i)});
+    };
     out.clear();
-    for (std::size_t block = 0; block < maxima.size(); ++block) {
-        if (maxima[block] < threshold) continue;
-        const std::size_t end = std::min(n_, (block + 1) * kBlock);
-        for (std::size_t i = block * kBlock; i < end; ++i)
-            if (logits_[i] >= threshold && logits_[i] > kNegInf) out.push_back({logits_[i], static_cast<std::int32_t>(i)});
-    }
+    if (count > scratch_.maxima.size() / 4)
+        // Most of the row would be visited in strides.
+        for (std::size_t i = 0; i < n_; ++i) take(i);
+    else
+        for (std::size_t group = 0; group < scratch_.maxima.size(); ++group) {
+            if (scratch_.maxima[group] < least) continue;
+            const std::size_t end = std::min(n_, (group / kLanes + 1) * kSpan);
+            for (std::size_t i = group_start(group); i < end; i += kLanes) take(i);
+        }
     if (out.size() > count) {
         std::nth_element(out.begin(), out.begin() + count, out.end(), comes_before);
         out.resize(count);

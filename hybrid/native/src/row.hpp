@@ -24,7 +24,7 @@ struct RowScratch {
     std::vector<float> selected;
 };
 
-// A row and the maxima of its blocks; borrows both.
+// A row and the maxima of its groups; borrows both.
 class Row {
   public:
     Row(const float* logits, std::size_t n, RowScratch& scratch);
@@ -38,6 +38,8 @@ class Row {
     void largest(std::size_t count, std::vector<Candidate>& out) const;
 
   private:
+    float threshold(std::size_t count) const;
+
     const float* logits_;
     std::size_t n_;
     RowScratch& scratch_;

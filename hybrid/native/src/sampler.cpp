@@ -35,7 +35,8 @@ void add_bias(std::vector<float>& row, Span<std::int32_t> tokens, Span<float> va
 
 // Divides what favours a token and multiplies what speaks against it, once for each token seen.
 // `counts` is all zero before and after.
-void penalise_repetition(std::vector<float>& row, double penalty, const Edits& edits, std::vector<std::int32_t>& counts) {
+void penalise_repetition(std::vector<float>& row, double penalty, const Edits& edits,
+                         std::vector<std::int32_t>& counts) {
     for (auto tokens : {edits.prompt_tokens, edits.output_tokens})
         for (std::int32_t token : tokens) {
             if (counts[token]++ != 0) continue;
@@ -57,19 +58,11 @@ void penalise_output(std::vector<float>& row, const Params& params, Span<std::in
     }
 }
 
-void apply_mask(std::vector<float>& row, Span<std::uint32_t> allowed) {
-    for (std::size_t start = 0; start < row.size(); start += 32) {
-        const std::uint32_t word = allowed.data[start / 32];
-        if (word == 0xFFFFFFFFu) continue;
-        const std::size_t end = std::min(row.size(), start + 32);
-        for (std::size_t i = start; i < end; ++i) row[i] = (word >> (i - start)) & 1u ? row[i] : kNegInf;
-    }
-}
-
 // Whether anything was changed; then scratch.logits holds the edited row.
 bool edit(const Row& raw, const Params& params, const Edits& edits, Scratch& scratch) {
     for (auto tokens : {edits.prompt_tokens, edits.output_tokens, edits.bias_tokens}) check_tokens(tokens, raw.size());
-    const bool has_repetition = params.repetition_penalty != 1.0 && edits.prompt_tokens.size + edits.output_tokens.size > 0;
+    const bool has_repetition =
+        params.repetition_penalty != 1.0 && edits.prompt_tokens.size + edits.output_tokens.size > 0;
     const bool has_output =
         (params.presence_penalty != 0.0 || params.frequency_penalty != 0.0) && edits.output_tokens.size > 0;
     if (!has_repetition && !has_output && !edits.has_mask && edits.bias_tokens.size == 0) return false;
@@ -79,7 +72,7 @@ bool edit(const Row& raw, const Params& params, const Edits& edits, Scratch& scr
     add_bias(row, edits.bias_tokens, edits.bias_values);
     if (has_repetition) penalise_repetition(row, params.repetition_penalty, edits, scratch.counts);
     if (has_output) penalise_output(row, params, edits.output_tokens, scratch.counts);
-    if (edits.has_mask) apply_mask(row, edits.allowed);
+    if (edits.has_mask) apply_mask(row.data(), row.size(), edits.allowed.data);
     return true;
 }
 
@@ -100,18 +93,15 @@ class Draw {
         }
         const bool needs_total = params_.top_p < 1.0 || params_.min_p == 0.0;
         const double total = needs_total ? weight_sum(row_.logits(), row_.size(), row_.peak(), coldness_) : 0.0;
-        for (std::size_t count : {std::size_t{256}, std::size_t{2048}}) {
-            row_.largest(count, scratch_.candidates);
-            weigh();
-            const std::int32_t found = among_candidates(total, scratch_.candidates.size() < count);
-            if (found != kUndecided) return found;
-        }
-        return among_buckets(total);
+        // Nearly always the likeliest few decide.
+        row_.largest(kFew, scratch_.candidates);
+        weigh();
+        const std::int32_t found = among_candidates(total, scratch_.candidates.size() < kFew);
+        return found != kUndecided ? found : among_buckets();
     }
 
   private:
-    static constexpr std::size_t kBuckets = 4096;
-    static constexpr std::uint16_t kNoBucket = 0xFFFF;
+    static constexpr std::size_t kFew = 256;
 
     // ratios[i] of candidate i.
     void weigh() {
@@ -127,8 +117,9 @@ class Draw {
         const double limit = params_.top_p * total;
         double sum = 0.0, kept = -1.0;
         for (std::size_t i = 0; i < ratios.size() && kept < 0.0; ++i) {
-            if (params_.min_p > 0.0 && ratios[i] < min_ratio_) kept = sum;
-            else {
+            if (params_.min_p > 0.0 && ratios[i] < min_ratio_) {
+                kept = sum;
+            } else {
                 sum += weight_of(ratios[i]);
                 if (params_.top_p < 1.0 && sum >= limit) kept = sum;
             }
@@ -138,67 +129,67 @@ class Draw {
             if (is_filtered && !is_complete) return kUndecided;
             kept = is_filtered ? sum : total;
         }
-        const double target = point_ * kept;
         sum = 0.0;
-        for (std::size_t i = 0; i < ratios.size(); ++i) {
+        const std::size_t index = pick(sum, point_ * kept, kept);
+        return index < ratios.size() ? scratch_.candidates[index].token : kUndecided;
+    }
+
+    // The first candidate whose cumulative weight passes `target` or, where rounding put that on `kept`, reaches it.
+    std::size_t pick(double& sum, double target, double kept) const {
+        const auto& ratios = scratch_.ratios;
+        std::size_t i = 0;
+        for (; i < ratios.size(); ++i) {
             sum += weight_of(ratios[i]);
-            if (sum > target || sum >= kept) return scratch_.candidates[i].token;
+            if (sum > target || sum >= kept) break;
         }
-        return kUndecided;
+        return i;
     }
 
     // The order cut into buckets of close logits: only those where a limit or the target falls are ever sorted.
-    std::int32_t among_buckets(double total) {
+    std::int32_t among_buckets() {
         fill_buckets();
-        double kept = 0.0;
-        for (double mass : mass_) kept += mass;
+        double total = 0.0;
+        for (double mass : mass_) total += mass;
+        double kept = total;
         if (params_.top_p < 1.0) kept = std::min(kept, nucleus_mass(params_.top_p * total));
         if (params_.min_p > 0.0) kept = std::min(kept, likely_mass());
         const double target = point_ * kept;
         double sum = 0.0;
         for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) {
-            if (!(sum + mass_[bucket] > target || sum + mass_[bucket] >= kept)) {
-                sum += mass_[bucket];
-                continue;
+            const double after = sum + mass_[bucket];
+            if (after > target || after >= kept) {
+                sort_bucket(bucket);
+                return scratch_.candidates[pick(sum, target, kept)].token;
             }
-            sort_bucket(bucket);
-            for (std::size_t i = 0; i < scratch_.candidates.size(); ++i) {
-                sum += weight_of(scratch_.ratios[i]);
-                if (sum > target || sum >= kept) return scratch_.candidates[i].token;
-            }
+            sum = after;
         }
-        return row_.likeliest();
+        return row_.likeliest();  // not reached: the last bucket brings the sum to at least `kept`
     }
 
     void fill_buckets() {
-        // Weights vanish below e^-23.6, so 24 nats hold all that can be drawn.
-        constexpr float kBucketsPerNat = kBuckets / 24.0f;
         const std::size_t n = row_.size();
-        auto& ratios = scratch_.ratios;
-        auto& buckets = scratch_.buckets;
-        ratios.resize(n);
-        buckets.resize(n);
-        exp_ratios(row_.logits(), n, row_.peak(), coldness_, ratios.data());
-        mass_.fill(0.0);
-        least_.fill(1.0f);
-        for (std::size_t i = 0; i < n; ++i) {
-            const double weight = weight_of(ratios[i]);
-            buckets[i] = kNoBucket;
-            if (weight == 0.0) continue;
-            const float depth = (row_.peak() - row_.logits()[i]) * coldness_ * kBucketsPerNat;
-            const std::size_t bucket = std::min(kBuckets - 1, static_cast<std::size_t>(depth));
-            buckets[i] = static_cast<std::uint16_t>(bucket);
-            mass_[bucket] += weight;
-            least_[bucket] = std::min(least_[bucket], ratios[i]);
-        }
+        scratch_.weights.resize(n);
+        scratch_.buckets.resize((n + 63) / 64 * 64, kNoBucket);
+        std::fill(scratch_.buckets.begin() + n, scratch_.buckets.end(), kNoBucket);
+        weights_and_buckets(row_.logits(), n, row_.peak(), coldness_, scratch_.weights.data(), scratch_.buckets.data());
+        // Neighbours go to different tables: adding to one entry twice in a row would wait for the first store.
+        std::array<std::array<double, kBuckets>, 4> masses{};
+        for (std::size_t i = 0; i < n; ++i) masses[i % 4][scratch_.buckets[i]] += scratch_.weights[i];
+        for (std::size_t bucket = 0; bucket < kBuckets; ++bucket)
+            mass_[bucket] = (masses[0][bucket] + masses[1][bucket]) + (masses[2][bucket] + masses[3][bucket]);
     }
 
-    // Into scratch_.candidates and .ratios: the bucket's tokens in order.
+    // Into scratch_.candidates and .ratios: the bucket's tokens that can be drawn, in order.
     void sort_bucket(std::size_t bucket) {
         auto& candidates = scratch_.candidates;
+        const auto wanted = static_cast<std::uint16_t>(bucket);
         candidates.clear();
-        for (std::size_t i = 0; i < row_.size(); ++i)
-            if (scratch_.buckets[i] == bucket) candidates.push_back({row_.logits()[i], static_cast<std::int32_t>(i)});
+        for (std::size_t start = 0; start < row_.size(); start += 64) {
+            if (count_equal_64(scratch_.buckets.data() + start, wanted) == 0) continue;
+            for (std::size_t i = start; i < start + 64; ++i)
+                if (scratch_.buckets[i] == wanted && scratch_.weights[i] > 0.0f)
+                    candidates.push_back({row_.logits()[i], static_cast<std::int32_t>(i)});
+        }
         std::sort(candidates.begin(), candidates.end(), comes_before);
         weigh();
     }
@@ -220,9 +211,12 @@ class Draw {
     }
 
     double likely_mass() {
+        // exp32 is not exact, so the search starts one bucket early.
+        const double depth = -std::log(static_cast<double>(min_ratio_)) * kBucketsPerNat - 1.0;
+        const auto first = depth < kBuckets ? static_cast<std::size_t>(std::max(depth, 0.0)) : kBuckets;
         double sum = 0.0;
         for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) {
-            if (!(least_[bucket] < min_ratio_)) {
+            if (bucket < first || mass_[bucket] == 0.0) {
                 sum += mass_[bucket];
                 continue;
             }
@@ -235,6 +229,8 @@ class Draw {
         return sum;
     }
 
+    static constexpr std::uint16_t kNoBucket = 0xFFFF;
+
     const Row& row_;
     const Params& params_;
     const double point_;
@@ -242,7 +238,6 @@ class Draw {
     const float min_ratio_;
     const float coldness_;
     std::array<double, kBuckets> mass_;
-    std::array<float, kBuckets> least_;
 };
 
 }  // namespace
@@ -256,8 +251,8 @@ double uniform(std::uint64_t seed, std::uint64_t position) {
 std::int32_t draw(const Row& raw, const Params& params, const Edits& edits, double point, Scratch& scratch) {
     const auto token = [&](const Row& row) {
         if (!std::isfinite(row.peak()))
-            throw std::invalid_argument(row.peak() < 0 ? "no token may be drawn: bias and mask leave none"
-                                                       : "a bias made a logit infinite");
+            throw std::invalid_argument(row.peak() < 0 ? "bias and mask leave no token to draw"
+                                                       : "an edit made a logit infinite");
         return params.temperature == 0.0 ? row.likeliest() : Draw(row, params, point, scratch).token();
     };
     if (!edit(raw, params, edits, scratch)) return token(raw);

@@ -32,7 +32,7 @@ struct Edits {
 
 struct Scratch {
     RowScratch raw, edited;
-    std::vector<float> logits, ratios;
+    std::vector<float> logits, ratios, weights;
     std::vector<std::int32_t> counts;
     std::vector<Candidate> candidates;
     std::vector<std::uint16_t> buckets;
