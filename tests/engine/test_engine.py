@@ -36,7 +36,7 @@ def _sequence(name: str, text: str, *, limit: int = 1000, stop: tuple[str, ...] 
 def _finish(
     engine: Engine, drawn: list[int] | None = None, max_steps: int = 20_000
 ) -> dict[str, tuple[str, FinishReason | None, str | None]]:
-    """Step to the end; give each sequence's text, finish reason and failure, and add each step's draws to `drawn`."""
+    """Step to the end; give each sequence's text, finish reason and failure; collect each step's draws."""
     texts: dict[str, str] = {}
     ends = {}
     for _ in range(max_steps):

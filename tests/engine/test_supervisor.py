@@ -1,0 +1,170 @@
+"""The worker process: it serves, it dies, it comes back, and nobody waits for ever. Real processes, fake model."""
+
+import asyncio
+import os
+import signal
+
+import pytest
+
+from hybrid.engine.frames import Submit
+from hybrid.engine.supervisor import Generation, Started, Supervisor, SupervisorOptions, WorkerState
+from hybrid.errors import LocalFailure, ModelNotReady, QueueFull, WorkerDied
+from hybrid.types import Finished, FinishReason, TextDelta
+
+TIME_LIMIT_S = 20
+
+
+def _supervisor(**changes: object) -> Supervisor:
+    options = {"backend": "fake", "model_path": "", "context_tokens": 4096, "slots": 2, "threads": 1, **changes}
+    return Supervisor(SupervisorOptions(**options))  # type: ignore[arg-type]
+
+
+def _submit(name: str, limit: int = 1000) -> Submit:
+    return Submit(name, limit, 0.0, 0, 1.0, 0.0, 0.0, 0.0, 1.0, 7, [])
+
+
+async def _ask(supervisor: Supervisor, name: str, text: str) -> tuple[str, FinishReason]:
+    await supervisor.prepare(name, [{"role": "user", "content": text}])
+    said = ""
+    with await supervisor.submit(_submit(name)) as generation:
+        while True:
+            item = await generation.next()
+            if isinstance(item, TextDelta):
+                said += item.text
+            elif isinstance(item, Finished):
+                return said, item.reason
+
+
+async def _read_out(generation: Generation) -> None:
+    while not isinstance(await generation.next(), Finished):
+        pass
+
+
+def _with_worker(scenario, **changes: object) -> None:
+    async def main() -> None:
+        supervisor = _supervisor(**changes)
+        async with asyncio.timeout(TIME_LIMIT_S):
+            supervisor.start()
+            assert await supervisor.wait_settled() is WorkerState.READY
+            try:
+                await scenario(supervisor)
+            finally:
+                await supervisor.stop()
+
+    asyncio.run(main())
+
+
+def test_requests_at_once_are_answered_each_with_its_own():
+    """Five conversations over two slots come back whole, with the worker's own counts."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        answers = await asyncio.gather(*(_ask(supervisor, f"r{n}", f"question {n}") for n in range(5)))
+        assert answers == [(f"question {n}", FinishReason.STOP) for n in range(5)]
+        assert supervisor.load.free_slots == 2
+
+    _with_worker(scenario)
+
+
+def test_a_killed_worker_fails_its_requests_and_is_replaced():
+    """kill -9 in mid-generation: the waiting request gets WorkerDied, and the next one is served by a new process."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        await supervisor.prepare("r", [{"role": "user", "content": "[endless]"}])
+        first_pid = supervisor.pid
+        with await supervisor.submit(_submit("r", 3000)) as generation:
+            assert isinstance(await generation.next(), Started)
+            os.kill(first_pid, signal.SIGKILL)
+            with pytest.raises(WorkerDied, match="SIGKILL"):
+                await _read_out(generation)
+        with pytest.raises((ModelNotReady, WorkerDied)):
+            await supervisor.prepare("early", [{"role": "user", "content": "x"}])
+        assert await supervisor.wait_settled() is WorkerState.READY
+        assert supervisor.pid != first_pid
+        assert await _ask(supervisor, "next", "again") == ("again", FinishReason.STOP)
+
+    _with_worker(scenario)
+
+
+def test_leaving_a_generation_frees_its_slot():
+    """A request that is dropped while it decodes or waits leaves no slot, no cell and no queue entry behind."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        for name in ("a", "b", "c"):
+            await supervisor.prepare(name, [{"role": "user", "content": "[endless]"}])
+        running = await supervisor.submit(_submit("a", 3000))
+        second = await supervisor.submit(_submit("b", 3000))
+        waiting = await supervisor.submit(_submit("c", 3000))
+        assert isinstance(await running.next(), Started)
+        for generation in (waiting, running, second):
+            with generation:
+                pass
+        assert await _ask(supervisor, "d", "free?") == ("free?", FinishReason.STOP)
+        assert (supervisor.load.free_slots, supervisor.load.free_cells, supervisor.load.waiting) == (2, 4096, 0)
+
+    _with_worker(scenario)
+
+
+def test_the_queue_is_bounded():
+    """With both slots taken and the queue full, one more request is told to come back later."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        held = []
+        for n in range(3):
+            await supervisor.prepare(f"r{n}", [{"role": "user", "content": "[endless]"}])
+            held.append(await supervisor.submit(_submit(f"r{n}", 3000)))
+        await supervisor.prepare("late", [{"role": "user", "content": "x"}])
+        with pytest.raises(QueueFull) as caught:
+            await supervisor.submit(_submit("late"))
+        assert caught.value.retry_after_s >= 1
+        for generation in held:
+            with generation:
+                pass
+
+    _with_worker(scenario, max_queue=1)
+
+
+def test_a_failing_step_fails_the_request_and_not_the_worker():
+    """An engine failure reaches the request as LocalFailure; the same process serves on."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        pid = supervisor.pid
+        with pytest.raises(LocalFailure, match="told to fail"):
+            await _ask(supervisor, "r", "[fail]")
+        assert await _ask(supervisor, "next", "fine") == ("fine", FinishReason.STOP)
+        assert supervisor.pid == pid
+
+    _with_worker(scenario)
+
+
+def test_a_model_that_cannot_be_loaded_is_final_and_says_why(tmp_path):
+    """A file that is no GGUF is not tried again and again; requests are told the reason."""
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"not a model")
+
+    async def main() -> None:
+        supervisor = _supervisor(backend="llama_cpp", model_path=str(broken))
+        async with asyncio.timeout(TIME_LIMIT_S):
+            supervisor.start()
+            assert await supervisor.wait_settled() is WorkerState.FAILED
+            assert "GGUF" in (supervisor.problem or "")
+            with pytest.raises(ModelNotReady, match="GGUF"):
+                await supervisor.prepare("r", [{"role": "user", "content": "x"}])
+            await supervisor.stop()
+
+    asyncio.run(main())
+
+
+def test_the_worker_ends_with_its_gateway():
+    """When the gateway's end of the socket closes, however it happens, the process ends by itself."""
+
+    async def main() -> None:
+        supervisor = _supervisor()
+        async with asyncio.timeout(TIME_LIMIT_S):
+            supervisor.start()
+            await supervisor.wait_settled()
+            process = supervisor._process
+            await supervisor.stop()
+            assert process is not None
+            assert process.returncode == 0
+
+    asyncio.run(main())
