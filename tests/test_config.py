@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import pickle
 import stat
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid.config import Config, Loaded, Secret, data_dir, find_file, json_schema, load, read_secret, secret_source
+from hybrid.config import Config, Loaded, data_dir, find_file, json_schema, load
 from hybrid.errors import ConfigError
 from hybrid.types import Capability
 
@@ -352,64 +351,6 @@ def test_a_data_folder_that_cannot_be_made_says_so(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"cannot make the data folder .* set HYBRID_DATA_DIR"):
         data_dir({"HYBRID_DATA_DIR": str(tmp_path / "file" / "x")})
-
-
-def test_a_secret_never_prints():
-    """Every way to print a Secret gives the mask; only reveal() gives the value."""
-    secret = Secret("sk-live")
-    assert "sk-live" == secret.reveal()
-    assert not any(
-        "sk-live" in text for text in (str(secret), repr(secret), f"{secret}", f"{[secret]}", secret.__format__(""))
-    )
-    with pytest.raises(TypeError):
-        pickle.dumps(secret)
-
-
-def test_the_key_comes_from_the_variable_first(tmp_path):
-    """api_key_env goes first; the file, found beside hybrid.toml, is taken where the variable is not set."""
-    (tmp_path / "key").write_text("from-file\n")
-    (tmp_path / "key").chmod(0o600)
-    cloud = loaded(tmp_path, CLOUD + 'api_key_env = "K"\napi_key_file = "key"').config.cloud[0]
-    found = [read_secret(cloud, environ) for environ in ({"K": "from-env "}, {}, {"K": " "})]
-    assert ["from-env", "from-file", "from-file"] == [secret.reveal() for secret in found if secret]
-    assert "******** from K" == secret_source(cloud, {"K": "from-env"})
-
-
-def test_a_cloud_may_need_no_key(tmp_path):
-    """A cloud with neither variable nor file is one that asks for no key."""
-    cloud = loaded(tmp_path, CLOUD).config.cloud[0]
-    assert None is read_secret(cloud, {})
-    assert "none configured" == secret_source(cloud, {})
-
-
-@pytest.mark.parametrize(
-    ("content", "mode", "expected"),
-    [
-        pytest.param(b"sk-live", 0o640, "has mode 0640, so others may read it; run: chmod 600 ", id="wide-mode"),
-        pytest.param(b"\n", 0o600, "is empty", id="empty"),
-        pytest.param(b"sk-live\nmore", 0o600, "holds spaces, line breaks", id="two-lines"),
-        pytest.param(b"sk-live\xff", 0o600, "is not text", id="binary"),
-        pytest.param(None, 0o600, "No such file", id="missing"),
-    ],
-)
-def test_a_doubtful_key_file_is_refused(tmp_path, content, mode, expected):
-    """A key file others may read, or that holds no single key, is refused without printing what it holds."""
-    if content is not None:
-        (tmp_path / "key").write_bytes(content)
-        (tmp_path / "key").chmod(mode)
-    cloud = loaded(tmp_path, CLOUD + 'api_key_file = "key"').config.cloud[0]
-    with pytest.raises(ConfigError) as caught:
-        read_secret(cloud, {})
-    assert expected in str(caught.value)
-    assert "sk-live" not in str(caught.value)
-    assert secret_source(cloud, {}).startswith("missing: cloud 'openai'")
-
-
-def test_a_variable_that_is_not_set_says_what_to_do(tmp_path):
-    """A configured but missing key names the variable and the way out."""
-    cloud = loaded(tmp_path, CLOUD + 'api_key_env = "OPENAI_API_KEY"').config.cloud[0]
-    with pytest.raises(ConfigError, match="OPENAI_API_KEY is not set; export it, or put the key in a file"):
-        read_secret(cloud, {})
 
 
 def test_the_schema_describes_what_toml_can_say():

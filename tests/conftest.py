@@ -1,0 +1,32 @@
+"""What does every test get: its own data folder, and the starter model where it asks for one?"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hybrid.catalog import STARTER, find_card, pull
+from hybrid.config import data_dir
+from hybrid.errors import HybridError
+
+
+@pytest.fixture(scope="session")
+def starter_model() -> Path:
+    """The starter model's file in the caller's own data folder, so that it is fetched once and not in each run."""
+    try:
+        return pull(find_card(STARTER), data_dir(os.environ) / "models")
+    except HybridError as exc:
+        pytest.fail(f"the starter model is not here and cannot be fetched ({exc}); run scripts/test", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def own_data_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test a fresh data folder and hide the caller's own configuration from it."""
+    for name in [name for name in os.environ if name.startswith("HYBRID_")]:
+        monkeypatch.delenv(name)
+    path = tmp_path_factory.mktemp("data")
+    monkeypatch.setenv("HYBRID_DATA_DIR", str(path))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(path / "no-config"))
+    return path
