@@ -74,6 +74,9 @@ class Reply:
     async def write(self, data: bytes) -> None:
         """Send some of the body. Returns when the connection took it, which a slow reader delays."""
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        # Neither that nor the next event need to wait for anything, and then nobody else would get a turn, not even
+        # the one who watches for the hang-up.
+        await asyncio.sleep(0)
         self.last_write_s = asyncio.get_running_loop().time()
 
     async def finish(self, data: bytes = b"") -> None:

@@ -52,7 +52,7 @@ _UNSUPPORTED = {
     "web_search_options": "nothing behind this server searches the web",
     "moderation": "nothing behind this server moderates",
 }
-_AT = re.compile(r" - at `(?:key in )?\$\.?(?P<path>.*)`\Z", re.DOTALL)
+_AT = re.compile(r" - at (?:`key` in )?`\$\.?(?P<path>.*)`\Z", re.DOTALL)
 _FIELD = re.compile(r"(?P<what>unknown|required) field `(?P<name>[^`]*)`", re.DOTALL)
 _IMAGE_SCHEMES = ("https://", "http://", "data:image/")
 

@@ -65,7 +65,10 @@ class GuardedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
+        self._is_in_head = False
         self._is_in_body = False
+        self._is_refusing = False
+        self._closes_after_body = False
         self._head_bytes = 0
         self._read_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
@@ -79,7 +82,7 @@ class GuardedProtocol(HttpToolsProtocol):
             transport.abort()
             return
         if open_count > self._limits.max_connections:
-            self.app = _refusing(Overloaded(f"{open_count - 1} connections are open; try again"))
+            self._refuse_all(Overloaded(f"{open_count - 1} connections are open; try again"))
         self._set_read_deadline(self._limits.head_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -104,26 +107,40 @@ class GuardedProtocol(HttpToolsProtocol):
             elif self._read_deadline is None:
                 self._set_read_deadline(self._limits.head_s)
 
+    def on_message_begin(self) -> None:
+        """Note that a head began, perhaps behind a request that still runs."""
+        self._is_in_head = True
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
         """Start the request, or refuse one whose head came in one piece and is too large."""
         self._clear_read_deadline()
-        self._head_bytes, self._is_in_body = 0, True
+        self._head_bytes, self._is_in_head, self._is_in_body = 0, False, True
         size_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size_bytes > self._limits.head_bytes:
-            self.app = _refusing(self._head_too_large())
+            self.url = b"/"  # the parser takes no URL over 64 KiB
+            self._refuse_all(self._head_too_large())
         super().on_headers_complete()
+        if self._is_refusing or not self.cycle.keep_alive:
+            # Closing with some of the body unread would reset the connection under the answer that refuses it.
+            self.cycle.keep_alive, self._closes_after_body = True, True
 
     def on_message_complete(self) -> None:
         """The body is all here, read or dropped."""
         self._is_in_body = False
         self._clear_read_deadline()
+        if self._closes_after_body:
+            self._closes_after_body = False
+            self.cycle.keep_alive = False
+            if self.cycle.response_complete:
+                self.transport.close()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """A refused body's rest may still come, but not for ever."""
+        """A refused body's rest may still come, and a head that began meanwhile, but not for ever."""
         super().on_response_complete()
-        if self._is_in_body and not self.transport.is_closing():
-            self._set_read_deadline(self._limits.linger_s)
+        if not self.transport.is_closing() and (self._is_in_body or self._is_in_head):
+            self._set_read_deadline(self._limits.linger_s if self._is_in_body else self._limits.head_s)
 
     def pause_writing(self) -> None:
         """The send buffer is full: the client has `write_stall_s` to read it down."""
@@ -152,6 +169,11 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """An upgrade we do not offer is ignored, as HTTP wants; it is no event for the log."""
+
+    def _refuse_all(self, error: HybridError) -> None:
+        """Answer whatever comes on this connection with one error, and close it after."""
+        self._is_refusing = True
+        self.app = _refusing(error)
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -202,6 +224,6 @@ def _without_upgrade(data: bytes) -> bytes:
 
 def _refusing(error: HybridError) -> ASGIApp:
     async def refuse(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await Reply(send).whole(error.status, [*error_headers(error), (b"connection", b"close")], envelope(error))
+        await Reply(send).error(error)
 
     return refuse

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 
+import msgspec
+
 from hybrid.errors import HybridError, Unauthorized
 from hybrid.server.app import make_app
 from hybrid.server.gateway import ServerOptions
@@ -15,8 +17,8 @@ from hybrid.server.run import serve
 from hybrid.types import (
     ChatRequest,
     Event,
-    FinishReason,
     Finished,
+    FinishReason,
     Head,
     Json,
     Route,
@@ -125,3 +127,40 @@ async def served(
     finally:
         serving.cancel()
         await asyncio.wait((serving,))
+
+
+async def send_raw(port: int, data: bytes) -> bytes:
+    """Send bytes as they are and read until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+def http(method: str, path: str, *headers: str, body: bytes = b"", host: str = "127.0.0.1") -> bytes:
+    """One request as bytes, with `connection: close`."""
+    lines = [f"{method} {path} HTTP/1.1", f"host: {host}", "connection: close", *headers]
+    if body or method == "POST":
+        lines.append(f"content-length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def chat(*headers: str, host: str = "127.0.0.1", **fields: Json) -> bytes:
+    """A chat completion request as bytes."""
+    body = msgspec.json.encode({**BODY, **fields})
+    return http("POST", "/v1/chat/completions", "content-type: application/json", *headers, body=body, host=host)
+
+
+def status_of(response: bytes) -> int:
+    """The status of a raw response."""
+    return int(response.split(b" ", 2)[1])
+
+
+def error_of(response: bytes) -> dict[str, Json]:
+    """The error in a raw response's envelope."""
+    body: dict[str, Json] = msgspec.json.decode(response.partition(b"\r\n\r\n")[2])
+    error: dict[str, Json] = body["error"]
+    assert {"message", "type", "code", "param", "src"} == set(error)
+    return error
