@@ -1,0 +1,179 @@
+"""How is a request said to an OpenAI-compatible API, and who carries it there? Chat completions, streamed or whole."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from hybrid.errors import UnsupportedCapability
+from hybrid.providers.base import BodyParser, CloudCall, EventParser, Timeouts
+from hybrid.providers.failures import Credential
+from hybrid.providers.openai_answer import StreamParser, decode
+from hybrid.providers.transport import Transport
+from hybrid.types import Capability, ChatRequest, Event, ImagePart, Json, Message, Part, TextPart
+
+CAPABILITIES = frozenset(
+    {
+        Capability.TOOLS,
+        Capability.IMAGES,
+        Capability.STRUCTURED_OUTPUT,
+        Capability.LOGIT_BIAS,
+        Capability.REASONING_EFFORT,
+    }
+)
+"""What the API can do and our events can carry. Several choices and log-probabilities have no event; audio and files
+have no stated bound on their tokens, so their worst case could not be reserved."""
+
+EXTRA_SAMPLING = ("top_k", "min_p", "repetition_penalty")
+"""Samplers that OpenAI's API does not know and refuses, and that nearly every compatible server takes."""
+
+OURS = ("max_tokens", "max_completion_tokens", "stream_options")
+"""Fields whose values are ours to choose: they bound the spend, and tell us what it was."""
+
+BEYOND_THE_BOUND = ("web_search_options", "prediction", "audio")
+"""Fields that are billed beside prompt and output tokens; no reservation could hold the spend cap with them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What differs between compatible servers.
+
+    max_tokens_field: the older name is for servers that know no other; one that ignores the field it is sent would
+        generate, and bill, beyond what was reserved.
+    has_extra_sampling: whether `EXTRA_SAMPLING` may be sent; None: everywhere but at OpenAI and Azure.
+    """
+
+    capabilities: frozenset[Capability] = CAPABILITIES
+    max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    has_extra_sampling: bool | None = None
+
+
+def is_openai_itself(base_url: str) -> bool:
+    """Tell OpenAI's and Azure's own API, which refuse unknown fields, from a compatible one."""
+    host = urlsplit(base_url).hostname or ""
+    return host.endswith((".openai.com", ".openai.azure.com"))
+
+
+def encode(call: CloudCall, *, is_stream: bool, options: Options | None = None) -> dict[str, Json]:
+    """Write the request body. Pure; what the client did not say is not sent, but for the bound on the output.
+
+    `request.extra` goes first, so that nothing in it can take the place of what bounds the spend.
+    """
+    field = (options or Options()).max_tokens_field
+    request, sampling = call.request, call.request.sampling
+    body: dict[str, Json] = {key: value for key, value in request.extra.items() if key not in OURS}
+    said = {name: getattr(sampling, name) for name in sampling.__slots__}
+    body |= {name: value for name, value in said.items() if value is not None}
+    if request.stop:
+        body["stop"] = list(request.stop)
+    body |= {"model": call.model, "messages": [_message(message) for message in request.messages]}
+    body[field] = call.max_output_tokens
+    body["stream"] = is_stream
+    if is_stream:
+        body["stream_options"] = {"include_usage": True}
+    return body
+
+
+def _message(message: Message) -> dict[str, Json]:
+    is_plain = len(message.parts) == 1 and isinstance(message.parts[0], TextPart)
+    content: Json = message.text if is_plain else [_part(part) for part in message.parts]
+    if not message.parts:
+        # Only an assistant that called tools may say nothing; elsewhere null is refused and "" is not.
+        content = None if message.tool_calls else ""
+    body: dict[str, Json] = {"role": message.role, "content": content}
+    if message.name is not None:
+        body["name"] = message.name
+    if message.tool_call_id is not None:
+        body["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        body["tool_calls"] = [
+            {"id": tool.id, "type": "function", "function": {"name": tool.name, "arguments": tool.arguments}}
+            for tool in message.tool_calls
+        ]
+    return body
+
+
+def _part(part: Part) -> dict[str, Json]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    if isinstance(part, ImagePart):
+        detail = {} if part.detail is None else {"detail": part.detail}
+        return {"type": "image_url", "image_url": {"url": part.url, **detail}}
+    return {"type": part.kind, **part.body}
+
+
+class OpenAIProvider:
+    """The `openai` kind: OpenAI, and every API compatible with it."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        base_url: str,
+        api_key: str | None,
+        timeouts: Timeouts | None = None,
+        options: Options | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        """Prepare; nothing is opened before the first call.
+
+        base_url: up to and including the version, as in "https://api.openai.com/v1".
+        transport: another one for tests of it; it then holds the URL, key and limits.
+
+        Raises: ValueError for a URL or key that cannot work.
+        """
+        self.name = name
+        self._options = options or Options()
+        self.capabilities = self._options.capabilities
+        self._transport = transport or Transport(
+            name, base_url=base_url, credential=Credential(api_key), timeouts=timeouts or Timeouts()
+        )
+        has_extra = self._options.has_extra_sampling
+        self._has_extra_sampling = not is_openai_itself(base_url) if has_extra is None else has_extra
+
+    def __repr__(self) -> str:
+        return f"OpenAIProvider({self.name!r})"
+
+    def missing(self, request: ChatRequest) -> frozenset[str]:
+        """Say what the request wants and this provider cannot do. See `base.Provider`."""
+        wanted = {str(need) for need in request.needs - self.capabilities}
+        wanted |= {name for name in BEYOND_THE_BOUND if request.extra.get(name) is not None}
+        # The old way of calling functions has no event of ours; the priority tiers cost up to twice the listed price.
+        wanted |= {name for name in ("functions", "function_call") if request.extra.get(name) is not None}
+        if request.extra.get("n", 1) not in (None, 1):
+            wanted.add("n")
+        if request.extra.get("service_tier") not in (None, "auto", "default", "flex"):
+            wanted.add("service_tier")
+        if not self._has_extra_sampling:
+            wanted |= {name for name in EXTRA_SAMPLING if getattr(request.sampling, name) is not None}
+        return frozenset(wanted)
+
+    async def stream(self, call: CloudCall) -> AsyncGenerator[Event, None]:
+        """Make the call and yield its events. See `base.Provider`."""
+        missing = self.missing(call.request)
+        if missing:
+            raise UnsupportedCapability(missing, where=self.name)
+        is_stream = call.request.is_stream
+        body = msgspec.json.encode(encode(call, is_stream=is_stream, options=self._options))
+        failures = self._transport.failures
+
+        def parser_for(media_type: str) -> EventParser:
+            # By what came, not by what was asked: servers without streaming answer a stream request whole.
+            if media_type == "text/event-stream":
+                return StreamParser(failures)
+            return BodyParser(lambda whole: decode(whole, failures))
+
+        events = self._transport.events("/chat/completions", body, parser_for, is_stream=is_stream)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections. See `base.Provider`."""
+        await self._transport.aclose()

@@ -1,0 +1,262 @@
+"""How is an answer of an OpenAI-compatible API understood? Chat completions, streamed or whole, become events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated
+
+import msgspec
+
+from hybrid.errors import ProviderError
+from hybrid.providers.failures import UNREADABLE_JSON, Failures, Fault
+from hybrid.providers.sse import SseEvent, SseParser
+from hybrid.types import Event, Finished, FinishReason, Json, ReasoningDelta, TextDelta, ToolCallDelta, Usage
+
+FINISH_REASONS: Mapping[str, FinishReason] = {
+    "stop": FinishReason.STOP,
+    "eos": FinishReason.STOP,
+    "end_turn": FinishReason.STOP,
+    "stop_sequence": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "max_tokens": FinishReason.LENGTH,
+    "max_length": FinishReason.LENGTH,
+    "model_length": FinishReason.LENGTH,
+    "tool_calls": FinishReason.TOOL_CALLS,
+    "tool_use": FinishReason.TOOL_CALLS,
+    "function_call": FinishReason.TOOL_CALLS,
+    "content_filter": FinishReason.CONTENT_FILTER,
+    "safety": FinishReason.CONTENT_FILTER,
+    "recitation": FinishReason.CONTENT_FILTER,
+    "refusal": FinishReason.CONTENT_FILTER,
+    "sensitive": FinishReason.CONTENT_FILTER,
+}
+FAILED_REASONS = frozenset({"error", "network_error", "insufficient_system_resource"})
+"""Finish reasons by which OpenRouter, Zhipu and DeepSeek say that the answer broke off."""
+
+_COST_LIMIT_USD = Decimal(1_000_000)
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: _Count | None = None
+    reasoning_tokens: _Count | None = None
+
+
+class _Cost(msgspec.Struct):
+    total_cost: Decimal | None = None
+
+
+class _Usage(msgspec.Struct):
+    """Counts as the API names them, and the names DeepSeek, Moonshot, OpenRouter and Perplexity use for theirs."""
+
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    total_tokens: _Count | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    prompt_cache_hit_tokens: _Count | None = None
+    cached_tokens: _Count | None = None
+    cost: Decimal | _Cost | None = None
+    cost_usd: Decimal | None = None
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolPiece(msgspec.Struct):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[_ToolPiece] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int | None = 0
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    id: str | None = None
+    object: str | None = None
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Json = None
+
+
+# Money is decoded from the digits themselves: msgspec builds a Decimal without a float in between.
+_decoder = msgspec.json.Decoder(_Chunk)
+
+
+def _usage(usage: _Usage) -> Usage:
+    prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+    details, inner = usage.prompt_tokens_details or _Details(), usage.completion_tokens_details or _Details()
+    # xAI and Gemini leave thinking out of completion_tokens and bill it as output; only the total shows it.
+    completion = max(completion, (usage.total_tokens or 0) - prompt)
+    cost = usage.cost.total_cost if isinstance(usage.cost, _Cost) else usage.cost
+    cost = usage.cost_usd if cost is None else cost
+    # A comparison with NaN raises, so finite first. A cost that cannot be is unknown; the tokens still price it.
+    is_sane = cost is not None and cost.is_finite() and 0 <= cost < _COST_LIMIT_USD
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cached_tokens=details.cached_tokens or usage.prompt_cache_hit_tokens or usage.cached_tokens or 0,
+        reasoning_tokens=inner.reasoning_tokens or 0,
+        cost_usd=cost if is_sane else None,
+    )
+
+
+class _Answer:
+    """What one answer has said so far, from the chunks of a stream or from the one body."""
+
+    __slots__ = ("_calls", "_failures", "_is_refusal", "_usage", "finish_word", "has_content")
+
+    def __init__(self, failures: Failures) -> None:
+        self._failures = failures
+        self._calls: dict[int | None, tuple[int, str]] = {}
+        self._is_refusal = False
+        self._usage: Usage | None = None
+        self.finish_word: str | None = None
+        self.has_content = False
+
+    def take(self, data: bytes | str) -> list[Event]:
+        """Read one JSON object. Raises: ProviderError."""
+        try:
+            chunk = _decoder.decode(data)
+        except UNREADABLE_JSON as exc:
+            raise self._failures.protocol(f"sent JSON that is no chat completion: {exc}") from exc
+        if chunk.error or chunk.object == "error":
+            raise self._failures.from_fault(Fault.from_json(msgspec.json.decode(data)))
+        if chunk.usage is not None:
+            # The last one counts: some servers send a running total with every chunk.
+            self._usage = _usage(chunk.usage)
+        events: list[Event] = []
+        for choice in chunk.choices or ():
+            if choice.index:
+                raise self._failures.protocol(f"sent choice {choice.index}; one was asked for")
+            events += self._choice(choice, chunk.id or "")
+        self.has_content = self.has_content or bool(events)
+        return events
+
+    def finished(self) -> Finished:
+        """Conclude. An answer that was ended without a reason stopped, or called its tools."""
+        word = (self.finish_word or "").lower()
+        reason = FINISH_REASONS.get(word, FinishReason.TOOL_CALLS if self._calls else FinishReason.STOP)
+        if self._is_refusal and reason is FinishReason.STOP:
+            reason = FinishReason.CONTENT_FILTER
+        return Finished(reason, self._usage)
+
+    def _choice(self, choice: _Choice, answer_id: str) -> list[Event]:
+        if choice.finish_reason:
+            self.finish_word = choice.finish_reason
+            if choice.finish_reason.lower() in FAILED_REASONS:
+                raise self._failures.unavailable(f"broke off its answer with finish_reason {choice.finish_reason!r}")
+        delta = choice.delta or choice.message
+        if delta is None:
+            return []
+        events: list[Event] = []
+        if delta.reasoning_content or delta.reasoning:
+            events.append(ReasoningDelta(delta.reasoning_content or delta.reasoning or ""))
+        if delta.content:
+            events.append(TextDelta(delta.content))
+        if delta.refusal:
+            self._is_refusal = True
+            events.append(TextDelta(delta.refusal))
+        for position, piece in enumerate(delta.tool_calls or ()):
+            key = position if piece.index is None and choice.delta is None else piece.index
+            events.append(self._tool(key, piece, answer_id))
+        return events
+
+    def _tool(self, key: int | None, piece: _ToolPiece, answer_id: str) -> ToolCallDelta:
+        """Give each call its own index and name it once, whatever the server repeats or leaves out."""
+        function = piece.function or _Function()
+        known = self._calls.get(key)
+        # Some servers give parallel calls one index. A new id alone is no new call: others draw one for every piece.
+        is_new = known is None or (bool(piece.id) and piece.id != known[1] and bool(function.name))
+        if not is_new and known is not None:
+            return ToolCallDelta(known[0], arguments=function.arguments or "")
+        if not function.name:
+            raise self._failures.protocol("began a tool call without a name")
+        index = 1 + max((call[0] for call in self._calls.values()), default=-1)
+        call_id = piece.id or f"call_{answer_id}_{index}"
+        self._calls[key] = (index, call_id)
+        return ToolCallDelta(index, call_id, function.name, function.arguments or "")
+
+
+class StreamParser:
+    """An `EventParser` for a streamed chat completion."""
+
+    __slots__ = ("_answer", "_failures", "_sse", "failure", "is_finished")
+
+    def __init__(self, failures: Failures) -> None:
+        self._failures = failures
+        self._sse = SseParser()
+        self._answer = _Answer(failures)
+        self.failure: ProviderError | None = None
+        self.is_finished = False
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """Take the next bytes; return the events they complete."""
+        events: list[Event] = []
+        if self.is_finished or self.failure is not None:
+            return events
+        for sse_event in self._sse.feed(chunk):
+            if self.is_finished or self.failure is not None:
+                break
+            try:
+                events += self._take(sse_event)
+            except ProviderError as error:
+                self.failure = error
+        if self._sse.failure is not None and not self.is_finished and self.failure is None:
+            self.failure = self._failures.protocol(self._sse.failure)
+        return events
+
+    def close(self) -> list[Event]:
+        """Say that no bytes follow. A missing [DONE] is forgiven where a finish_reason was seen."""
+        if self.is_finished or self.failure is not None:
+            return []
+        self._sse.close()
+        if self._sse.failure is not None:
+            self.failure = self._failures.protocol(self._sse.failure)
+        elif self._answer.finish_word is None:
+            self.failure = self._failures.protocol("ended its stream before the answer was finished")
+        else:
+            self.is_finished = True
+            return [self._answer.finished()]
+        return []
+
+    def _take(self, event: SseEvent) -> list[Event]:
+        data = event.data.strip()
+        if event.event == "error":
+            raise self._failures.from_fault(Fault.from_body(data.encode()))
+        if data != "[DONE]":
+            return self._answer.take(data) if data else []
+        if self._answer.finish_word is None and not self._answer.has_content:
+            raise self._failures.protocol("ended its stream without an answer")
+        self.is_finished = True
+        return [self._answer.finished()]
+
+
+def decode(body: bytes, failures: Failures) -> list[Event]:
+    """Read the body of an answer that was not streamed. Pure.
+
+    Raises: ProviderProtocolError for what is no chat completion; the error that fits an error object inside a 200.
+    """
+    answer = _Answer(failures)
+    events = answer.take(body)
+    if answer.finish_word is None and not answer.has_content:
+        raise failures.protocol("sent a body without an answer")
+    return [*events, answer.finished()]
