@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _SPAN = re.compile(r"([0-9]{1,6})([mhdw])")
 _SPAN_UNIT = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+_PIPE_COLUMNS = 200
 
 DataDirOption = Annotated[
     Path | None,
@@ -54,7 +56,9 @@ def report(
         encoder = msgspec.json.Encoder(decimal_format="number")
         print(msgspec.json.format(encoder.encode(_facts(facts, since=start, by=by, tag=tag))).decode())
     elif found is not None:
-        _print(Console(highlight=False), facts, since=start, by=by, tag=tag)
+        # Into a pipe nothing is folded or cut: whoever reads it there has no window's width.
+        width = None if sys.stdout.isatty() else _PIPE_COLUMNS
+        _print(Console(highlight=False, width=width), facts, since=start, by=by, tag=tag)
 
 
 def _start(since: str, now: datetime) -> datetime | None:
@@ -128,7 +132,8 @@ def _print(console: Console, facts: Report, *, since: datetime | None, by: Group
         f"cloud {facts.cloud_prompt_tokens:,} prompt + {facts.cloud_completion_tokens:,} answer"
     )
     console.print(
-        f"  money      spent ${facts.spent_usd:f}, saved ${facts.saved_usd:f}, set aside now ${facts.reserved_usd:f}"
+        f"  money      spent ${_shown(facts.spent_usd)}, saved ${_shown(facts.saved_usd)}, "
+        f"set aside now ${_shown(facts.reserved_usd)}"
     )
     if facts.groups:
         console.print()
@@ -140,17 +145,23 @@ def _counts(counts: Mapping[str, int], total: int) -> str:
     return ", ".join(parts) or "-"
 
 
+def _shown(amount_usd: Decimal) -> str:
+    """USD to a ten-thousandth of a cent, for people; `--json` has every digit."""
+    return f"{amount_usd:.6f}"
+
+
 def _table(groups: tuple[Group, ...], by: GroupBy) -> Table:
-    table = Table(by, box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(by, no_wrap=True)
     for heading in ("requests", "local", "cloud", "cache", "local tok", "cloud tok", "spent $", "saved $"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for group in groups:
         table.add_row(
             Text(printable(group.key) if group.key is not None else "-"),
             *(f"{count:,}" for count in (group.requests, group.local, group.cloud, group.cache)),
             f"{group.local_prompt_tokens + group.local_completion_tokens:,}",
             f"{group.cloud_prompt_tokens + group.cloud_completion_tokens:,}",
-            f"{group.spent_usd:f}",
-            f"{group.saved_usd:f}",
+            _shown(group.spent_usd),
+            _shown(group.saved_usd),
         )
     return table

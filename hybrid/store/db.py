@@ -107,9 +107,7 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
         connection.execute("BEGIN IMMEDIATE")
         try:
             if _applied(connection, path, migrations) < number:
-                for statement in migration.statements:
-                    connection.execute(statement)
-                connection.execute("INSERT INTO migrations VALUES (?, ?)", (number, migration.name))
+                _apply(connection, number, migration)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -166,6 +164,12 @@ def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     if application_id != _APPLICATION_ID:
         raise StoreError(f"{path} is another program's SQLite database, not a hybrid ledger; name another data folder")
+
+
+def _apply(connection: sqlite3.Connection, number: int, migration: Migration) -> None:
+    for statement in migration.statements:
+        connection.execute(statement)
+    connection.execute("INSERT INTO migrations VALUES (?, ?)", (number, migration.name))
 
 
 def _applied(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> int:

@@ -83,7 +83,7 @@ class Ledger:
         keeps request rows in memory until then, and grants no reservation.
         """
         self._writer.start()
-        await self._ask(lambda _connection: None, "its opening")
+        await self._ask(lambda _connection: None, "its opening", is_never_refused=True)
         assert self._recovery is not None
         return self._recovery
 
@@ -114,12 +114,9 @@ class Ledger:
         Cancelled while it waits, it leaves no reservation behind.
 
         Raises: StoreError if it could not be written (then no call may leave) or its id was used before;
-            ValueError if it has no cap, no zone or no amount.
+            ValueError if it has no cap, no amount, or a cap's window does not hold its time.
         """
-        if not wish.caps:
-            raise ValueError(f"reservation {wish.id} names no cap; without a budget nothing may be spent")
-        money.cost_nusd(wish.amount_usd)
-        to_us(wish.now)
+        money.check(wish)
         answer: Future[Grant] = Future()
         self._writer.submit(
             Write(
@@ -152,7 +149,7 @@ class Ledger:
             is no amount.
         """
         apply = self._settlement(reservation_id, money.cost_nusd(amount_usd), _settled_by(is_estimated=is_estimated))
-        return await self._ask(apply, f"the settlement of {reservation_id}", is_settlement=True)
+        return await self._ask(apply, f"the settlement of {reservation_id}", is_kept=True, is_never_refused=True)
 
     def settle_soon(self, reservation_id: str, amount_usd: Decimal, *, is_estimated: bool) -> None:
         """`settle` for a caller that may not wait, as in a `finally`: put in line, failures are logged.
@@ -167,11 +164,11 @@ class Ledger:
         Raises: StoreError as `settle`.
         """
         apply = self._settlement(reservation_id, 0, "release")
-        return await self._ask(apply, f"the release of {reservation_id}", is_settlement=True)
+        return await self._ask(apply, f"the release of {reservation_id}", is_kept=True, is_never_refused=True)
 
     async def flush(self) -> None:
-        """Wait until everything put in line so far is written. Raises: StoreError if it cannot be."""
-        await self._ask(lambda _connection: None, "a flush")
+        """Wait until everything put in line so far is written. Raises: StoreError if it cannot be now."""
+        await self._ask(lambda _connection: None, "a flush", is_never_refused=True)
 
     async def balance(self, window: Window) -> Balance:
         """What the window's spend and the open reservations are, both at the same moment.
@@ -198,7 +195,11 @@ class Ledger:
         if self._owner_id is not None:
             owner_id, now_us = self._owner_id, to_us(self._clock())
             try:
-                self._tell(lambda connection: rows.unregister(connection, owner_id, now_us), "the end of this process")
+                self._tell(
+                    lambda connection: rows.unregister(connection, owner_id, now_us),
+                    "the end of this process",
+                    is_never_refused=True,
+                )
             except StoreError:
                 return  # closed before
         await asyncio.to_thread(self._close)
@@ -250,19 +251,27 @@ class Ledger:
 
         return apply
 
-    def _tell(self, apply: Callable[[sqlite3.Connection], Any], what: str) -> None:
-        self._writer.submit(Write(apply, what, is_kept=True))
+    def _tell(self, apply: Callable[[sqlite3.Connection], Any], what: str, *, is_never_refused: bool = False) -> None:
+        """Put a write in line that is kept until it can be done, and wait for nothing."""
+        self._writer.submit(Write(apply, what, is_kept=True, is_never_refused=is_never_refused))
 
     def _settle_later(self, reservation_id: str, amount_nusd: int, by: str) -> None:
         apply, what = self._settlement(reservation_id, amount_nusd, by), f"the settlement of {reservation_id}"
         try:
-            self._writer.submit(Write(apply, what, is_kept=True, is_never_refused=True))
+            self._tell(apply, what, is_never_refused=True)
         except StoreError:
             _LOG.exception("%s came after the ledger was closed; it counts in full", what)
 
-    async def _ask(self, apply: Callable[[sqlite3.Connection], T], what: str, *, is_settlement: bool = False) -> T:
+    async def _ask(
+        self,
+        apply: Callable[[sqlite3.Connection], T],
+        what: str,
+        *,
+        is_kept: bool = False,
+        is_never_refused: bool = False,
+    ) -> T:
         answer: Future[T] = Future()
-        self._writer.submit(Write(apply, what, answer, is_kept=is_settlement, is_never_refused=is_settlement))
+        self._writer.submit(Write(apply, what, answer, is_kept=is_kept, is_never_refused=is_never_refused))
         return await _outcome(answer)
 
     def _read(self, window: Window) -> Balance:

@@ -72,6 +72,24 @@ def open_nusd(connection: sqlite3.Connection) -> int:
     return int(total)
 
 
+def check(wish: Reservation) -> None:
+    """See that a reservation makes sense, before it gets in line.
+
+    Raises: ValueError if it has no cap, no amount, or a cap whose window does not hold its time: that cap would never
+        count it.
+    """
+    cost_nusd(wish.amount_usd)
+    if not wish.caps:
+        raise ValueError(f"reservation {wish.id} names no cap; without a budget nothing may be spent")
+    now_us = to_us(wish.now)
+    for cap in wish.caps:
+        limit_nusd(cap.limit_usd)
+        if not to_us(cap.window.start) <= now_us < to_us(cap.window.end):
+            raise ValueError(
+                f"the window of {cap.name} does not hold {wish.now.isoformat()}, when {wish.id} is reserved"
+            )
+
+
 def reserve(connection: sqlite3.Connection, owner_id: int, wish: Reservation) -> Grant:
     """Grant a reservation if every cap has room for it, and write it. Runs inside the caller's write transaction.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,8 +61,13 @@ class ProcessMark:
 
 def this_process() -> ProcessMark:
     """The mark of the running process."""
-    process = psutil.Process()
-    return ProcessMark(process.pid, process.create_time())
+    pid = os.getpid()
+    return ProcessMark(pid, process_start_s(pid))
+
+
+def process_start_s(pid: int) -> float:
+    """When a process started, unix seconds. Raises: psutil.NoSuchProcess."""
+    return float(psutil.Process(pid).create_time())
 
 
 def is_alive(mark: ProcessMark) -> bool:
