@@ -151,7 +151,7 @@ def _shown(amount_usd: Decimal) -> str:
 
 
 def _table(groups: tuple[Group, ...], by: GroupBy) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
     table.add_column(by, no_wrap=True)
     for heading in ("requests", "local", "cloud", "cache", "local tok", "cloud tok", "spent $", "saved $"):
         table.add_column(heading, justify="right", no_wrap=True)
