@@ -86,7 +86,10 @@ def head_object(head: Head) -> dict[str, Json]:
 
 def safe_value(value: str) -> bytes:
     """Make any text a header value: printable ASCII, bounded; a hostile model name must not add a header."""
-    return _UNSAFE.sub("?", value[:MAX_VALUE_CHARS]).encode("ascii")
+    value = value[:MAX_VALUE_CHARS]
+    if not (value.isascii() and value.isprintable()):
+        value = _UNSAFE.sub("?", value)
+    return value.encode("ascii")
 
 
 def _facts(head: Head) -> Iterable[tuple[str, str]]:

@@ -42,7 +42,7 @@ class ConnectionLimits:
     write_stall_s: float = 60.0
     max_connections: int = 512
     keep_alive_s: int = 75
-    drain_s: int = 10
+    drain_s: float = 10.0
 
 
 class HeadTooLarge(InvalidRequest):

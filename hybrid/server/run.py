@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from types import FrameType
 from typing import Any, TypeVar, cast
 
 import uvicorn
@@ -23,6 +24,8 @@ OnReady = Callable[[str, int], None]
 
 _BACKLOG = 1024
 _CLEAN_UP_S = 10.0
+_FLUSH_S = 1.0
+_POLL_S = 0.005
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
@@ -75,14 +78,13 @@ async def serve(
         server_header=False,
         backlog=_BACKLOG,
         timeout_keep_alive=limits.keep_alive_s,
-        timeout_graceful_shutdown=limits.drain_s,
     )
-    server = _Server(config, partial(on_ready, host, real_port))
+    server = _Server(config, limits, partial(on_ready, host, real_port))
     serving = asyncio.ensure_future(server.serve(sockets=listening))
     try:
         await asyncio.shield(serving)
     except asyncio.CancelledError:
-        server.should_exit = True
+        server.handle_exit(signal.SIGTERM, None)
         await serving
         raise
     finally:
@@ -102,27 +104,59 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but a signal only drains: the process is the caller's to end, after it closed what is behind the app."""
+    """uvicorn, but a signal only drains: the process is the caller's to end, after it closed what is behind the app.
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    Its own loops also sleep a tenth of a second at a time; these wake when there is something to do.
+    """
+
+    def __init__(self, config: uvicorn.Config, limits: ConnectionLimits, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
+        self._limits = limits
         self._on_ready = on_ready
+        self._is_stopping = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_ready()
 
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):  # once a second: the date header
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._is_stopping.wait(), timeout=1.0)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._is_stopping.set()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain, then cancel what still runs and wait for its clean-up, so that the caller may close what it uses."""
-        await super().shutdown(sockets)
+        """Take no more, let requests finish, cancel what still runs, and wait for its clean-up and last words."""
+        for server in self.servers:
+            server.close()
+        for sock in sockets or ():
+            sock.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await self._quiet(self._limits.drain_s)
         if tasks := set(self.server_state.tasks):
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=_CLEAN_UP_S)
+        await self._quiet(_FLUSH_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
+    async def _quiet(self, limit_s: float) -> None:
+        """Wait until every request is answered and its connection flushed; a second SIGINT does not."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + limit_s
+        while (self.server_state.tasks or self.server_state.connections) and loop.time() < end_s:
+            if self.force_exit:
+                return
+            await asyncio.sleep(_POLL_S)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Drain on SIGINT and SIGTERM; a second SIGINT does not wait. Nothing is raised again afterwards."""
+        """Drain on SIGINT and SIGTERM. Nothing is raised again afterwards."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
