@@ -69,11 +69,13 @@ def fetch(
             with _open(client, remote, before_bytes) as response:
                 _receive(response, remote, partial, on_progress)
             return
-        except httpx2.HTTPError as exc:
+        except httpx2.TransportError as exc:
             failures = 1 if size_of(partial) > before_bytes else failures + 1
             if failures > len(pauses_s):
                 raise _broken(remote, partial, exc) from exc
             time.sleep(pauses_s[failures - 1])
+        except httpx2.HTTPError as exc:
+            raise _broken(remote, partial, exc) from exc
 
 
 def size_of(path: Path) -> int:

@@ -40,6 +40,7 @@ def find_on_hub(source: HuggingFaceSource) -> HubFile:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 
+    _switch_telemetry_off()
     try:
         url = hf_hub_url(source.repo, source.file, revision=source.revision)
         found = get_hf_file_metadata(url)
@@ -63,11 +64,19 @@ def fetch_from_hub(found: HubFile, partial: Path, on_progress: OnProgress) -> No
     from huggingface_hub.errors import OfflineModeIsEnabled
     from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, not in __all__
 
+    _switch_telemetry_off()
     remote = Remote(found.url, found.sha256 or found.url, found.bytes, build_hf_headers())
     try:
         fetch(get_session(), remote, partial, on_progress)
     except OfflineModeIsEnabled as exc:
         raise CatalogError("HF_HUB_OFFLINE is set, so Hugging Face is not asked; unset it to pull") from exc
+
+
+def _switch_telemetry_off() -> None:
+    """Keep huggingface-hub from asking its server, once a day, which coding agents to look for and report."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 def _explained(source: HuggingFaceSource, exc: httpx2.HTTPError) -> CatalogError:
@@ -91,6 +100,4 @@ def _explained(source: HuggingFaceSource, exc: httpx2.HTTPError) -> CatalogError
         return CatalogError(f"{source} has no file {source.file} at revision {source.revision}")
     if isinstance(exc, httpx2.HTTPStatusError):
         return CatalogError(f"Hugging Face answered {exc.response.status_code} for {source}; try again later")
-    return CatalogError(
-        f"cannot reach Hugging Face ({exc or type(exc).__name__}); what came earlier is kept, pull again"
-    )
+    return CatalogError(f"cannot reach Hugging Face ({str(exc) or type(exc).__name__}); pull again later")

@@ -29,29 +29,43 @@ def hold(path: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator[N
 
 
 def _acquire(path: Path, on_wait: Callable[[], None] | None) -> int:
-    has_said = False
+    """Lock the file that the path names, and be sure that it still names it afterwards."""
     while True:
+        handle = _open(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as exc:
-            raise CatalogError(
-                f"cannot write in {path.parent}: {exc.strerror}; choose another folder with --models-dir or HYBRID_DATA_DIR"
-            ) from exc
-        try:
-            if not _try_lock(handle):
-                if on_wait is None:
-                    raise CatalogError(f"another process is pulling {path.stem} right now; wait for it or end it")
-                if not has_said:
-                    on_wait()
-                has_said = True
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_still(path, handle):
-                return handle
+            on_wait = _wait_for(path, handle, on_wait)
+            is_ours = _is_still(path, handle)
         except BaseException:
             os.close(handle)
             raise
+        if is_ours:
+            return handle
         os.close(handle)
+
+
+def _open(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise CatalogError(
+            f"cannot write in {path.parent}: {exc.strerror}; choose another with --models-dir or HYBRID_DATA_DIR"
+        ) from exc
+
+
+def _wait_for(path: Path, handle: int, on_wait: Callable[[], None] | None) -> Callable[[], None] | None:
+    """Take the lock, waiting if need be; returns what to call before the next wait: it is said once only."""
+    if _try_lock(handle):
+        return on_wait
+    if on_wait is None:
+        raise CatalogError(f"another process is pulling {path.stem} right now; wait for it or end it")
+    on_wait()
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    return _say_nothing
+
+
+def _say_nothing() -> None:
+    """Stand in for a note that was given already."""
 
 
 def _try_lock(handle: int) -> bool:

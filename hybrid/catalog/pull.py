@@ -71,10 +71,7 @@ def pull(
         check_unchanged(place.file, card, on_progress)
         return place.file
     if is_offline:
-        raise CatalogError(
-            f"{card.name} is not on this machine and --offline forbids fetching it; "
-            f"pull it without --offline, or name a .gguf file that is here"
-        )
+        raise CatalogError(f"{card.name} is not on this machine and --offline forbids fetching it; pull it without")
     with hold(place.lock, on_wait=lambda: on_note(f"another process is pulling {card.name}; waiting for it")):
         if place.file.exists():
             on_note(f"the other process has pulled {card.name}")

@@ -78,7 +78,7 @@ def pull(
     folder = _folder(models_dir)
     card = find_card(name)
     try:
-        with _shown(card.name) as (on_progress, on_note):
+        with shown(card.name) as (on_progress, on_note):
             path = pull_model(card, folder, is_offline=offline, on_progress=on_progress, on_note=on_note)
     except KeyboardInterrupt:
         # What is kept has been said by then.
@@ -229,7 +229,7 @@ def _print_json(value: object) -> None:
 
 
 @contextmanager
-def _shown(name: str) -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
+def shown(name: str) -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
     """Show progress: a bar where somebody watches, otherwise a line each quarter of a step."""
     if sys.stderr.isatty():
         with _bar() as bar:
