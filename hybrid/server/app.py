@@ -103,21 +103,25 @@ class ChatCompletions:
             _LOG.exception("a refused request could not be recorded")
 
     async def _whole(self, _request: ChatRequest, items: Items, reply: Reply) -> None:
+        async with aclosing(items):
+            tail, body = await self._gathered(items)
+        # Only now: whoever has the whole answer finds its ledger row closed.
+        await reply.whole(200, answer_headers(tail), body)
+
+    async def _gathered(self, items: Items) -> tuple[Tail, bytes]:
         answer = Answer()
         head: Head | None = None
-        async with aclosing(items):
-            try:
-                async for item in items:
-                    if isinstance(item, Head):
-                        head = item
-                    elif isinstance(item, Tail):
-                        body = answer.render(item, int(time.time()))
-                        await reply.whole(200, answer_headers(item), body)
-                    else:
-                        answer.add(item)
-            except Exception as exc:
-                raise _told(exc, head) from exc
-        assert reply.is_finished, "an answer ends with a Tail"
+        try:
+            async for item in items:
+                if isinstance(item, Tail):
+                    return item, answer.render(item, int(time.time()))
+                if isinstance(item, Head):
+                    head = item
+                else:
+                    answer.add(item)
+        except Exception as exc:
+            raise _told(exc, head) from exc
+        raise _told(AssertionError("an answer ends with a Tail"), head)
 
     async def _stream(self, request: ChatRequest, items: Items, reply: Reply) -> None:
         async with aclosing(items):
@@ -127,7 +131,7 @@ class ChatCompletions:
             chunks = Chunks(head, int(time.time()), wants_usage=request.wants_usage, wants_hybrid=request.wants_hybrid)
             async with pinging(reply, PING, self._options.ping_s):
                 last = await self._chunks(head, chunks, items, reply)
-            await reply.finish(last)
+        await reply.finish(last)
 
     async def _chunks(self, head: Head, chunks: Chunks, items: Items, reply: Reply) -> bytes:
         """Write the events as they come, and return the last bytes of the stream: its end, or why it broke off."""

@@ -20,7 +20,8 @@ class Gateway(Protocol):
 
         The consumer stops it by `aclose()` between items, or by cancelling the task that awaits the next one; either
         way everything behind it is cancelled and settled before control comes back. It does so when the client hangs
-        up, and nothing waits for the client in between: an item is pulled when the one before it was written.
+        up, and nothing waits for the client in between: an item is pulled when the one before it was written. It is
+        closed after its `Tail` too, and only then is the end of the answer sent.
 
         Args:
             arrived_s: when the request's head was read, by `time.monotonic()`.

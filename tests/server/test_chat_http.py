@@ -273,6 +273,19 @@ def test_the_server_goes_on_after_bad_input():
     assert (400, 200) == (status_of(bad), status_of(good))
 
 
+@pytest.mark.parametrize("is_stream", [pytest.param(False, id="whole"), pytest.param(True, id="stream")])
+def test_the_books_are_closed_first(*, is_stream: bool):
+    """Who has the end of an answer finds its row closed: the gateway's generator ended before it was sent."""
+
+    async def main() -> bool:
+        gateway = ScriptedGateway()
+        async with served(gateway) as port:
+            await send_raw(port, chat(stream=is_stream))
+            return gateway.closed.is_set()
+
+    assert asyncio.run(main())
+
+
 def test_a_quiet_stream_is_kept_alive():
     """While the model thinks, comments are sent; when it goes on they stop counting."""
 
