@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -43,6 +43,8 @@ class Checkout:
     """A copy of this repository, and where in it things are made."""
 
     root: Path
+    lock_fd: int | None = None
+    """Passed on to each step, so that what a killed run left running keeps the lock."""
 
     @property
     def venv(self) -> Path:
@@ -84,10 +86,10 @@ def main() -> int:
     return 0
 
 
-def prepare(here: Checkout, environ: Mapping[str, str], *, has_dev: bool) -> None:
+def prepare(checkout: Checkout, environ: Mapping[str, str], *, has_dev: bool) -> None:
     """Make .venv hold what this checkout needs, or raise Failure."""
-    here.venv.mkdir(exist_ok=True)
-    with only_one(here.venv):
+    checkout.venv.mkdir(exist_ok=True)
+    with only_one(checkout) as here:
         wanted = fingerprint(here, environ)
         stamp = read_stamp(here)
         if stamp.get("fingerprint") == wanted and (stamp.get("dev") or not has_dev) and here.python.exists():
@@ -104,15 +106,15 @@ def prepare(here: Checkout, environ: Mapping[str, str], *, has_dev: bool) -> Non
 
 
 @contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
+def only_one(here: Checkout) -> Iterator[Checkout]:
     """Hold a lock, so that scripts/serve and scripts/test started together do not both install."""
-    with (folder / ".lock").open("w") as lock:
+    with (here.venv / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("waiting for another script that is preparing .venv")
+            say("waiting for another script that is preparing .venv, or for what a killed one left running")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield replace(here, lock_fd=lock.fileno())
 
 
 def fingerprint(here: Checkout, environ: Mapping[str, str]) -> str:
@@ -219,6 +221,7 @@ def run(here: Checkout, command: list[str], name: str, **environ: str) -> None:
             stderr=subprocess.STDOUT,
             env={**os.environ, "TMPDIR": str(here.temporary), "PYTHONUNBUFFERED": "1", **environ},
             start_new_session=True,
+            pass_fds=() if here.lock_fd is None else (here.lock_fd,),
         )
         try:
             watch(step, log, started_s)
@@ -288,7 +291,7 @@ CAUSES = (
     ),
     (
         r"NewConnectionError|Name or service not known|name resolution|Connection (?:refused|timed out|reset)"
-        r"|ProxyError|ReadTimeout|Network is unreachable|nodename nor servname",
+        r"|connection error|ProxyError|ReadTimeout|Network is unreachable|nodename nor servname",
         "the package index cannot be reached; check the network, the proxy (HTTPS_PROXY) and `pip config list`",
     ),
     (
@@ -309,7 +312,7 @@ def explain(text: str) -> str:
 def last_lines(text: str, count: int = 12) -> str:
     """The lines of an output that name errors, else its end; cut to what a terminal shows well."""
     lines = [line.rstrip()[:300] for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if re.search(r"error:|ERROR|CMake Error|FAILED", line)]
+    errors = [line for line in lines if re.search(r"error:|Error: |ERROR|CMake Error|FAILED", line)]
     return "\n".join(f"    {line}" for line in (errors or lines)[-count:])
 
 

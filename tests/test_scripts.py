@@ -40,7 +40,7 @@ def run_script(checkout: Path, name: str, path: Path, **environ: str) -> subproc
 def fake_python(path: Path, name: str, complaint: str) -> None:
     """Put a Python on `path` that fails the probe with `complaint`."""
     path.mkdir(exist_ok=True)
-    (path / name).write_text(f"#!{sys.executable}\nimport sys\nsys.exit({complaint!r})\n")
+    (path / name).write_text(f"#!/bin/sh\necho '{complaint}' >&2\nexit 1\n")
     (path / name).chmod(0o700)
 
 
