@@ -12,7 +12,8 @@ from typing import TypeAlias, TypeVar
 
 from hybrid.clouds import Clouds, is_worth_falling_back
 from hybrid.engine.frames import Submit
-from hybrid.engine.supervisor import Generation, Started, Supervisor
+from hybrid.engine.generation import Generation, Started
+from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import (
     BudgetExhausted,
     ContextLengthExceeded,

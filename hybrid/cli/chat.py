@@ -41,7 +41,7 @@ def chat(
     is_name = model.partition("/")[0] in ("hybrid", "local", "cloud")
     loaded = load(config, os.environ, {"local.model": None if is_name else model})
     asked = model if is_name or model in loaded.config.aliases else "hybrid"
-    local = spawn_local(loaded.config, local_model_file(loaded.config, is_offline=offline))
+    local = spawn_local(loaded.config, local_model_file(loaded.config, is_offline=offline), os.environ)
 
     async def talk() -> None:
         async with running(loaded.config, os.environ, local=local, is_offline=offline) as runtime:

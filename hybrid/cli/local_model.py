@@ -28,9 +28,9 @@ def local_model_file(config: Config, *, is_offline: bool) -> Path | None:
             raise
         card = find_card(config.local.model)
         print(f"{card.name} is not on this machine yet; pulling it once", file=sys.stderr)
-        from hybrid.cli.models import progress_bar
+        from hybrid.cli.models import shown
 
-        with progress_bar(card.name) as on_progress:
-            path = pull(card, folder, is_offline=False, on_progress=on_progress)
+        with shown(card.name) as (on_progress, on_note):
+            path = pull(card, folder, is_offline=False, on_progress=on_progress, on_note=on_note)
     read_header(path)
     return path

@@ -58,7 +58,7 @@ def serve(
 def _load_local(loaded: Loaded, *, is_offline: bool) -> Supervisor | None:
     """Start the worker. A model that cannot be used ends the command, unless a cloud can answer in its place."""
     try:
-        return spawn_local(loaded.config, local_model_file(loaded.config, is_offline=is_offline))
+        return spawn_local(loaded.config, local_model_file(loaded.config, is_offline=is_offline), os.environ)
     except HybridError as unusable:
         if is_offline or not loaded.config.cloud or loaded.config.budget.usd_per_day is None:
             raise

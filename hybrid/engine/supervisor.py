@@ -8,12 +8,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
 
 import msgspec
 
@@ -21,7 +19,6 @@ from hybrid.engine.frames import (
     LENGTH,
     MAX_FRAME_BYTES,
     Cancel,
-    End,
     Frame,
     FromWorker,
     Load,
@@ -32,12 +29,11 @@ from hybrid.engine.frames import (
     Refused,
     Step,
     Submit,
-    TokenDelta,
     from_worker,
     pack,
 )
+from hybrid.engine.generation import Generation, Item, Started, ended, text_delta
 from hybrid.errors import InvalidRequest, LocalError, LocalFailure, ModelNotReady, QueueFull, WorkerDied
-from hybrid.types import Finished, FinishReason, TextDelta, TokenSignal, Usage
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +59,10 @@ class WorkerState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorOptions:
-    """How to start a worker; `max_queue` bounds the requests that wait for a slot."""
+    """How to start a worker.
+
+    max_queue: bounds the requests that wait for a slot. environ: the worker's environment; None inherits ours.
+    """
 
     backend: str
     model_path: str
@@ -71,46 +70,7 @@ class SupervisorOptions:
     slots: int
     threads: int
     max_queue: int = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The request left the queue and its prefill began."""
-
-
-Item: TypeAlias = Started | TextDelta | Finished | LocalError | InvalidRequest | int
-"""What a waiting request is told; an int is its prompt's token count."""
-
-
-class Generation:
-    """One generation in the worker, item by item. A `next` that is cancelled loses nothing."""
-
-    def __init__(self, supervisor: Supervisor, request_id: str, inbox: asyncio.Queue[Item]) -> None:
-        self._supervisor = supervisor
-        self._request_id = request_id
-        self._inbox = inbox
-        self._started_s: float | None = None
-
-    async def next(self) -> Started | TextDelta | Finished:
-        """Wait for the next item; `Finished` is the last.
-
-        Raises: LocalError if the worker dies or the generation breaks.
-        """
-        item = await self._inbox.get()
-        if isinstance(item, LocalError | InvalidRequest):
-            raise item
-        assert not isinstance(item, int)
-        if isinstance(item, Started):
-            self._started_s = time.monotonic()
-        elif isinstance(item, Finished) and self._started_s is not None:
-            self._supervisor.served(time.monotonic() - self._started_s)
-        return item
-
-    def __enter__(self) -> Generation:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._supervisor.release(self._request_id)
+    environ: Mapping[str, str] | None = None
 
 
 class Supervisor:
@@ -152,7 +112,11 @@ class Supervisor:
         command.append(msgspec.json.encode(worker_options).decode())
         with theirs:
             self._process = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=self._options.environ,
             )
         self._socket = ours
 
@@ -216,7 +180,7 @@ class Supervisor:
         except BaseException:
             self.release(submit.id)
             raise
-        return Generation(self, submit.id, inbox)
+        return Generation(submit.id, inbox, self)
 
     def release(self, request_id: str) -> None:
         """Forget a request: prepared, queued or running. Does nothing if it is over already."""
@@ -345,13 +309,13 @@ class Supervisor:
         for request_id in step.started:
             self._tell(request_id, Started())
         for token in step.tokens:
-            self._tell(token.id, _text_delta(token))
+            self._tell(token.id, text_delta(token))
         for end in step.ends:
             # Over for the worker as well: nothing is left to cancel.
             inbox = self._requests.pop(end.id, None)
             self._submitted.discard(end.id)
             if inbox is not None:
-                inbox.put_nowait(_ended(end))
+                inbox.put_nowait(ended(end))
 
     def _tell(self, request_id: str, item: Item) -> None:
         inbox = self._requests.get(request_id)
@@ -397,18 +361,6 @@ class Supervisor:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-
-
-def _text_delta(token: TokenDelta) -> TextDelta:
-    return TextDelta(token.text, (TokenSignal(token.logprob, token.entropy, token.margin),))
-
-
-def _ended(end: End) -> Finished | LocalError:
-    if end.finish is None:
-        return LocalFailure(end.failure or "the generation broke")
-    return Finished(
-        FinishReason(end.finish), Usage(prompt_tokens=end.prompt_tokens, completion_tokens=end.completion_tokens)
-    )
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> int:

@@ -48,9 +48,6 @@ from hybrid.native import SampleParams
 
 log = logging.getLogger(__name__)
 
-BARRIER_SPINS = "1000"
-"""Turns a thread spins at a barrier before it sleeps: a few microseconds."""
-
 
 class WorkerOptions(msgspec.Struct, frozen=True):
     """What the supervisor tells a worker on its command line."""
@@ -253,9 +250,6 @@ def main(argv: list[str]) -> None:
     """Load the model, say so, serve until the socket closes, and end without unwinding native threads."""
     # Ctrl-C in a terminal reaches the whole process group; the gateway decides when the worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Read by GNU OpenMP when llama.cpp's libraries are loaded, which is after this. By default its threads spin for
-    # milliseconds at every barrier: with one other busy process on two cores, steps of 30 ms became 1 to 3 s.
-    os.environ.setdefault("GOMP_SPINCOUNT", BARRIER_SPINS)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     connection = socket.socket(fileno=int(argv[0]))
     options = msgspec.json.decode(argv[1], type=WorkerOptions)

@@ -7,7 +7,8 @@ import signal
 import pytest
 
 from hybrid.engine.frames import Submit
-from hybrid.engine.supervisor import Generation, Started, Supervisor, SupervisorOptions, WorkerState
+from hybrid.engine.generation import Generation, Started
+from hybrid.engine.supervisor import Supervisor, SupervisorOptions, WorkerState
 from hybrid.errors import LocalFailure, ModelNotReady, QueueFull, WorkerDied
 from hybrid.types import Finished, FinishReason, TextDelta
 

@@ -1,0 +1,75 @@
+"""How does one request hear from the worker? Item by item, through an inbox that the supervisor fills."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from hybrid.engine.frames import End, TokenDelta
+from hybrid.errors import InvalidRequest, LocalError, LocalFailure
+from hybrid.types import Finished, FinishReason, TextDelta, TokenSignal, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request left the queue and its prefill began."""
+
+
+Item: TypeAlias = Started | TextDelta | Finished | LocalError | InvalidRequest | int
+"""What a waiting request is told; an int is its prompt's token count."""
+
+
+class Owner(Protocol):
+    """What a generation tells whoever made it."""
+
+    def release(self, request_id: str) -> None:
+        """The request is over, or nobody waits for it any more."""
+
+    def served(self, seconds: float) -> None:
+        """It took so long from leaving the queue to its end."""
+
+
+class Generation:
+    """One generation in the worker, item by item. A `next` that is cancelled loses nothing."""
+
+    def __init__(self, request_id: str, inbox: asyncio.Queue[Item], owner: Owner) -> None:
+        self._owner = owner
+        self._request_id = request_id
+        self._inbox = inbox
+        self._started_s: float | None = None
+
+    async def next(self) -> Started | TextDelta | Finished:
+        """Wait for the next item; `Finished` is the last.
+
+        Raises: LocalError if the worker dies or the generation breaks.
+        """
+        item = await self._inbox.get()
+        if isinstance(item, LocalError | InvalidRequest):
+            raise item
+        assert not isinstance(item, int)
+        if isinstance(item, Started):
+            self._started_s = time.monotonic()
+        elif isinstance(item, Finished) and self._started_s is not None:
+            self._owner.served(time.monotonic() - self._started_s)
+        return item
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._owner.release(self._request_id)
+
+
+def text_delta(token: TokenDelta) -> TextDelta:
+    """Turn the worker's token into an event."""
+    return TextDelta(token.text, (TokenSignal(token.logprob, token.entropy, token.margin),))
+
+
+def ended(end: End) -> Finished | LocalError:
+    """Turn the worker's end of a sequence into an event, or into the failure that it was."""
+    if end.finish is None:
+        return LocalFailure(end.failure or "the generation broke")
+    usage = Usage(prompt_tokens=end.prompt_tokens, completion_tokens=end.completion_tokens)
+    return Finished(FinishReason(end.finish), usage)
