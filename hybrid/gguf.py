@@ -34,11 +34,11 @@ _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT_BYTES = 32
 
 # Bounds on what a header may claim. The largest real ones hold some 20 MB (a 262,000-token vocabulary), 60 keys and
-# 2,000 tensors; ten times that is room, and keeps a hostile header from costing more than a second or this much memory.
-_MAX_HEADER_BYTES = 192 * 1024**2
+# 2,000 tensors; some times that is room, and keeps a hostile header from costing more than 2 s or this much memory.
+_MAX_HEADER_BYTES = 64 * 1024**2
 _MAX_KEYS = 4096
 _MAX_TENSORS = 65_536
-_MAX_ARRAY_ITEMS = 8 * 1024**2
+_MAX_ARRAY_ITEMS = 2 * 1024**2
 _MAX_KEY_BYTES = 1024
 _MAX_STRING_BYTES = 4 * 1024**2
 _MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME less its terminating zero

@@ -205,7 +205,7 @@ def _print_lines(facts: Facts, card: Card | None) -> None:
             ("source", _source_line(card)),
             ("sha256", card.sha256 or "not known beforehand: the first pull records what it got"),
         ]
-    lines += [("state", _state(facts) or "not pulled")]
+    lines += [("state", _state(facts) or ("used where it lies" if facts["path"] else "not pulled"))]
     if facts["path"]:
         lines += [("file", facts["path"]), ("its sha256", facts["installed_sha256"])]
     if facts["pulled_revision"]:
