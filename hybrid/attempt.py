@@ -292,7 +292,12 @@ def rejection(decision: Reject, signals: Signals, limits: Limits, request: ChatR
     if decision.reason is Reason.CAPABILITY and signals.local_refusal is not None:
         return InvalidRequest(signals.local_refusal, param="messages")
     if decision.reason is Reason.CAPABILITY and request.needs:
-        return UnsupportedCapability(request.needs, where=decision.detail)
+        where = (
+            "this server, with its local model and the clouds that may be paid,"
+            if signals.clouds
+            else "the local model"
+        )
+        return UnsupportedCapability(request.needs - signals.local_capabilities, where=where)
     if decision.reason is Reason.BUDGET:
         return BudgetExhausted(decision.detail, left_usd=signals.budget_left_usd)
     if decision.reason is Reason.LOCAL_FAILURE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -18,6 +19,8 @@ from hybrid.policy.route import route
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
 from hybrid.types import Capability, ChatRequest, Json, Outcome, PolicyChoice, ServedModel, Tail
+
+log = logging.getLogger(__name__)
 
 LOCAL_CAPABILITIES: frozenset[Capability] = frozenset()
 """What the local engine can do besides plain chat; grows with the engine."""
@@ -69,9 +72,12 @@ class Runtime:
             journal.fail(error)
             error.request_id = journal.id
             raise
-        except Exception:
+        except Exception as bug:
             journal.outcome, journal.error_code = Outcome.FAILED, "internal_error"
-            raise
+            log.exception("%s failed unexpectedly", journal.id)
+            failure = HybridError("an internal error; the server's log has the details")
+            failure.request_id = journal.id
+            raise failure from bug
         finally:
             if self._local is not None:
                 self._local.release(journal.id)
