@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def call_us(native: ModuleType, row: np.ndarray, params: SampleParams, calls: in
     return {"p50_us": round(statistics.median(taken), 1), "p99_us": round(taken[len(taken) * 99 // 100], 1)}
 
 
-def measure(calls: int) -> Iterator[dict[str, object]]:
+def measure(calls: int) -> Iterator[dict[str, Any]]:
     """Yield one result a vocabulary, row and case: the extension's times, the twin's, and how many times faster."""
     from hybrid.native import _native
 
@@ -79,9 +80,7 @@ def cpu_name() -> str:
 def main() -> int:
     """Print the table, and with --json write the figures and the machine they come from."""
     parser = argparse.ArgumentParser(prog="scripts/bench_native", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--calls", type=int, default=500, help="timed calls of the extension a case; the twin gets a 20th"
-    )
+    parser.add_argument("--calls", type=int, default=500, help="timed calls a case; the twin gets a 20th")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
     options = parser.parse_args()
     results = []

@@ -7,6 +7,7 @@ hybrid/native/README.md has the order of the steps and the reasons.
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -120,7 +121,9 @@ def row_statistics(logits: Float32Row, token: int) -> RowStatistics:
         TypeError for another dtype or shape.
     """
     _check_row(logits)
-    _check_tokens(np.array([token], dtype=np.int64), len(logits))
+    token = operator.index(token)
+    if not 0 <= token < len(logits):
+        raise ValueError(f"token {token} is not in [0, {len(logits)})")
     logprobs = _logprobs(logits)
     entropy, margin = _entropy_and_margin(logprobs)
     return RowStatistics(float(logprobs[token]), entropy, margin)
@@ -154,6 +157,7 @@ def sample_row(
     """
     _check_row(logits)
     n_vocab = len(logits)
+    seed, position, top_logprobs = map(operator.index, (seed, position, top_logprobs))
     if not 0 <= seed <= _U64 or not 0 <= position <= _U64:
         raise ValueError(f"seed and position are 64-bit unsigned; got {seed} and {position}")
     if not 0 <= top_logprobs <= MAX_TOP_LOGPROBS:
@@ -223,7 +227,7 @@ def _check_row(logits: Float32Row) -> None:
         raise ValueError("no logit is finite; the row is no distribution")
 
 
-def _check_tokens(tokens: NDArray[np.integer], n_vocab: int) -> None:
+def _check_tokens(tokens: TokenArray, n_vocab: int) -> None:
     wrong = tokens[(tokens < 0) | (tokens >= n_vocab)]
     if len(wrong):
         raise ValueError(f"token {wrong[0]} is not in [0, {n_vocab})")

@@ -1,16 +1,14 @@
 // How are a row's largest values found without sorting it, and its statistics in one pass of exponentials?
 #include "row.hpp"
+#include "lanes.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <limits>
 #include <stdexcept>
 
 namespace hybrid {
 namespace {
-
-constexpr float kNegInf = -std::numeric_limits<float>::infinity();
 
 [[noreturn]] void throw_no_distribution(const Row& row) {
     const float* end = row.logits() + row.size();

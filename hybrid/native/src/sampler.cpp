@@ -11,7 +11,6 @@
 namespace hybrid {
 namespace {
 
-constexpr float kNegInf = -std::numeric_limits<float>::infinity();
 constexpr std::int32_t kUndecided = -1;
 
 std::uint64_t mix64(std::uint64_t state) {
@@ -169,7 +168,7 @@ class Draw {
     void fill_buckets() {
         const std::size_t n = row_.size();
         scratch_.weights.resize(n);
-        scratch_.buckets.resize((n + 63) / 64 * 64, kNoBucket);
+        scratch_.buckets.resize((n + kBucketRun - 1) / kBucketRun * kBucketRun);
         std::fill(scratch_.buckets.begin() + n, scratch_.buckets.end(), kNoBucket);
         weights_and_buckets(row_.logits(), n, row_.peak(), coldness_, scratch_.weights.data(), scratch_.buckets.data());
         // Neighbours go to different tables: adding to one entry twice in a row would wait for the first store.
@@ -184,12 +183,13 @@ class Draw {
         auto& candidates = scratch_.candidates;
         const auto wanted = static_cast<std::uint16_t>(bucket);
         candidates.clear();
-        for (std::size_t start = 0; start < row_.size(); start += 64) {
-            if (count_equal_64(scratch_.buckets.data() + start, wanted) == 0) continue;
-            for (std::size_t i = start; i < start + 64; ++i)
-                if (scratch_.buckets[i] == wanted && scratch_.weights[i] > 0.0f)
+        const std::uint16_t* buckets = scratch_.buckets.data();
+        const std::size_t n = scratch_.buckets.size();
+        for (std::size_t run = next_run(buckets, n, 0, wanted); run < n;
+             run = next_run(buckets, n, run + kBucketRun, wanted))
+            for (std::size_t i = run; i < run + kBucketRun; ++i)
+                if (buckets[i] == wanted && scratch_.weights[i] > 0.0f)
                     candidates.push_back({row_.logits()[i], static_cast<std::int32_t>(i)});
-        }
         std::sort(candidates.begin(), candidates.end(), comes_before);
         weigh();
     }
