@@ -48,7 +48,7 @@ def spawn_local(config: Config, model_path: Path | None, environ: Mapping[str, s
             slots=config.local.slots or DEFAULT_SLOTS,
             threads=config.local.threads,
             max_queue=config.local.max_queue,
-            environ={"GOMP_SPINCOUNT": BARRIER_SPINS, **environ},
+            environment={"GOMP_SPINCOUNT": BARRIER_SPINS, **environ},
         )
     )
     supervisor.spawn()

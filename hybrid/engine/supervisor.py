@@ -61,7 +61,7 @@ class WorkerState(StrEnum):
 class SupervisorOptions:
     """How to start a worker.
 
-    max_queue: bounds the requests that wait for a slot. environ: the worker's environment; None inherits ours.
+    max_queue: bounds the requests that wait for a slot. environment: the worker's environment; None inherits ours.
     """
 
     backend: str
@@ -70,7 +70,7 @@ class SupervisorOptions:
     slots: int
     threads: int
     max_queue: int = 64
-    environ: Mapping[str, str] | None = None
+    environment: Mapping[str, str] | None = None
 
 
 class Supervisor:
@@ -116,7 +116,7 @@ class Supervisor:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                env=self._options.environ,
+                env=self._options.environment,
             )
         self._socket = ours
 
