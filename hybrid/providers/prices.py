@@ -59,25 +59,33 @@ def lookup(
         provider, info = get_snapshot().find_provider_model(model, None, None, url)
     except LookupError:
         return None
-    prices, since = _in_force(info, at or datetime.now(UTC))
-    reads = [_rate(price, "cache_read_mtok", prompt_tokens) for price in prices]
-    writes = [_rate(price, "cache_write_mtok", prompt_tokens) or Decimal(0) for price in prices]
-    inputs = [_rate(price, "input_mtok", prompt_tokens) for price in prices]
-    outputs = [_rate(price, "output_mtok", prompt_tokens) for price in prices]
+    source = f"genai-prices {version('genai-prices')}: {provider.id}/{info.id}"
+    return listed_price(info, source, at=at or datetime.now(UTC), prompt_tokens=prompt_tokens)
+
+
+def listed_price(info: ModelInfo, source: str, *, at: datetime, prompt_tokens: int | None) -> ListedPrice | None:
+    """Read one model's entry. Pure; see `lookup`."""
+    prices, since = _in_force(info, at)
     if any(getattr(price, key) is not None for price in prices for key in BEYOND_TOKENS):
         return None
-    known_inputs = [rate for rate in inputs if rate is not None]
-    known_outputs = [rate for rate in outputs if rate is not None]
-    if len(known_inputs) < len(prices) or len(known_outputs) < len(prices):
+    inputs = _highest(prices, "input_mtok", prompt_tokens)
+    outputs = _highest(prices, "output_mtok", prompt_tokens)
+    if inputs is None or outputs is None:
         return None
-    known_reads = [rate for rate in reads if rate is not None]
     return ListedPrice(
-        input_usd_per_mtok=max(known_inputs + writes),
-        output_usd_per_mtok=max(known_outputs),
-        cached_input_usd_per_mtok=max(known_reads) if len(known_reads) == len(prices) else None,
-        source=f"genai-prices {version('genai-prices')}: {provider.id}/{info.id}",
+        input_usd_per_mtok=max(inputs, _highest(prices, "cache_write_mtok", prompt_tokens) or inputs),
+        output_usd_per_mtok=outputs,
+        cached_input_usd_per_mtok=_highest(prices, "cache_read_mtok", prompt_tokens),
+        source=source,
         as_of=since,
     )
+
+
+def _highest(prices: list[ModelPrice], key: str, prompt_tokens: int | None) -> Decimal | None:
+    """The highest rate of all prices in force; None where one of them has none."""
+    rates = [_rate(price, key, prompt_tokens) for price in prices]
+    known = [rate for rate in rates if rate is not None]
+    return max(known) if len(known) == len(rates) else None
 
 
 def _in_force(info: ModelInfo, at: datetime) -> tuple[list[ModelPrice], date | None]:
