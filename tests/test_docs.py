@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -21,40 +22,41 @@ README = ROOT / "README.md"
 EXAMPLE = ROOT / "hybrid.example.toml"
 
 RUN_BY = {
-    "git clone": ".ci/run",
-    "cd": ".ci/run",
     "scripts/serve": "tests/test_scripts.py",
     "scripts/test": ".ci/run",
     "scripts/check": ".ci/run",
-    ".ci/run": ".ci/run",
-    "curl": "tests/server",
+    "curl": "tests/e2e/test_main_job.py",
     "hybrid --version": "tests/cli/test_main.py",
     "hybrid --help": "tests/cli/test_main.py",
-    "hybrid serve": "tests/cli",
-    "hybrid chat": "tests/cli",
-    "hybrid models": "tests/cli",
+    "hybrid serve": "tests/e2e/test_main_job.py",
+    "hybrid chat": "tests/cli/test_chat.py",
+    "hybrid models": "tests/cli/test_models.py",
     "hybrid config": "tests/cli/test_config.py",
-    "hybrid report": "tests/cli",
-    "hybrid explain": "tests/cli",
-    "hybrid keys": "tests/cli",
+    "hybrid report": "tests/cli/test_report.py",
+    "hybrid explain": "tests/cli/test_explain.py",
+    "hybrid keys": "tests/cli/test_keys.py",
 }
 """How a README command begins, and the script that runs it, or the tests that run the same command in the small."""
+
+
+SEPARATORS = {";", "&&", "||", "|", "&"}
 
 
 def shell_commands(text: str) -> Iterator[list[str]]:
     """Yield the words of each command in the ```sh blocks of a page; pipes and && separate commands."""
     for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-            lexer.whitespace_split = True
-            words: list[str] = []
-            for word in [*lexer, ";"]:
-                if word in {";", "&&", "||", "|", "&"}:
-                    if words:
-                        yield words
-                    words = []
-                elif words or not re.match(r"\w+=", word):
-                    words.append(word)
+            yield from _commands_of(line)
+
+
+def _commands_of(line: str) -> Iterator[list[str]]:
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    for is_separator, group in itertools.groupby(lexer, SEPARATORS.__contains__):
+        # X=1 in front of a command sets a variable for it.
+        words = list(itertools.dropwhile(re.compile(r"\w+=").match, group))
+        if words and not is_separator:
+            yield [words[0].removeprefix(".venv/bin/"), *words[1:]]
 
 
 def pages() -> list[Path]:
@@ -175,7 +177,7 @@ def test_the_example_shows_the_defaults():
     [
         pytest.param("```sh\na b  # why\n```\n", [["a", "b"]], id="comment"),
         pytest.param("```sh\na \\\n  b | c && d &\n```\n", [["a", "b"], ["c"], ["d"]], id="joined-and-split"),
-        pytest.param("```sh\nX=1 a 'b c'\n\n```\n", [["a", "b c"]], id="variable-and-quotes"),
+        pytest.param("```sh\nX=1 .venv/bin/a 'b c'\n\n```\n", [["a", "b c"]], id="variable-and-quotes"),
         pytest.param("```toml\na = 1\n```\n", [], id="other-language"),
     ],
 )

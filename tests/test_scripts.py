@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -144,3 +147,19 @@ def test_the_fingerprint_follows_what_is_installed(tmp_path):
     assert first != prepare.fingerprint(here, {"HYBRID_CMAKE_ARGS": "-DGGML_CUDA=on"})
     (tmp_path / "hybrid/native/src/a.cpp").write_text("x")
     assert first != prepare.fingerprint(here, {})
+
+
+@pytest.mark.skipif(not (ROOT / ".venv" / "hybrid-stamp.json").exists(), reason="scripts/test has not made .venv here")
+def test_serve_serves(starter_model):
+    """In a prepared checkout scripts/serve goes straight to serving, and Ctrl-C ends it."""
+    environ = {**os.environ, "HYBRID_DATA_DIR": str(starter_model.parent.parent)}
+    command = [str(ROOT / "scripts" / "serve"), "--port", "0", "--offline"]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as served:
+        assert served.stderr is not None
+        ready = next(line for line in served.stderr if "ready in" in line)
+        url = ready.split()[4].removesuffix("/v1")
+        with urllib.request.urlopen(f"{url}/healthz", timeout=30) as answer:  # noqa: S310 - a loopback URL
+            status = answer.status
+        served.send_signal(signal.SIGINT)
+        served.stderr.read()
+    assert (200, 0) == (status, served.returncode)
