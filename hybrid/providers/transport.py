@@ -133,6 +133,7 @@ class Transport:
         base_url: str,
         credential: Credential,
         timeouts: Timeouts,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
         http_transport: httpx2.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         draw: Callable[[], float] = random.random,
@@ -152,6 +153,7 @@ class Transport:
         self._parts = parts
         self.failures = Failures(provider, credential)
         self._timeouts = timeouts
+        self._max_response_bytes = max_response_bytes
         self._http_transport = http_transport
         self._sleep, self._draw, self._now_unix_s = sleep, draw, now_unix_s
         self._client: httpx2.AsyncClient | None = None
@@ -281,5 +283,5 @@ class Transport:
         return urlunsplit(self._parts._replace(path=self._parts.path.rstrip("/") + path, fragment=""))
 
     def _check_size(self, size_bytes: int) -> None:
-        if size_bytes > MAX_RESPONSE_BYTES:
-            raise self.failures.protocol(f"sent more than {MAX_RESPONSE_BYTES} bytes")
+        if size_bytes > self._max_response_bytes:
+            raise self.failures.protocol(f"sent more than {self._max_response_bytes} bytes")

@@ -6,7 +6,7 @@ import json
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jinja2 import Environment
 
@@ -67,6 +67,8 @@ schemas = st.recursive(
 
 
 @settings(deadline=None)
+@example(messages=(Message("assistant", (), tool_calls=(ToolCall("", "", ""),) * 100),), tools=[])
+@example(messages=(Message("assistant", ()),) * 500, tools=[])
 @given(messages=st.lists(messages, max_size=5).map(tuple), tools=st.lists(schemas, max_size=3))
 def test_the_bound_is_never_below_the_bytes_a_template_prints(messages, tools):
     """Any texts, tool calls and tools: the bound is at least one token for every byte of the rendered prompt."""

@@ -7,9 +7,11 @@ import asyncio
 import pytest
 
 from hybrid import errors
+from hybrid.providers.base import Timeouts
+from hybrid.providers.failures import Credential
 from hybrid.providers.fake import Answer, FakeProvider, Fault
 from hybrid.providers.openai import OpenAIProvider
-from hybrid.providers.transport import MAX_ERROR_BYTES
+from hybrid.providers.transport import MAX_ERROR_BYTES, Transport
 from hybrid.types import Finished, FinishReason, Sampling, TextDelta
 
 from .calls import HELLO, KEY, USAGE, call, collect, failure, outcome, provider_at, run
@@ -171,6 +173,40 @@ def test_a_200_that_is_no_answer_is_a_protocol_error(fields, words):
     found = failure(Answer(**fields))
     assert errors.ProviderProtocolError is type(found)
     assert words in str(found)
+
+
+def test_an_answer_that_is_not_read_leaves_no_connection_behind():
+    """A body we have no use for is not waited for: its connection is closed."""
+
+    async def scenario():
+        answer = Answer(raw=b"<html>", content_type="text/html", fault=Fault.STALL)
+        async with FakeProvider(answer) as fake, provider_at(fake.base_url) as provider:
+            await outcome(provider, call())
+            await fake.requests[0].gone.wait()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_stream", [True, False], ids=["streamed", "whole"])
+def test_an_answer_larger_than_the_bound_is_a_protocol_error(is_stream):
+    """A server cannot fill our memory, and the connection that tries is closed."""
+
+    async def scenario():
+        async with FakeProvider(Answer(chunks=("x" * 100,) * 50, fault=Fault.STALL)) as fake:
+            transport = Transport(
+                "cloud",
+                base_url=fake.base_url,
+                credential=Credential(KEY),
+                timeouts=Timeouts(),
+                max_response_bytes=1000,
+            )
+            provider = OpenAIProvider("cloud", base_url=fake.base_url, api_key=None, transport=transport)
+            _, error = await outcome(provider, call(is_stream=is_stream))
+            await fake.requests[0].gone.wait()
+            await provider.aclose()
+            return error
+
+    assert "cloud: sent more than 1000 bytes" == str(run(scenario()))
 
 
 def test_a_server_that_cannot_stream_may_answer_whole():
