@@ -48,12 +48,10 @@ class CloudModel:
                 prompt_tokens_bound=prompt_tokens_bound,
                 max_output_tokens=self.output_bound(request),
             )
-        missing = self.provider.missing(request)
-        capabilities = self.provider.capabilities if not missing else self.provider.capabilities - request.needs
         return CloudOption(
             provider=self.provider.name,
             model=self.model,
-            capabilities=capabilities,
+            missing=self.provider.missing(request),
             context_tokens=self.context_tokens,
             reserve_usd=reserve_usd,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct, field
 
@@ -104,6 +104,10 @@ class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         int,
         Meta(ge=1, le=16_777_216, description="Bound sent where a client gives none, so that the spend has a bound."),
     ] = 4096
+    max_tokens_field: Annotated[
+        Literal["max_completion_tokens", "max_tokens"],
+        Meta(description="What its API calls that bound; servers that know only the old name want max_tokens."),
+    ] = "max_completion_tokens"
     capabilities: Annotated[
         tuple[Capability, ...] | None,
         Meta(description="What its models can do; unset: all its kind can."),
@@ -138,7 +142,7 @@ class PolicyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     min_confidence: Annotated[
         Share,
         Meta(description="A local draft that scores lower is escalated. A score, no probability, until calibrated."),
-    ] = 0.5
+    ] = 0.35
     private_tags: Annotated[
         tuple[Annotated[str, Meta(min_length=1)], ...],
         Meta(description="Values of x-hybrid-tag whose requests never leave this machine."),

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -123,7 +124,9 @@ def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]
             between_tokens_s=cloud.between_tokens_timeout_s,
             total_s=cloud.total_timeout_s,
         )
-        options = Options() if cloud.capabilities is None else Options(capabilities=frozenset(cloud.capabilities))
+        options = Options(max_tokens_field=cloud.max_tokens_field)
+        if cloud.capabilities is not None:
+            options = replace(options, capabilities=frozenset(cloud.capabilities))
         try:
             provider = OpenAIProvider(
                 cloud.name,

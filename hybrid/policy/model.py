@@ -32,13 +32,14 @@ class Reason(StrEnum):
 class CloudOption:
     """One cloud model that could be paid, in the configured order of preference.
 
+    missing: what the request wants and this model cannot do, capabilities and single parameters; empty: it can.
     reserve_usd: the most this request can cost there; None where no price is known, which blocks it.
     context_tokens: None where unknown; then the provider is the judge.
     """
 
     provider: str
     model: str
-    capabilities: frozenset[Capability]
+    missing: frozenset[str] = frozenset()
     context_tokens: int | None = None
     reserve_usd: Decimal | None = None
     is_healthy: bool = True
@@ -86,7 +87,7 @@ class Limits:
     ttft_s: float | None = None
     total_s: float | None = None
     hold_tokens: int = 16
-    min_confidence: float = 0.5
+    min_confidence: float = 0.35
     is_calibrated: bool = False
 
 

@@ -125,9 +125,8 @@ def _cloud_rules(signals: Signals) -> _Verdict:
 
 
 def _cloud_obstacle(option: CloudOption, signals: Signals) -> tuple[Reason | None, str]:
-    missing = signals.needs - option.capabilities
-    if missing:
-        return Reason.CAPABILITY, f"{option.model} cannot do: {', '.join(sorted(missing))}"
+    if option.missing:
+        return Reason.CAPABILITY, f"{option.model} cannot do: {', '.join(sorted(option.missing))}"
     if not option.is_healthy:
         return Reason.CLOUD_FAILURE, f"{option.provider} failed lately and is resting"
     wanted = (signals.prompt_tokens or 0) + (signals.max_output_tokens or 1)

@@ -67,6 +67,8 @@ def encode(call: CloudCall, *, is_stream: bool, options: Options | None = None) 
     request, sampling = call.request, call.request.sampling
     body: dict[str, Json] = {key: value for key, value in request.extra.items() if key not in OURS}
     said = {name: getattr(sampling, name) for name in sampling.__slots__}
+    if sampling.seed is not None and sampling.seed >= 2**63:
+        said["seed"] = sampling.seed - 2**64  # seeds are unsigned here and signed there: the same 64 bits
     body |= {name: value for name, value in said.items() if value is not None}
     if request.stop:
         body["stop"] = list(request.stop)

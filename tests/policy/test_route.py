@@ -1,5 +1,6 @@
 """route() stays local unless local cannot answer, never overspends, and says why."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -9,8 +10,9 @@ from hybrid.policy.route import route
 from hybrid.types import Capability, PolicyChoice
 
 LIMITS = Limits(local_context_tokens=2048, ttft_s=1.5, total_s=30.0)
-CHEAP = CloudOption(provider="c", model="small", capabilities=frozenset(), reserve_usd=Decimal("0.01"))
-ABLE = CloudOption(provider="c", model="able", capabilities=frozenset({Capability.TOOLS}), reserve_usd=Decimal("0.05"))
+CHEAP = CloudOption(provider="c", model="small", reserve_usd=Decimal("0.01"))
+ABLE = CloudOption(provider="c", model="able", reserve_usd=Decimal("0.05"))
+UNABLE = replace(CHEAP, missing=frozenset({"tools"}))
 
 
 def facts(**changes: object) -> Signals:
@@ -55,8 +57,10 @@ CLOUD_ONLY = {"policy": PolicyChoice.CLOUD_ONLY, "is_pinned": True}
         pytest.param(
             {"prompt_tokens": LONG, "budget_left_usd": Decimal(0)}, (Reject, Reason.CONTEXT, None), id="too-long-broke"
         ),
-        pytest.param({"needs": TOOLS}, (Escalate, Reason.CAPABILITY, "able"), id="first-capable-cloud"),
-        pytest.param({"needs": TOOLS, "clouds": (CHEAP,)}, (Reject, Reason.CAPABILITY, None), id="nobody-capable"),
+        pytest.param(
+            {"needs": TOOLS, "clouds": (UNABLE, ABLE)}, (Escalate, Reason.CAPABILITY, "able"), id="first-capable-cloud"
+        ),
+        pytest.param({"needs": TOOLS, "clouds": (UNABLE,)}, (Reject, Reason.CAPABILITY, None), id="nobody-capable"),
         pytest.param({"local_refusal": "odd"}, (Escalate, Reason.CAPABILITY, "small"), id="template-refuses"),
         pytest.param({"is_local_ready": False}, (Escalate, Reason.LOCAL_FAILURE, "small"), id="worker-down"),
         pytest.param(
@@ -72,9 +76,7 @@ CLOUD_ONLY = {"policy": PolicyChoice.CLOUD_ONLY, "is_pinned": True}
         pytest.param(PRIVATE, (RunLocal, Reason.PRIVACY, None), id="local-only-header"),
         pytest.param({**PRIVATE, "is_pinned": True}, (RunLocal, Reason.PINNED, None), id="local-by-name"),
         pytest.param({"is_private": True}, (RunLocal, Reason.PRIVACY, None), id="private-tag"),
-        pytest.param(
-            {"is_private": True, "prompt_tokens": LONG}, (Reject, Reason.CONTEXT, None), id="private-long"
-        ),
+        pytest.param({"is_private": True, "prompt_tokens": LONG}, (Reject, Reason.CONTEXT, None), id="private-long"),
         pytest.param(CLOUD_ONLY, (Escalate, Reason.PINNED, "small"), id="cloud-only"),
         pytest.param({**CLOUD_ONLY, "is_private": True}, (Reject, Reason.PRIVACY, None), id="private-beats-cloud"),
         pytest.param(
@@ -100,8 +102,6 @@ def test_route(changes, expected):
 )
 def test_a_cloud_that_cannot_be_used_is_passed_over_with_its_reason(option, words):
     """The next option is taken, and the check of the first says what stood in its way."""
-    from dataclasses import replace
-
     decision = route(facts(clouds=(replace(CHEAP, **option), ABLE), **CLOUD_ONLY), LIMITS)
 
     assert isinstance(decision, Escalate)
