@@ -16,14 +16,29 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Prepare(Frame, frozen=True):
-    """Render and tokenize a conversation and keep its tokens under `id`. Each message: role, content and kin."""
+    """Render and tokenize a conversation and keep its tokens under `id`. Each message: role, content and kin.
+
+    tools: as in OpenAI's chat completions; templates that know tools render them.
+    """
 
     id: str
     messages: list[dict[str, object]]
+    tools: list[dict[str, object]] | None = None
+
+
+class Grammar(msgspec.Struct, frozen=True, array_like=True):
+    """What the output must be. kind: json_schema, regex or lark, as llguidance takes them; source: the text of it."""
+
+    kind: str
+    source: str
 
 
 class Submit(Frame, frozen=True):
-    """Generate from the tokens prepared under `id`. Sampling is complete here: no None is left."""
+    """Generate from the tokens prepared under `id`. Sampling is complete here: no None is left.
+
+    logit_bias: token id to what is added to its logit. top_logprobs: how many alternatives to tell at each token;
+    None tells no log-probabilities of tokens.
+    """
 
     id: str
     max_output_tokens: int
@@ -36,6 +51,9 @@ class Submit(Frame, frozen=True):
     repetition_penalty: float
     seed: int
     stop: list[str]
+    logit_bias: dict[int, float] = {}
+    top_logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 class Cancel(Frame, frozen=True):
