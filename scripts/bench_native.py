@@ -58,7 +58,7 @@ def measure(calls: int) -> Iterator[dict[str, Any]]:
             row = row_of(n_vocab, kind)
             for case, params in CASES.items():
                 native = call_us(_native, row, params, calls)
-                twin = call_us(reference, row, params, max(20, calls // 20))
+                twin = call_us(reference, row, params, max(3, calls // 20))
                 yield {
                     "n_vocab": n_vocab,
                     "model": model,

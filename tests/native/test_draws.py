@@ -106,15 +106,27 @@ class TestTwins:
         params=params_drawn,
         seed=st.integers(0, (1 << 32) - 1),
         is_rounded=st.booleans(),
+        is_masked=st.booleans(),
     )
-    def test_vocabularies(self, shape, params, seed, is_rounded):
+    def test_vocabularies(self, shape, params, seed, is_rounded, is_masked):
         """On rows of real length, flat, peaked or full of ties, the extension's shortcuts change nothing."""
         n_vocab, spread = shape
         random = np.random.default_rng(seed)
         row = random.normal(0, spread, n_vocab).astype(np.float32)
         row = np.round(row) if is_rounded else row
         output = random.integers(0, n_vocab, 30).astype(np.int32)
-        assert_twins(row, params, seed=seed, position=seed // 7, output_tokens=output, top_logprobs=20)
+        allowed = random.integers(0, 1 << 32, n_vocab // 32 + 1, dtype=np.uint32) if is_masked else None
+        assert_twins(row, params, seed=seed, position=seed // 7, output_tokens=output, allowed=allowed, top_logprobs=20)
+
+    @pytest.mark.parametrize("n_vocab", [1_025, 49_152])
+    def test_an_edited_row_has_its_own_total(self, n_vocab):
+        """With half of the vocabulary masked and the likeliest token banned, all draws without filters agree."""
+        random = np.random.default_rng(n_vocab)
+        row = random.normal(0, 2, n_vocab).astype(np.float32)
+        allowed = random.integers(0, 1 << 32, n_vocab // 32 + 1, dtype=np.uint32)
+        ban = {"bias_tokens": tokens_of(int(row.argmax())), "bias_values": row_of(NEG_INF)}
+        for position in range(20):
+            assert_twins(row, SampleParams(), seed=8, position=position, allowed=allowed, **ban)
 
     def test_exp32_is_the_same_bits(self):
         """The exponential, on which equal tokens rest, gives the same bits in both."""

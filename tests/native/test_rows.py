@@ -248,3 +248,20 @@ class TestSampleRow:
         row = np.log(row_of(0.4, 0.3, 0.3))
         params = SampleParams(top_k=2, top_p=0.5)
         assert {0} == {native.sample_row(row, params, seed=5, position=p).token for p in range(300)}
+
+    @pytest.mark.parametrize("n_vocab", [4, 5_000])
+    @pytest.mark.parametrize(
+        ("params", "share"),
+        [
+            pytest.param(SampleParams(top_p=0.5), 0.5, id="top-p"),
+            pytest.param(SampleParams(min_p=1), 1.0, id="min-p"),
+            pytest.param(SampleParams(top_p=0.5, min_p=1), 0.5, id="both"),
+        ],
+    )
+    def test_a_limit_that_is_met_exactly_is_kept(self, native: ModuleType, n_vocab, params, share):
+        """On equal logits top_p 0.5 keeps exactly the first half and min_p 1 keeps all, in short rows and long ones."""
+        row = np.zeros(n_vocab, dtype=np.float32)
+        points = [reference.uniform(6, position) for position in range(60)]
+        expected = [int(point * share * n_vocab) for point in points]
+        found = [native.sample_row(row, params, seed=6, position=position).token for position in range(60)]
+        assert expected == found

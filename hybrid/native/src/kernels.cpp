@@ -1,4 +1,4 @@
-// How are the loops behind the draw written so that compilers vectorise them? Fixed chunks and lanes, no branches inside.
+// How are the loops behind the draw written so that compilers vectorise them? Fixed lanes, no branches inside.
 #include "kernels.hpp"
 #include "lanes.hpp"
 
@@ -24,24 +24,6 @@ HYBRID_INLINE void group_maxima_body(const float* logits, std::size_t n, float* 
     for (std::size_t j = 0; j < kLanes; ++j) last[j] = kNegInf;
     for (std::size_t i = full * kSpan; i < n; ++i)
         if (logits[i] > last[i % kLanes]) last[i % kLanes] = logits[i];
-}
-
-constexpr std::size_t kChunk = 256;
-
-HYBRID_INLINE void add_weights(const float* chunk, float peak, float coldness, double* sums) {
-    float weights[kChunk];
-    for (std::size_t j = 0; j < kChunk; ++j) weights[j] = weight_of(exp32((chunk[j] - peak) * coldness));
-    for (std::size_t i = 0; i < kChunk; i += kLanes)
-        for (std::size_t j = 0; j < kLanes; ++j) sums[j] += weights[i + j];
-}
-
-HYBRID_INLINE double weight_sum_body(const float* logits, std::size_t n, float peak, float coldness) {
-    double sums[kLanes] = {};
-    for (std::size_t i = 0; i + kChunk <= n; i += kChunk) add_weights(logits + i, peak, coldness, sums);
-    if (n % kChunk != 0) add_weights(Tail<kChunk>(logits, n).logits, peak, coldness, sums);
-    double total = 0.0;
-    for (double sum : sums) total += sum;
-    return total;
 }
 
 HYBRID_INLINE void weights_and_buckets_body(const float* logits, std::size_t n, float peak, float coldness,
@@ -80,8 +62,6 @@ HYBRID_INLINE std::size_t next_run_body(const std::uint16_t* buckets, std::size_
 }  // namespace
 
 HYBRID_VERSIONS(void, group_maxima, (const float* logits, std::size_t n, float* maxima), (logits, n, maxima))
-HYBRID_VERSIONS(double, weight_sum, (const float* logits, std::size_t n, float peak, float coldness),
-                (logits, n, peak, coldness))
 HYBRID_VERSIONS(void, weights_and_buckets,
                 (const float* logits, std::size_t n, float peak, float coldness, float* weights,
                  std::uint16_t* buckets),

@@ -37,18 +37,22 @@ struct ExpSums {
     double moment;  // sum of e^(x - peak) * (x - peak)
 };
 
-// The statistics' pass (statistics.cpp): fused operations are allowed, so the last bits depend on the processor.
+// In statistics.cpp: fused operations are allowed, so the last bits depend on the processor.
 ExpSums exp_sums(const float* logits, std::size_t n, float peak);
+
+// About the sum of e^((x - peak) * coldness), for the draw; mass_error bounds how far the sum of the weights is away.
+double mass_estimate(const float* logits, std::size_t n, float peak, float coldness);
+
+// Per unit of mass: exp32 fused or not, twice 8.3e-8, and three float32 additions, 1.8e-7; with room for both again.
+// Per logit: half a grid step of weight_of; with as much room.
+inline double mass_error(double mass, std::size_t n) { return mass * 1e-6 + static_cast<double>(n) * 0x1p-33; }
 
 // The rest is in kernels.cpp, where every bit is the twin's.
 
 // The maximum of each group, groups_of(n) of them; -inf for an empty group. NaN is passed over (exp_sums shows it).
 void group_maxima(const float* logits, std::size_t n, float* maxima);
 
-// The sum of the weights of e^((x - peak) * coldness).
-double weight_sum(const float* logits, std::size_t n, float peak, float coldness);
-
-// The weight of each logit and its bucket.
+// The weight of each e^((x - peak) * coldness) and its bucket.
 void weights_and_buckets(const float* logits, std::size_t n, float peak, float coldness, float* weights,
                          std::uint16_t* buckets);
 

@@ -87,7 +87,7 @@ Measured measure_and_draw(const Array<float>& logits, const Params& params, cons
     Measured found{};
     found.distribution = measure(row, scratch.candidates);
     if (top_logprobs > 0) row.largest(top_logprobs, found.top);
-    found.token = draw(row, params, edits, point, scratch);
+    found.token = draw(row, found.distribution.mass, params, edits, point, scratch);
     found.logprob = found.distribution.logprob(logits.data()[found.token]);
     return found;
 }

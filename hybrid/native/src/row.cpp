@@ -72,7 +72,7 @@ Distribution measure(const Row& row, std::vector<Candidate>& candidates) {
     if (!std::isfinite(row.peak())) throw_no_distribution(row);
     const ExpSums sums = exp_sums(row.logits(), row.size(), row.peak());
     if (std::isnan(sums.mass)) throw_no_distribution(row);
-    Distribution found{row.peak(), std::log(sums.mass), 0.0, 0.0};
+    Distribution found{row.peak(), sums.mass, std::log(sums.mass), 0.0, 0.0};
     found.entropy = std::max(0.0, found.log_mass - sums.moment / sums.mass);
     row.largest(2, candidates);
     const double second = candidates.size() > 1 ? std::exp(static_cast<double>(candidates[1].logit) - found.peak) : 0.0;

@@ -48,6 +48,7 @@ class Row {
 
 struct Distribution {
     double peak;
+    double mass;  // sum of e^(x - peak)
     double log_mass;
     double entropy;
     double margin;

@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -82,25 +83,34 @@ class Draw {
         : row_(row), params_(params), point_(point), scratch_(scratch), min_ratio_(static_cast<float>(params.min_p)),
           coldness_(static_cast<float>(params.temperature > 1e-30 ? std::min(1.0 / params.temperature, 1e30) : 1e30)) {}
 
-    std::int32_t token() {
+    // `mass` is about the sum of e^(x - peak), if known.
+    std::int32_t token(std::optional<double> mass) {
         if (params_.top_k > 0) {
-            row_.largest(params_.top_k, scratch_.candidates);
-            weigh();
-            double total = 0.0;
-            for (float ratio : scratch_.ratios) total += weight_of(ratio);
-            return among_candidates(total, true);
+            take(params_.top_k);
+            return among_all();
         }
+        const std::size_t n = row_.size();
         const bool needs_total = params_.top_p < 1.0 || params_.min_p == 0.0;
-        const double total = needs_total ? weight_sum(row_.logits(), row_.size(), row_.peak(), coldness_) : 0.0;
-        // Nearly always the likeliest few decide.
-        row_.largest(kFew, scratch_.candidates);
-        weigh();
-        const std::int32_t found = among_candidates(total, scratch_.candidates.size() < kFew);
-        return found != kUndecided ? found : among_buckets();
+        if (needs_total && (!mass || coldness_ != 1.0f))
+            mass = mass_estimate(row_.logits(), n, row_.peak(), coldness_);
+        const double total = mass.value_or(0.0), error = mass_error(total, n);
+        for (std::size_t count : {std::size_t{40}, std::size_t{400}}) {
+            take(count);
+            if (scratch_.candidates.size() < count) return among_all();
+            // What is decided only moves one way as the total grows: equal at both bounds is equal in between.
+            const std::int32_t least = among_first(total - error);
+            const std::int32_t most = among_first(total + error);
+            if (least != most) break;
+            if (least != kUndecided) return least;
+        }
+        return among_buckets();
     }
 
   private:
-    static constexpr std::size_t kFew = 256;
+    void take(std::size_t count) {
+        row_.largest(count, scratch_.candidates);
+        weigh();
+    }
 
     // ratios[i] of candidate i.
     void weigh() {
@@ -110,27 +120,35 @@ class Draw {
             scratch_.ratios[i] = exp32((candidates[i].logit - row_.peak()) * coldness_);
     }
 
-    // Draws if the candidates, the first of the order, decide it; `is_complete` says there are no others.
-    std::int32_t among_candidates(double total, bool is_complete) const {
-        const auto& ratios = scratch_.ratios;
-        const double limit = params_.top_p * total;
-        double sum = 0.0, kept = -1.0;
-        for (std::size_t i = 0; i < ratios.size() && kept < 0.0; ++i) {
-            if (params_.min_p > 0.0 && ratios[i] < min_ratio_) {
-                kept = sum;
-            } else {
-                sum += weight_of(ratios[i]);
-                if (params_.top_p < 1.0 && sum >= limit) kept = sum;
-            }
+    // Where the candidates are all there are.
+    std::int32_t among_all() const {
+        double total = 0.0;
+        for (float ratio : scratch_.ratios) total += weight_of(ratio);
+        return scratch_.candidates[pick_below(kept_mass(params_.top_p * total).value_or(total))].token;
+    }
+
+    // Where the candidates are only the first of the order: what they decide if all weights sum to `total`.
+    std::int32_t among_first(double total) const {
+        std::optional<double> kept = kept_mass(params_.top_p * total);
+        if (!kept && (params_.top_p < 1.0 || params_.min_p > 0.0)) return kUndecided;
+        const std::size_t index = pick_below(kept.value_or(total));
+        return index < scratch_.candidates.size() ? scratch_.candidates[index].token : kUndecided;
+    }
+
+    // The weight that top_p (as the mass to reach) and min_p leave; nothing where neither ends among the candidates.
+    std::optional<double> kept_mass(double nucleus) const {
+        double sum = 0.0;
+        for (float ratio : scratch_.ratios) {
+            if (params_.min_p > 0.0 && ratio < min_ratio_) return sum;
+            sum += weight_of(ratio);
+            if (params_.top_p < 1.0 && sum >= nucleus) return sum;
         }
-        if (kept < 0.0) {
-            const bool is_filtered = params_.top_p < 1.0 || params_.min_p > 0.0;
-            if (is_filtered && !is_complete) return kUndecided;
-            kept = is_filtered ? sum : total;
-        }
-        sum = 0.0;
-        const std::size_t index = pick(sum, point_ * kept, kept);
-        return index < ratios.size() ? scratch_.candidates[index].token : kUndecided;
+        return std::nullopt;
+    }
+
+    std::size_t pick_below(double kept) const {
+        double sum = 0.0;
+        return pick(sum, point_ * kept, kept);
     }
 
     // The first candidate whose cumulative weight passes `target` or, where rounding put that on `kept`, reaches it.
@@ -248,15 +266,16 @@ double uniform(std::uint64_t seed, std::uint64_t position) {
     return static_cast<double>(mix64(start + (position + 1) * kGolden) >> 11) * 0x1p-53;
 }
 
-std::int32_t draw(const Row& raw, const Params& params, const Edits& edits, double point, Scratch& scratch) {
-    const auto token = [&](const Row& row) {
+std::int32_t draw(const Row& raw, double mass, const Params& params, const Edits& edits, double point,
+                  Scratch& scratch) {
+    const auto token = [&](const Row& row, std::optional<double> known_mass) {
         if (!std::isfinite(row.peak()))
             throw std::invalid_argument(row.peak() < 0 ? "bias and mask leave no token to draw"
                                                        : "an edit made a logit infinite");
-        return params.temperature == 0.0 ? row.likeliest() : Draw(row, params, point, scratch).token();
+        return params.temperature == 0.0 ? row.likeliest() : Draw(row, params, point, scratch).token(known_mass);
     };
-    if (!edit(raw, params, edits, scratch)) return token(raw);
-    return token(Row(scratch.logits.data(), raw.size(), scratch.edited));
+    if (!edit(raw, params, edits, scratch)) return token(raw, mass);
+    return token(Row(scratch.logits.data(), raw.size(), scratch.edited), std::nullopt);
 }
 
 }  // namespace hybrid

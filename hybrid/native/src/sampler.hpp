@@ -41,7 +41,9 @@ struct Scratch {
 // The point of [0, 1) that belongs to a seed and a position; as `uniform` in reference.py.
 double uniform(std::uint64_t seed, std::uint64_t position);
 
-// Draws from `raw` after `edits`. Throws std::invalid_argument where no token is left or an id is out of range.
-std::int32_t draw(const Row& raw, const Params& params, const Edits& edits, double point, Scratch& scratch);
+// Draws from `raw`, whose exponentials sum to about `mass`, after `edits`.
+// Throws std::invalid_argument where no token is left or an id is out of range.
+std::int32_t draw(const Row& raw, double mass, const Params& params, const Edits& edits, double point,
+                  Scratch& scratch);
 
 }  // namespace hybrid
