@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_bench_native_writes_its_figures(tmp_path):
-    """A short run prints a line a case and writes times of both implementations for two vocabularies, rows and cases."""
+    """A short run prints a line a case, and writes both implementations' times for each vocabulary, row and case."""
     out = tmp_path / "native.json"
     command = [sys.executable, "scripts/bench_native.py", "--calls", "5", "--json", str(out)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
