@@ -130,6 +130,7 @@ class Attempt:
                 repetition_penalty=pick(given.repetition_penalty, default.repetition_penalty),
                 seed=seed,
                 stop=list(self._request.stop),
+                isolation=self._request.client_key or "",
             )
         )
 

@@ -17,12 +17,13 @@ class BackendOptions:
     """How to load a model.
 
     context_tokens: the longest sequence to serve, prompt and answer together; lowered to what the model was trained on.
-    slots: sequences decoded together. threads: 0 takes every core this process may use.
+    slots: sequences decoded together. idle_sequences: finished ones that may stay in the cache beside them. threads: 0 takes every core this process may use.
     """
 
     model_path: Path
     context_tokens: int = 8192
     slots: int = 8
+    idle_sequences: int = 32
     threads: int = 0
 
 
@@ -31,6 +32,8 @@ class ModelFacts:
     """What is known of a loaded model.
 
     kv_cells: tokens of all sequences together that the KV cache holds.
+    sequence_ids: how many sequences, running and idle, the cache tells apart.
+    can_share_cells: whether a sequence may begin with another's cells; not with recurrent state or sliding windows.
     batch_tokens: the most tokens one `decode` takes.
     fingerprint: SHA-256 over the file's size and its header bytes; names the file without reading a gigabyte.
     """
@@ -42,6 +45,8 @@ class ModelFacts:
     trained_context_tokens: int
     slots: int
     kv_cells: int
+    can_share_cells: bool
+    sequence_ids: int
     batch_tokens: int
     threads: int
     device: str
@@ -86,8 +91,11 @@ class Backend(Protocol):
         Raises: LocalFailure if the step failed; the cache then holds what it held before it.
         """
 
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Let the empty slot `target` share the first `count` KV cells of `source`. Only with `can_share_cells`."""
+
     def forget(self, slot: int) -> None:
-        """Free every KV cell of a slot."""
+        """Free every KV cell of a slot that no other slot shares."""
 
     def close(self) -> None:
         """Free the model. Nothing may be called afterwards."""

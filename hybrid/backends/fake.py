@@ -7,6 +7,7 @@ It repeats the last user message of a ChatML prompt and then ends. Words in that
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -29,7 +30,8 @@ class FakeBackend:
     facts: ModelFacts
 
     def __init__(self, options: BackendOptions) -> None:
-        self._slots: dict[int, list[int]] = {}
+        self._slots: dict[int, list[tuple[int, int]]] = {}  # the cell and the token at each position
+        self._cells = itertools.count()
         self.facts = ModelFacts(
             name="fake",
             architecture="fake",
@@ -38,6 +40,8 @@ class FakeBackend:
             trained_context_tokens=options.context_tokens,
             slots=options.slots,
             kv_cells=options.context_tokens,
+            can_share_cells=True,
+            sequence_ids=options.slots + options.idle_sequences,
             batch_tokens=512,
             threads=1,
             device="cpu",
@@ -68,17 +72,27 @@ class FakeBackend:
             held = self._slots.setdefault(entry.slot, [])
             if entry.position != len(held):
                 raise AssertionError(f"slot {entry.slot} holds {len(held)} tokens, got position {entry.position}")
-            held.extend(entry.tokens)
-            text = bytes(token for token in held if token < BYTES)
+            held.extend((next(self._cells), token) for token in entry.tokens)
+            text = bytes(token for _, token in held if token < BYTES)
             is_slow = is_slow or b"[slow]" in text
             if b"[fail]" in text:
                 raise LocalFailure("the fake was told to fail")
             rows.append(_next_row(text) if entry.wants_logits else None)
-        if sum(map(len, self._slots.values())) > self.facts.kv_cells:
+        if self.cells_held() > self.facts.kv_cells:
             raise AssertionError("more tokens are held than there are KV cells")
         if is_slow:
             time.sleep(SLOW_STEP_S)
         return rows
+
+    def cells_held(self) -> int:
+        """Count the cells that some slot holds."""
+        return len({cell for held in self._slots.values() for cell, _ in held})
+
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Share cells. Checks that the target is empty and the source holds so many."""
+        if self._slots.get(target) or len(self._slots[source]) < count:
+            raise AssertionError(f"cannot copy {count} cells from {source} to {target}")
+        self._slots[target] = self._slots[source][:count]
 
     def forget(self, slot: int) -> None:
         """Free a slot."""

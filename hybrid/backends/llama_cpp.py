@@ -57,7 +57,10 @@ class LlamaCppBackend:
         trained = int(llama.llama_model_n_ctx_train(self._model))
         context_tokens = min(options.context_tokens, trained) if trained > 0 else options.context_tokens
         threads = options.threads or len(os.sched_getaffinity(0))
-        self._ctx = _make_context(self._model, context_tokens, options.slots, threads)
+        most = int(llama.llama_max_parallel_sequences())
+        self._ctx = _make_context(
+            self._model, context_tokens, min(options.slots + options.idle_sequences, most), threads
+        )
         self._memory = llama.llama_get_memory(self._ctx)
         self._batch = llama.llama_batch_init(MICRO_BATCH_TOKENS, 0, 1)
         self._pieces: dict[int, bytes] = {}
@@ -75,6 +78,8 @@ class LlamaCppBackend:
             trained_context_tokens=trained,
             slots=options.slots,
             kv_cells=int(llama.llama_n_ctx(self._ctx)),
+            can_share_cells=_can_share_cells(self._model),
+            sequence_ids=int(llama.llama_n_seq_max(self._ctx)),
             batch_tokens=MICRO_BATCH_TOKENS,
             threads=threads,
             device="gpu" if can_offload else "cpu",
@@ -149,6 +154,10 @@ class LlamaCppBackend:
         batch.n_tokens = row
         return rows
 
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Let `target` share cells of `source`: with the unified cache only their owners are written down."""
+        llama.llama_memory_seq_cp(self._memory, source, target, 0, count)
+
     def forget(self, slot: int) -> None:
         """Free every KV cell of a slot."""
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
@@ -172,11 +181,11 @@ def _load(path: Path) -> Any:
     return model
 
 
-def _make_context(model: Any, context_tokens: int, slots: int, threads: int) -> Any:
+def _make_context(model: Any, context_tokens: int, sequence_ids: int, threads: int) -> Any:
     params = llama.llama_context_default_params()
     params.n_ctx = context_tokens
     params.n_batch = params.n_ubatch = MICRO_BATCH_TOKENS
-    params.n_seq_max = slots
+    params.n_seq_max = sequence_ids
     params.n_threads = params.n_threads_batch = threads
     params.kv_unified = True
     ctx = llama.llama_init_from_model(model, params)
@@ -185,6 +194,12 @@ def _make_context(model: Any, context_tokens: int, slots: int, threads: int) -> 
             f"llama.cpp could not make a context of {context_tokens} tokens; lower local.context_tokens or free memory"
         )
     return ctx
+
+
+def _can_share_cells(model: Any) -> bool:
+    """Tell models whose cache is one cell a token: recurrent state and sliding windows keep no full past to share."""
+    is_recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
+    return not is_recurrent and int(llama.llama_model_n_swa(model)) == 0
 
 
 def _fingerprint(path: Path) -> str:

@@ -10,13 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.backends.base import Backend
+from hybrid.engine.kv_cache import KvCache, common_length
 from hybrid.engine.pace import Pace
-from hybrid.engine.scheduler import Plan, plan
+from hybrid.engine.scheduler import Plan, fits, plan
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import LocalFailure
 from hybrid.native import sample_row
 from hybrid.types import FinishReason, TokenSignal
 
+HEADROOM_CELLS = 32
+"""Cells left free when a sequence is admitted, so that it is not preempted by its neighbours' next tokens."""
+WORTH_WAITING_TOKENS = 64
+"""A prompt waits for a running one to compute a common beginning that is this much longer than what is there."""
 _NO_TOKENS = np.empty(0, dtype=np.int32)
 
 
@@ -31,6 +36,7 @@ class Delta:
     failure: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -47,7 +53,13 @@ class Engine:
     def __init__(self, backend: Backend, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self._backend = backend
         self._clock = clock
-        self._free_slots = list(range(backend.facts.slots))[::-1]
+        facts = backend.facts
+        self.cache = KvCache(
+            backend,
+            cells=facts.kv_cells,
+            sequence_ids=facts.sequence_ids,
+            can_share=facts.can_share_cells,
+        )
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
         self.pace = Pace()
@@ -65,8 +77,8 @@ class Engine:
 
     @property
     def free_cells(self) -> int:
-        """KV cells no sequence holds."""
-        return self._backend.facts.kv_cells - sum(sequence.computed for sequence in self.running)
+        """KV cells that running sequences can still get: free ones, and those of finished sequences."""
+        return self.cache.available_cells
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence. Its prompt and answer fit the context: whoever calls has checked that."""
@@ -83,54 +95,87 @@ class Engine:
     def step(self) -> StepReport:
         """Run one step. A step that fails ends the sequences in it, never the loop."""
         report = StepReport()
+        self._admit(report)
         step = self._plan()
-        for sequence in step.preempted:
-            self._leave(sequence)
-            sequence.computed = 0
-            self.waiting.append(sequence)
-        for sequence in step.admitted:
-            self._enter(sequence)
-            report.started.append(sequence.id)
+        while step.preempted is not None:
+            self._preempt(step.preempted)
+            step = self._plan()
         if not step.work:
             return report
         prefill_tokens, decode_tokens = step.prefill_tokens, step.decode_tokens
+        self.cache.reserve(step.tokens)
         started_s = self._clock()
         try:
             rows = self._backend.decode(step.entries())
         except LocalFailure as failure:
             for sequence, _ in step.work:
-                self._leave(sequence)
+                self._leave(sequence, is_kept=False)
                 report.deltas.append(Delta(sequence.id, failure=str(failure)))
             return report
         self.pace.observe(step_s=self._clock() - started_s, prefill_tokens=prefill_tokens, decode_tokens=decode_tokens)
         for (sequence, count), row in zip(step.work, rows, strict=True):
+            assert sequence.slot is not None
+            self.cache.extend(sequence.slot, np.asarray(sequence.tokens_at(sequence.computed, count), dtype=np.int32))
             sequence.computed += count
             if row is not None:
                 report.deltas.append(self._draw(sequence, row))
         return report
+
+    def _admit(self, report: StepReport) -> None:
+        """Let waiting sequences in, in order of arrival, while slots and cells last.
+
+        Strictly in order: letting a short prompt pass a long one would starve the long one under load. Only one
+        that is better off waiting for its neighbour's prefill lets others pass.
+        """
+        for sequence in sorted(self.waiting, key=lambda sequence: sequence.order):
+            if len(self.running) >= self._backend.facts.slots:
+                return
+            tokens = sequence.all_tokens()
+            match = self.cache.look_up(tokens, sequence.isolation)
+            if self._is_computed_soon(sequence, tokens, match.length):
+                continue
+            available = self.cache.available_cells
+            if not fits(self.running, match.new_cells, available_cells=available, headroom_cells=HEADROOM_CELLS):
+                return
+            self.waiting.remove(sequence)
+            sequence.slot = self.cache.open(match, sequence.isolation)
+            sequence.computed = match.length
+            if not sequence.output:
+                sequence.cached_tokens = match.length
+            self.running.append(sequence)
+            report.started.append(sequence.id)
+
+    def _is_computed_soon(self, sequence: Sequence, tokens: NDArray[np.int32], shared: int) -> bool:
+        """Say whether a running prompt is about to compute much more of the same beginning."""
+        if not self._backend.facts.can_share_cells:
+            return False
+        for other in self.running:
+            if other.pending > 1 and other.isolation == sequence.isolation:
+                planned = common_length(other.all_tokens(), tokens[:-1])
+                if planned > other.computed and planned - shared >= WORTH_WAITING_TOKENS:
+                    return True
+        return False
 
     def _plan(self) -> Plan:
         decoding = sum(1 for sequence in self.running if sequence.pending == 1)
         batch_tokens = self._backend.facts.batch_tokens
         return plan(
             self.running,
-            self.waiting,
-            free_slots=len(self._free_slots),
-            free_cells=self.free_cells,
+            available_cells=self.cache.available_cells,
             prefill_budget_tokens=self.pace.prefill_budget_tokens(decoding=decoding, batch_tokens=batch_tokens),
             batch_tokens=batch_tokens,
         )
 
-    def _enter(self, sequence: Sequence) -> None:
-        self.waiting.remove(sequence)
-        sequence.slot = self._free_slots.pop()
-        self.running.append(sequence)
+    def _preempt(self, sequence: Sequence) -> None:
+        """Take all cells of a sequence; it keeps its tokens and its place in the queue, and is computed again."""
+        self._leave(sequence, is_kept=False)
+        sequence.computed = 0
+        self.waiting.append(sequence)
 
-    def _leave(self, sequence: Sequence) -> None:
+    def _leave(self, sequence: Sequence, *, is_kept: bool = True) -> None:
         self.running.remove(sequence)
         assert sequence.slot is not None
-        self._backend.forget(sequence.slot)
-        self._free_slots.append(sequence.slot)
+        self.cache.close(sequence.slot, is_kept=is_kept)
         sequence.slot = None
 
     def _draw(self, sequence: Sequence, row: NDArray[np.float32]) -> Delta:
@@ -173,6 +218,7 @@ class Engine:
             finish,
             prompt_tokens=len(sequence.prompt),
             completion_tokens=len(sequence.output),
+            cached_tokens=sequence.cached_tokens,
         )
 
 

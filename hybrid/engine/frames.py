@@ -37,7 +37,7 @@ class Submit(Frame, frozen=True):
     """Generate from the tokens prepared under `id`. Sampling is complete here: no None is left.
 
     logit_bias: token id to what is added to its logit. top_logprobs: how many alternatives to tell at each token;
-    None tells no log-probabilities of tokens.
+    None tells no log-probabilities of tokens. isolation: only requests of the same key may share cached prompts.
     """
 
     id: str
@@ -54,6 +54,7 @@ class Submit(Frame, frozen=True):
     logit_bias: dict[int, float] = {}
     top_logprobs: int | None = None
     grammar: Grammar | None = None
+    isolation: str = ""
 
 
 class Cancel(Frame, frozen=True):
@@ -117,6 +118,7 @@ class End(msgspec.Struct, frozen=True, array_like=True):
     failure: str | None
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):

@@ -71,5 +71,7 @@ def ended(end: End) -> Finished | LocalError:
     """Turn the worker's end of a sequence into an event, or into the failure that it was."""
     if end.finish is None:
         return LocalFailure(end.failure or "the generation broke")
-    usage = Usage(prompt_tokens=end.prompt_tokens, completion_tokens=end.completion_tokens)
+    usage = Usage(
+        prompt_tokens=end.prompt_tokens, completion_tokens=end.completion_tokens, cached_tokens=end.cached_tokens
+    )
     return Finished(FinishReason(end.finish), usage)

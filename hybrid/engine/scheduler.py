@@ -1,4 +1,4 @@
-"""What goes into the next step? Pure planning over sequences, slots and KV cells; no tensors, no clock."""
+"""What goes into the next step? Pure planning over running sequences and KV cells; no tensors, no clock."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 from hybrid.backends.base import BatchEntry
 from hybrid.engine.sequence import Sequence
 
-HEADROOM_CELLS = 32
-"""Cells left free when a sequence is admitted, so that it is not preempted by its neighbours' next tokens."""
-
 
 @dataclass(slots=True)
 class Plan:
-    """One step: who enters, who must give way first, and what each sequence computes."""
+    """One step: what each sequence computes, or else who must give way before anyone can go on."""
 
-    admitted: list[Sequence] = field(default_factory=list)
-    preempted: list[Sequence] = field(default_factory=list)
+    preempted: Sequence | None = None
     work: list[tuple[Sequence, int]] = field(default_factory=list)
     """Each running sequence of this step and how many of its pending tokens it computes."""
+
+    @property
+    def tokens(self) -> int:
+        """All tokens of the step: the cells it takes."""
+        return sum(count for _, count in self.work)
 
     @property
     def prefill_tokens(self) -> int:
@@ -47,55 +48,39 @@ class Plan:
         return entries
 
 
-def plan(
-    running: Seq[Sequence],
-    waiting: Seq[Sequence],
-    *,
-    free_slots: int,
-    free_cells: int,
-    prefill_budget_tokens: int,
-    batch_tokens: int,
-) -> Plan:
+def plan(running: Seq[Sequence], *, available_cells: int, prefill_budget_tokens: int, batch_tokens: int) -> Plan:
     """Plan one step.
 
     Every decoding sequence gets its one token first, so a long prompt never stalls a short stream; prompts
     share what `prefill_budget_tokens` leaves, oldest first. When the cells do not suffice for the decoding
     ones, the youngest running sequence gives all of its cells back and starts over later from its tokens.
+
+    Args:
+        available_cells: what running sequences can still get, cells of idle ones included.
     """
-    step = Plan()
     keep = sorted(running, key=lambda sequence: sequence.order)
-    while len(keep) > 1 and _is_stuck(keep, free_cells):
-        victim = keep.pop()
-        step.preempted.append(victim)
-        free_cells += victim.computed
+    if len(keep) > 1 and _is_stuck(keep, available_cells):
+        # One at a time: how many cells that frees depends on who else shares them, so the caller plans anew.
+        return Plan(preempted=keep[-1])
+    step = Plan()
     step.work = [(sequence, 1) for sequence in keep if sequence.pending == 1]
-    free_cells -= len(step.work)
-    budget = min(prefill_budget_tokens, batch_tokens - len(step.work), free_cells)
+    budget = min(prefill_budget_tokens, batch_tokens - len(step.work), available_cells - len(step.work))
     for sequence in keep:
-        if sequence.pending == 1:
-            continue
-        # Cells for the whole rest are set aside even if this step computes a part of it.
-        free_cells -= sequence.pending
         count = min(sequence.pending, budget)
-        if count > 0:
+        if sequence.pending > 1 and count > 0:
             step.work.append((sequence, count))
             budget -= count
-    if step.preempted:
-        return step
-    for sequence in sorted(waiting, key=lambda sequence: sequence.order):
-        # Strictly in order: letting a short prompt pass a long one would starve the long one under load.
-        if not free_slots or budget <= 0 or sequence.length + min(HEADROOM_CELLS, free_cells // 8) > free_cells:
-            break
-        count = min(sequence.pending, budget)
-        step.admitted.append(sequence)
-        step.work.append((sequence, count))
-        budget -= count
-        free_cells -= sequence.length
-        free_slots -= 1
     return step
 
 
-def _is_stuck(running: Seq[Sequence], free_cells: int) -> bool:
+def _is_stuck(running: Seq[Sequence], available_cells: int) -> bool:
     """Say whether the cells left do not let every decoding sequence, or else any prompt, go on."""
     decoding = sum(1 for sequence in running if sequence.pending == 1)
-    return decoding > free_cells or free_cells == 0
+    return decoding > available_cells or available_cells == 0
+
+
+def fits(running: Seq[Sequence], new_cells: int, *, available_cells: int, headroom_cells: int) -> bool:
+    """Say whether a waiting prompt may enter: its cells, beside those that running prompts still have to fill."""
+    promised = sum(sequence.pending for sequence in running if sequence.pending > 1)
+    headroom = min(headroom_cells, available_cells // 8)
+    return new_cells + promised + (headroom if running else 0) <= available_cells

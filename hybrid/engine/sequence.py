@@ -21,6 +21,7 @@ class Sequence:
     prompt: token ids, shape (n_prompt,). output: ids drawn so far.
     computed: how many of prompt + output the KV cache holds; 0 again after a preemption.
     slot: llama.cpp's sequence id while running, None while waiting.
+    isolation: only sequences of the same key may share cells. cached_tokens: of the prompt, found in the cache.
     """
 
     id: str
@@ -32,6 +33,8 @@ class Sequence:
     output: list[int] = field(default_factory=list)
     computed: int = 0
     slot: int | None = None
+    isolation: str = ""
+    cached_tokens: int = 0
     order: int = field(default_factory=lambda: next(_order))
     """Arrival order; a preempted sequence keeps it and so returns to the head of the queue."""
 
@@ -44,6 +47,12 @@ class Sequence:
     def pending(self) -> int:
         """Tokens the next steps must compute before another can be drawn: 1 in decode, more in prefill."""
         return self.length - self.computed
+
+    def all_tokens(self) -> NDArray[np.int32]:
+        """Prompt and output as one array."""
+        if not self.output:
+            return self.prompt
+        return np.concatenate([self.prompt, np.asarray(self.output, dtype=np.int32)])
 
     def tokens_at(self, start: int, count: int) -> list[int]:
         """Give `count` token ids from position `start`, across the seam of prompt and output."""

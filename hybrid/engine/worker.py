@@ -117,6 +117,7 @@ class Worker:
                 seed=frame.seed,
                 max_output_tokens=frame.max_output_tokens,
                 detokenizer=Detokenizer(tuple(frame.stop)),
+                isolation=frame.isolation,
             )
         )
 
@@ -160,7 +161,14 @@ class Worker:
             if d.signal is not None
         ]
         ends = [
-            End(d.id, d.finish.value if d.finish else None, d.failure, d.prompt_tokens, d.completion_tokens)
+            End(
+                d.id,
+                d.finish.value if d.finish else None,
+                d.failure,
+                d.prompt_tokens,
+                d.completion_tokens,
+                d.cached_tokens,
+            )
             for d in report.deltas
             if d.finish or d.failure
         ]

@@ -61,6 +61,7 @@ def _generate(backend: LlamaCppBackend, prompts: list[list[int]]) -> list[tuple[
         for delta in engine.step().deltas:
             assert delta.failure is None
             logprobs[delta.id].append(delta.signal.logprob)
+    engine.cache.clear()
     return [(sequence.output, logprobs[sequence.id]) for sequence in sequences]
 
 
@@ -99,12 +100,39 @@ def test_batching_changes_logprobs_only_within_rounding(backend, prompts):
         assert difference.max() <= BATCHING_TOLERANCE_NATS
 
 
-def test_every_cell_is_free_after_the_last_sequence(backend, prompts):
-    """Our count of KV cells and llama.cpp's own agree at the end: nothing is held."""
-    _generate(backend, prompts)
+def test_our_count_of_cells_is_llama_cpps_own(backend, prompts):
+    """Each held sequence is as long here as there, after answers that shared prompts and when all is given back."""
+    engine = Engine(backend)
+    for n, prompt in enumerate([*prompts, prompts[0]]):
+        engine.submit(_sequence(str(n), prompt))
+    while engine.has_work:
+        engine.step()
+    ours = {slot: held.tokens.size - 1 for slot, held in engine.cache._held.items()}
+    theirs = {slot: llama.llama_memory_seq_pos_max(backend._memory, slot) for slot in range(backend.facts.sequence_ids)}
 
-    held = [llama.llama_memory_seq_pos_max(backend._memory, slot) for slot in range(backend.facts.slots)]
-    assert held == [-1] * backend.facts.slots
+    assert ours == {slot: last for slot, last in theirs.items() if last >= 0}
+    engine.cache.clear()
+    assert engine.cache.pool.free == backend.facts.kv_cells
+    assert all(
+        llama.llama_memory_seq_pos_max(backend._memory, slot) == -1 for slot in range(backend.facts.sequence_ids)
+    )
+
+
+def test_an_answer_from_cached_cells_equals_one_from_none(backend, prompts):
+    """The second time a prompt comes, all but its last token is cached, and greedy tokens are the same."""
+    engine = Engine(backend)
+    answers = []
+    for name in ("cold", "warm"):
+        sequence = _sequence(name, prompts[0])
+        engine.submit(sequence)
+        while engine.has_work:
+            engine.step()
+        answers.append((sequence.cached_tokens, sequence.output[:8]))
+    engine.cache.clear()
+
+    (cold, cold_tokens), (warm, warm_tokens) = answers
+    assert (cold, warm) == (0, len(prompts[0]) - 1)
+    assert cold_tokens == warm_tokens
 
 
 def test_signals_are_those_of_the_full_distribution(backend, prompts):

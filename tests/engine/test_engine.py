@@ -144,6 +144,76 @@ def test_penalties_reach_the_sampler(penalty):
     assert _finish(engine)["s"][0] != "aaaaaaaaaaaa"
 
 
+def _ask(engine: Engine, name: str, text: str, *, isolation: str = "") -> Sequence:
+    sequence = _sequence(name, text)
+    sequence.isolation = isolation
+    engine.submit(sequence)
+    return sequence
+
+
+def test_a_second_prompt_starts_from_the_longest_common_beginning():
+    """What a finished sequence left in the cache is not computed again, and the answer is the same."""
+    engine = _engine()
+    first = _ask(engine, "first", "a shared beginning, and one ending")
+    _finish(engine)
+    second = _ask(engine, "second", "a shared beginning, and another")
+
+    assert _finish(engine)["second"][0] == "a shared beginning, and another"
+    assert first.cached_tokens == 0
+    assert second.cached_tokens == len("<|im_start|>user\na shared beginning, and ")
+
+
+def test_a_conversation_goes_on_from_its_last_turn():
+    """A prompt that begins with a whole earlier prompt and answer takes its place without a copy."""
+    engine = _engine()
+    first = _ask(engine, "first", "turn one is long enough")
+    _finish(engine)
+    longer = _sequence("second", "turn two")
+    longer.prompt = np.concatenate([first.all_tokens()[:-1], longer.prompt])
+    engine.submit(longer)
+    _finish(engine)
+
+    assert longer.cached_tokens == first.length - 1
+
+
+def test_prompts_that_arrive_together_compute_their_common_beginning_once():
+    """Of four cold prompts with one long beginning the first computes it and the others wait for it."""
+    engine = _engine()
+    common = "system " * 60
+    sequences = [_ask(engine, f"s{n}", f"{common}{n}") for n in range(4)]
+    answers = _finish(engine)
+
+    assert [sequence.cached_tokens > 400 for sequence in sequences] == [False, True, True, True]
+    assert [answers[f"s{n}"][0] for n in range(4)] == [f"{common}{n}" for n in range(4)]
+
+
+def test_nothing_is_shared_across_isolation_keys():
+    """The same prompt under another key is computed from its first token."""
+    engine = _engine()
+    _ask(engine, "anns", "the same secret question", isolation="ann")
+    _finish(engine)
+    bobs = _ask(engine, "bobs", "the same secret question", isolation="bob")
+    anns = _ask(engine, "again", "the same secret question", isolation="ann")
+    _finish(engine)
+
+    assert bobs.cached_tokens == 0
+    assert anns.cached_tokens > 0
+
+
+def test_cells_of_finished_sequences_are_given_up_oldest_first():
+    """A new prompt that needs room evicts what was unused longest, and the newer one is still there."""
+    engine = _engine(context_tokens=600, slots=1)
+    for name in ("old", "new"):
+        _ask(engine, name, name * 30)
+        _finish(engine)
+    _ask(engine, "large", "L" * 150)
+    _finish(engine)
+    again_new, again_old = _sequence("n", "new" * 30), _sequence("o", "old" * 30)
+
+    assert engine.cache.look_up(again_new.prompt, "").length > 90
+    assert engine.cache.look_up(again_old.prompt, "").length < 90
+
+
 class Schedules(RuleBasedStateMachine):
     """Random schedules of submit, cancel and step: the backend's own checks and these invariants must hold."""
 
@@ -152,9 +222,14 @@ class Schedules(RuleBasedStateMachine):
         self.engine = _engine(context_tokens=300, slots=3)
         self.names = 0
 
-    @rule(text=st.text(alphabet="ab", min_size=1, max_size=90), limit=st.integers(1, 100))
-    def submit(self, text: str, limit: int) -> None:
+    @rule(
+        text=st.sampled_from(["a", "ab" * 20, "ab" * 20 + "c", "ab" * 40, "x" * 90]),
+        limit=st.integers(1, 100),
+        isolation=st.sampled_from(["", "", "ann", "bob"]),
+    )
+    def submit(self, text: str, limit: int, isolation: str) -> None:
         sequence = _sequence(f"s{self.names}", text, limit=min(limit, 300 - len(text) - 60))
+        sequence.isolation = isolation
         self.names += 1
         self.engine.submit(sequence)
 
@@ -172,15 +247,22 @@ class Schedules(RuleBasedStateMachine):
 
     @invariant()
     def slots_and_cells_add_up(self) -> None:
-        held = self.engine._backend._slots
-        running = self.engine.running
-        assert len(running) + len(self.engine._free_slots) == 3
-        assert {s.slot: s.computed for s in running if s.computed} == {k: len(v) for k, v in held.items()}
-        assert self.engine.free_cells >= 0
+        backend, pool, running = self.engine._backend, self.engine.cache.pool, self.engine.running
+        held = {slot: [token for _, token in cells] for slot, cells in backend._slots.items()}
+        assert len(running) <= 3
+        assert len({sequence.slot for sequence in running}) == len(running)
+        assert all(held.get(s.slot, []) == s.tokens_at(0, s.computed) for s in running)
+        assert pool.total - pool.free == backend.cells_held()
+        owners = {slot: entry.isolation for slot, entry in self.engine.cache._held.items()}
+        cells = {(cell, owners[slot]) for slot, entries in backend._slots.items() for cell, _ in entries}
+        assert len({cell for cell, _ in cells}) == len(cells), "a cell is shared across isolation keys"
+        assert 0 <= pool.running_cells <= pool.total - pool.free
 
     def teardown(self) -> None:
         _finish(self.engine)
         assert self.engine.free_cells == 300
+        self.engine.cache.clear()
+        assert self.engine._backend.cells_held() == 0
 
 
 TestSchedules = Schedules.TestCase
