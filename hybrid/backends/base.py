@@ -17,7 +17,8 @@ class BackendOptions:
     """How to load a model.
 
     context_tokens: the longest sequence to serve, prompt and answer together; lowered to what the model was trained on.
-    slots: sequences decoded together. idle_sequences: finished ones that may stay in the cache beside them. threads: 0 takes every core this process may use.
+    slots: sequences decoded together. idle_sequences: finished ones that may stay in the cache beside them.
+    threads: 0 takes every core this process may use.
     """
 
     model_path: Path

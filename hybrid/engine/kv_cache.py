@@ -152,12 +152,12 @@ class KvCache:
         """Find the longest shared beginning. At least the last token is left to compute: its logits are wanted."""
         best, length = None, MIN_SHARED_TOKENS - 1
         limit = len(tokens) - 1
-        if self._can_share:
-            for slot, held in self._held.items():
-                if held.isolation == isolation and held.tokens.size > length:
-                    shared = common_length(held.tokens.view[:limit], tokens[:limit])
-                    if shared > length:
-                        best, length = slot, shared
+        for slot, held in self._held.items() if self._can_share else ():
+            if held.isolation != isolation or held.tokens.size <= length:
+                continue
+            shared = common_length(held.tokens.view[:limit], tokens[:limit])
+            if shared > length:
+                best, length = slot, shared
         if best is None:
             return Match(None, 0, len(tokens))
         claimed = self.pool.idle_among(self._held[best].cells.view[:length])
