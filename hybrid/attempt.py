@@ -131,8 +131,13 @@ class Attempt:
                 seed=seed,
                 stop=list(self._request.stop),
                 isolation=self._request.client_key or "",
+                deadline_s=self._deadline_left_s(),
             )
         )
+
+    def _deadline_left_s(self) -> float | None:
+        deadline_s = self._request.deadline_s
+        return None if deadline_s is None else max(0.0, deadline_s - self._journal.elapsed_s)
 
     async def _hold(
         self, generation: Generation, decision: RunLocal, draft: DraftLog, held: list[Event]

@@ -122,12 +122,12 @@ class Engine:
         return report
 
     def _admit(self, report: StepReport) -> None:
-        """Let waiting sequences in, in order of arrival, while slots and cells last.
+        """Let waiting sequences in, the earliest due first, while slots and cells last.
 
         Strictly in order: letting a short prompt pass a long one would starve the long one under load. Only one
         that is better off waiting for its neighbour's prefill lets others pass.
         """
-        for sequence in sorted(self.waiting, key=lambda sequence: sequence.order):
+        for sequence in sorted(self.waiting, key=lambda sequence: sequence.urgency):
             if len(self.running) >= self._backend.facts.slots:
                 return
             tokens = sequence.all_tokens()

@@ -38,6 +38,7 @@ class Submit(Frame, frozen=True):
 
     logit_bias: token id to what is added to its logit. top_logprobs: how many alternatives to tell at each token;
     None tells no log-probabilities of tokens. isolation: only requests of the same key may share cached prompts.
+    deadline_s: seconds until the answer is wanted; the queue is served by it.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Submit(Frame, frozen=True):
     top_logprobs: int | None = None
     grammar: Grammar | None = None
     isolation: str = ""
+    deadline_s: float | None = None
 
 
 class Cancel(Frame, frozen=True):

@@ -52,13 +52,13 @@ def plan(running: Seq[Sequence], *, available_cells: int, prefill_budget_tokens:
     """Plan one step.
 
     Every decoding sequence gets its one token first, so a long prompt never stalls a short stream; prompts
-    share what `prefill_budget_tokens` leaves, oldest first. When the cells do not suffice for the decoding
-    ones, the youngest running sequence gives all of its cells back and starts over later from its tokens.
+    share what `prefill_budget_tokens` leaves, the earliest due first. When the cells do not suffice for the decoding
+    ones, the last due running sequence gives all of its cells back and starts over later from its tokens.
 
     Args:
         available_cells: what running sequences can still get, cells of idle ones included.
     """
-    keep = sorted(running, key=lambda sequence: sequence.order)
+    keep = sorted(running, key=lambda sequence: sequence.urgency)
     if len(keep) > 1 and _is_stuck(keep, available_cells):
         # One at a time: how many cells that frees depends on who else shares them, so the caller plans anew.
         return Plan(preempted=keep[-1])

@@ -21,6 +21,7 @@ class Sequence:
     prompt: token ids, shape (n_prompt,). output: ids drawn so far.
     computed: how many of prompt + output the KV cache holds; 0 again after a preemption.
     slot: llama.cpp's sequence id while running, None while waiting.
+    due_s: when its answer is wanted, by the worker's clock; the earliest is served first.
     isolation: only sequences of the same key may share cells. cached_tokens: of the prompt, found in the cache.
     """
 
@@ -35,8 +36,13 @@ class Sequence:
     slot: int | None = None
     isolation: str = ""
     cached_tokens: int = 0
+    due_s: float = 0.0
     order: int = field(default_factory=lambda: next(_order))
-    """Arrival order; a preempted sequence keeps it and so returns to the head of the queue."""
+
+    @property
+    def urgency(self) -> tuple[float, int]:
+        """What orders the queue, the smallest first: when it is due, then arrival. Preemption changes neither."""
+        return self.due_s, self.order
 
     @property
     def length(self) -> int:

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -47,6 +48,10 @@ from hybrid.errors import InvalidRequest, LocalError
 from hybrid.native import SampleParams
 
 log = logging.getLogger(__name__)
+
+
+PATIENCE_S = 60.0
+"""A request without a deadline is due so long after its arrival: urgent ones pass it, but not for ever."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
@@ -118,6 +123,7 @@ class Worker:
                 max_output_tokens=frame.max_output_tokens,
                 detokenizer=Detokenizer(tuple(frame.stop)),
                 isolation=frame.isolation,
+                due_s=time.monotonic() + (PATIENCE_S if frame.deadline_s is None else frame.deadline_s),
             )
         )
 

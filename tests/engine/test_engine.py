@@ -187,6 +187,20 @@ def test_prompts_that_arrive_together_compute_their_common_beginning_once():
     assert [answers[f"s{n}"][0] for n in range(4)] == [f"{common}{n}" for n in range(4)]
 
 
+def test_an_urgent_sequence_passes_those_that_can_wait():
+    """With one slot, what is due first runs first, whatever came first; equals keep their order."""
+    engine = _engine(slots=1)
+    sequences = [_sequence(name, name) for name in ("early", "later", "urgent")]
+    for sequence, due_s in zip(sequences, (60.0, 60.0, 5.0), strict=True):
+        sequence.due_s = due_s
+        engine.submit(sequence)
+    ended = []
+    while engine.has_work:
+        ended += [delta.id for delta in engine.step().deltas if delta.finish]
+
+    assert ended == ["urgent", "early", "later"]
+
+
 def test_nothing_is_shared_across_isolation_keys():
     """The same prompt under another key is computed from its first token."""
     engine = _engine()
