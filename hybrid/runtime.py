@@ -119,12 +119,15 @@ class Runtime:
         state: dict[str, Json] = {"local": None, "clouds": len(self._clouds.models)}
         is_ready = bool(self._clouds.models)
         if self._local is not None:
-            load = self._local.load
+            load, facts = self._local.load, self._local.facts
             state["local"] = {
                 "state": self._local.state.value,
                 "problem": self._local.problem,
                 "running": load.running,
                 "waiting": load.waiting,
+                "free_slots": load.free_slots,
+                "free_cells": load.free_cells,
+                "kv_cells": facts.kv_cells if facts else None,
                 "restarts": self._local.restarts,
             }
             is_ready = is_ready or self._local.state is WorkerState.READY

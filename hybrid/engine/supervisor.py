@@ -299,6 +299,7 @@ class Supervisor:
             self._tell(frame.id, kind)
         elif isinstance(frame, Ready):
             self.facts, self.problem = frame, None
+            self.load = msgspec.structs.replace(NO_LOAD, free_slots=frame.slots, free_cells=frame.kv_cells)
             self._enter(WorkerState.READY)
         elif isinstance(frame, LoadFailed):
             self.problem = frame.message
