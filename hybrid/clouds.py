@@ -105,7 +105,13 @@ class Clouds:
         """
         reservation = await self._reserve(option, journal)
         settled_usd: Decimal | None = None
-        call = CloudCall(request, cloud.model, cloud.output_bound(request))
+        has_left = False
+
+        def on_sent() -> None:
+            nonlocal has_left
+            has_left = True
+
+        call = CloudCall(request, cloud.model, cloud.output_bound(request), on_sent)
         try:
             async with aclosing(cloud.provider.stream(call)) as events:
                 async for event in events:
@@ -120,15 +126,21 @@ class Clouds:
                 settled_usd = Decimal(0)
             raise
         finally:
-            is_estimated = settled_usd is None
-            amount_usd = reservation.amount_usd if settled_usd is None else settled_usd
-            journal.cost_usd += amount_usd
-            journal.note(f"settled ${amount_usd}" + (" (worst case: usage unknown)" if is_estimated else ""))
-            await self._settle(reservation, amount_usd, is_estimated=is_estimated)
+            await self._settle(reservation, journal, settled_usd, has_left=has_left)
 
-    async def _settle(self, reservation: Reservation, amount_usd: Decimal, *, is_estimated: bool) -> None:
+    async def _settle(
+        self, reservation: Reservation, journal: Journal, known_usd: Decimal | None, *, has_left: bool
+    ) -> None:
+        """Write down what a call cost: what is known, nothing if it never left, else the worst case."""
         try:
-            await self._ledger.settle(reservation.id, amount_usd, is_estimated=is_estimated)
+            if known_usd == 0 or (known_usd is None and not has_left):
+                journal.note("nothing to pay: the call did not leave, or was refused")
+                await self._ledger.release(reservation.id)
+                return
+            amount_usd = reservation.amount_usd if known_usd is None else known_usd
+            journal.cost_usd += amount_usd
+            journal.note(f"settled ${amount_usd}" + (" (worst case: usage unknown)" if known_usd is None else ""))
+            await self._ledger.settle(reservation.id, amount_usd, is_estimated=known_usd is None)
         except StoreError as failed:
             # Nothing is lost: the reservation still counts in full, and the ledger goes on trying.
             log.error("the cost of %s could not be written: %s", reservation.request_id, failed)

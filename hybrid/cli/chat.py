@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated
@@ -38,18 +41,25 @@ def chat(
     Reads one message a line; piped input is answered line by line.
     """
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a byte that is no UTF-8 is a character we cannot send
     is_name = model.partition("/")[0] in ("hybrid", "local", "cloud")
     loaded = load(config, os.environ, {"local.model": None if is_name else model})
     asked = model if is_name or model in loaded.config.aliases else "hybrid"
     local = spawn_local(loaded.config, local_model_file(loaded.config, is_offline=offline), os.environ)
 
     async def talk() -> None:
+        # Ended from outside, what was reserved is settled all the same.
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with running(loaded.config, os.environ, local=local, is_offline=offline) as runtime:
             if local is not None and await local.wait_settled() is not WorkerState.READY and not runtime.has_cloud:
                 raise ModelFileError(f"the local model cannot be loaded: {local.problem}")
             await Conversation(runtime, asked).run()
 
-    asyncio.run(talk())
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(talk())
 
 
 class Conversation:
@@ -65,7 +75,7 @@ class Conversation:
         """Read lines until the end of input; a failed answer is told and the conversation goes on."""
         if self._is_terminal:
             print(f"{DIM}{HELP}{PLAIN}", file=sys.stderr)
-        while (line := await asyncio.to_thread(self._read)) is not None:
+        while (line := await self._line()) is not None:
             text = line.strip()
             if text in ("/quit", "/exit"):
                 return
@@ -74,11 +84,32 @@ class Conversation:
             elif text:
                 await self._turn(text)
 
-    def _read(self) -> str | None:
+    async def _line(self) -> str | None:
+        """Read a line; None at the end of input and at Ctrl-C.
+
+        `input` cannot be interrupted from the event loop, so a thread that may be left behind waits for it.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[str | None] = loop.create_future()
+
+        def tell(line: str | None) -> None:
+            if not answer.done():
+                answer.set_result(line)
+
+        def read() -> None:
+            try:
+                line: str | None = input("> " if self._is_terminal else "")
+            except (EOFError, ValueError):
+                line = None
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(tell, line)
+
+        threading.Thread(target=read, name="prompt", daemon=True).start()
+        loop.add_signal_handler(signal.SIGINT, tell, None)
         try:
-            return input("> " if self._is_terminal else "")
-        except EOFError:
-            return None
+            return await answer
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
 
     def _command(self, text: str) -> None:
         name, _, rest = text.partition(" ")
@@ -94,8 +125,7 @@ class Conversation:
         question = Message("user", (TextPart(text),))
         answer = asyncio.ensure_future(self._answer(question))
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(2, answer.cancel)
+        loop.add_signal_handler(signal.SIGINT, answer.cancel)
         try:
             said = await answer
             self._messages += [question, Message("assistant", (TextPart(said),))]
@@ -104,7 +134,7 @@ class Conversation:
         except asyncio.CancelledError:
             print(f"\n{DIM}stopped{PLAIN}" if self._is_terminal else "", file=sys.stderr)
         finally:
-            loop.remove_signal_handler(2)
+            loop.remove_signal_handler(signal.SIGINT)
 
     async def _answer(self, question: Message) -> str:
         request = ChatRequest(model=self._model, messages=(*self._messages, question), is_stream=True)

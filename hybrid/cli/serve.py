@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -83,20 +84,41 @@ async def _serve(
         bound_host=server.host, allowed_hosts=server.allowed_hosts, max_body_bytes=server.max_body_bytes
     )
     async with running(loaded.config, os.environ, local=local, is_offline=is_offline) as runtime:
-        if local is not None and await local.wait_settled() is not WorkerState.READY:
-            if not runtime.has_cloud:
-                raise ModelFileError(f"the local model cannot be loaded: {local.problem}")
-            _say(f"warning: the local model cannot be loaded: {local.problem}")
+        # Served from the first moment on: /healthz and a cloud need not wait for the model, and requests for it do.
+        bound: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         def on_ready(host: str, port: int) -> None:
-            for line in _banner(loaded, local, is_offline=is_offline):
-                _say(line)
             shown = f"[{host}]" if ":" in host else host
-            _say(f"ready in {time.monotonic() - started_s:.1f} s: http://{shown}:{port}/v1  (Ctrl-C stops)")
+            bound.set_result(f"http://{shown}:{port}/v1")
 
-        await serve_app(
-            make_app(runtime, options), host=server.host, port=server.port, on_ready=on_ready, sockets=sockets
+        serving = asyncio.ensure_future(
+            serve_app(
+                make_app(runtime, options), host=server.host, port=server.port, on_ready=on_ready, sockets=sockets
+            )
         )
+        try:
+            await asyncio.wait((bound, serving), return_when=asyncio.FIRST_COMPLETED)
+            settling = asyncio.ensure_future(_settled(local, has_cloud=runtime.has_cloud))
+            await asyncio.wait((settling, serving), return_when=asyncio.FIRST_COMPLETED)
+            if settling.done():
+                settling.result()
+                for line in _banner(loaded, local, is_offline=is_offline):
+                    _say(line)
+                _say(f"ready in {time.monotonic() - started_s:.1f} s: {bound.result()}  (Ctrl-C stops)")
+            settling.cancel()
+            await asyncio.shield(serving)
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+
+async def _settled(local: Supervisor | None, *, has_cloud: bool) -> None:
+    """Wait for the local model. Raises: ModelFileError if it cannot be loaded and nobody else could answer."""
+    if local is None or await local.wait_settled() is WorkerState.READY:
+        return
+    if not has_cloud:
+        raise ModelFileError(f"the local model cannot be loaded: {local.problem}")
+    _say(f"warning: the local model cannot be loaded: {local.problem}")
 
 
 def _banner(loaded: Loaded, local: Supervisor | None, *, is_offline: bool) -> list[str]:

@@ -16,11 +16,13 @@ class CloudCall:
 
     model: the provider's own name for it, not the client's.
     request.is_stream decides how it is fetched: event by event, or whole.
+    on_sent: called when the first byte of the request may have left: from then on the call may be billed.
     """
 
     request: ChatRequest
     model: str
     max_output_tokens: int
+    on_sent: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

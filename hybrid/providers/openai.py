@@ -169,7 +169,9 @@ class OpenAIProvider:
                 return StreamParser(failures)
             return BodyParser(lambda whole: decode(whole, failures))
 
-        events = self._transport.events("/chat/completions", body, parser_for, is_stream=is_stream)
+        events = self._transport.events(
+            "/chat/completions", body, parser_for, is_stream=is_stream, on_sent=call.on_sent
+        )
         try:
             async for event in events:
                 yield event

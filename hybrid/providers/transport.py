@@ -164,18 +164,25 @@ class Transport:
         return f"Transport({self.failures.provider!r}, host={self._parts.hostname!r})"
 
     async def events(
-        self, path: str, body: bytes, parser_for: Callable[[str], EventParser], *, is_stream: bool
+        self,
+        path: str,
+        body: bytes,
+        parser_for: Callable[[str], EventParser],
+        *,
+        is_stream: bool,
+        on_sent: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[Event, None]:
         """POST `body` as JSON and yield what the parser makes of the answer, until it is finished.
 
         path: is put behind the base URL's.
         parser_for: takes the answer's media type, lower case, without parameters.
         is_stream: whether the limits on the first and the next token apply.
+        on_sent: called when the first byte of the request may have left.
 
         Raises: errors.Provider*.
         """
         deadline = Deadline(self.failures, self._timeouts, is_stream=is_stream)
-        response = await self._post(path, body, deadline)
+        response = await self._post(path, body, deadline, on_sent)
         try:
             parser = await self._parser(response, parser_for, deadline)
             async with aclosing(response.aiter_raw()) as chunks:
@@ -205,15 +212,26 @@ class Transport:
             with suppress(*BLAME):
                 await client.aclose()
 
-    async def _post(self, path: str, body: bytes, deadline: Deadline) -> httpx2.Response:
+    async def _post(self, path: str, body: bytes, deadline: Deadline, on_sent: Callable[[], None]) -> httpx2.Response:
+        async def trace(event: str, _info: object) -> None:
+            if event.endswith("send_request_headers.started"):
+                on_sent()
+
+        if self._http_transport is not None:
+            on_sent()  # another transport may not tell, and what is unknown may have been billed
+        loop = asyncio.get_running_loop()
         with translating(self.failures, self._timeouts):
             client = await deadline.wait(self._opened())
-            request = client.build_request("POST", self._url(path), content=body)
+            request = client.build_request("POST", self._url(path), content=body, extensions={"trace": trace})
+            connect_until_s = loop.time() + self._timeouts.connect_s
             for attempt in range(CONNECT_RETRIES):
                 try:
                     return await deadline.wait(client.send(request, stream=True))
                 except (httpx2.ConnectError, httpx2.ConnectTimeout):
                     # No connection, so no byte of the request left: the one failure that cannot be paid for twice.
+                    # But together the attempts keep to the limit that the configuration names.
+                    if loop.time() >= connect_until_s:
+                        raise
                     await deadline.wait(self._sleep(BACKOFF_S * 2**attempt * (0.5 + self._draw())))
             return await deadline.wait(client.send(request, stream=True))
 
