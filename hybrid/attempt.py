@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from decimal import Decimal
 from typing import TypeAlias, TypeVar
 
 from hybrid.clouds import Clouds, is_worth_falling_back
+from hybrid.engine.formats.listen import Listener
 from hybrid.engine.frames import Submit
 from hybrid.engine.generation import Generation, Started
 from hybrid.engine.supervisor import Supervisor
@@ -22,11 +24,14 @@ from hybrid.errors import (
     InvalidRequest,
     LocalError,
     ModelNotReady,
+    ProviderTimeout,
     ProviderUnavailable,
     QueueFull,
+    StoreError,
     UnsupportedCapability,
 )
 from hybrid.journal import DraftLog, Journal
+from hybrid.local_request import LocalRequest
 from hybrid.policy.model import Escalate, Limits, Reason, Reject, RunLocal, Signals
 from hybrid.policy.review import review
 from hybrid.pricing import saved_usd
@@ -40,13 +45,13 @@ _T = TypeVar("_T")
 class RuntimeOptions:
     """What the runtime is configured to.
 
-    defaults: sampling where a client gives none; no field of it is None. local_name: what `local/NAME` answers to.
+    defaults: sampling where a client gives none; no field of it is None.
     """
 
     limits: Limits
     defaults: Sampling
-    local_name: str | None = None
     max_output_tokens: int | None = None
+    max_reasoning_tokens: int | None = None
     aliases: Mapping[str, str]
     private_tags: frozenset[str] = frozenset()
     requires_key: bool = False
@@ -63,6 +68,7 @@ class Attempt:
         journal: Journal,
         *,
         local: Supervisor | None,
+        local_name: str,
         clouds: Clouds,
         options: RuntimeOptions,
     ) -> None:
@@ -71,8 +77,17 @@ class Attempt:
         self._limits = limits
         self._journal = journal
         self._local = local
+        self._local_name = local_name
         self._clouds = clouds
         self._options = options
+        self._listener = Listener()
+        self._heard: deque[Event] = deque()
+        self._has_started = False
+
+    def _in_local_terms(self) -> LocalRequest:
+        facts = self._local.facts if self._local is not None else None
+        bound = self._options.max_reasoning_tokens
+        return LocalRequest(request=self._request, facts=facts, max_reasoning_tokens=bound)
 
     # ---- local
 
@@ -85,12 +100,13 @@ class Attempt:
             with await self._generate() as generation:
                 doubt = await self._hold(generation, decision, draft, held)
                 if doubt is None:
-                    yield journal.released(Route.LOCAL, self._options.local_name or "local")
+                    yield journal.released(Route.LOCAL, self._local_name)
                     for event in held:
                         yield event
-                    while not isinstance(held[-1], Finished):
-                        held[-1] = await self._next(generation, draft)
-                        yield held[-1]
+                    last = held[-1] if held else None
+                    while not isinstance(last, Finished):
+                        last = await self._next(generation, draft)
+                        yield last
         except (LocalError, QueueFull) as failure:
             if journal.route is not None or decision.fallback is None:
                 raise
@@ -99,7 +115,8 @@ class Attempt:
             doubt = Escalate(reason=reason, option=decision.fallback)
             held = []
         if doubt is None:
-            yield self._local_tail(decision, draft, held[-1])
+            assert isinstance(last, Finished)
+            yield self._local_tail(decision, draft, last)
             return
         async with aclosing(self.cloud(doubt, held)) as items:
             async for item in items:
@@ -117,6 +134,8 @@ class Attempt:
             return value
 
         seed = given.seed if given.seed is not None else secrets.randbits(64)
+        local, is_thinking = self._in_local_terms(), self._local.is_thinking(self._journal.id)
+        self._listener, self._heard, self._has_started = local.listener(is_thinking=is_thinking), deque(), False
         return await self._local.submit(
             Submit(
                 id=self._journal.id,
@@ -130,6 +149,8 @@ class Attempt:
                 repetition_penalty=pick(given.repetition_penalty, default.repetition_penalty),
                 seed=seed,
                 stop=list(self._request.stop),
+                shown=local.shown,
+                grammar=local.grammar(is_thinking=is_thinking),
                 isolation=self._request.client_key or "",
                 deadline_s=self._deadline_left_s(),
             )
@@ -147,15 +168,15 @@ class Attempt:
         Without a fallback there is nothing to wait for but the first event, so that a failure before it is still
         an error with a status of its own.
         """
-        held.append(await self._next(generation, draft, until_s=self._hold_until_s(decision)))
-        while decision.fallback is not None and not self._is_judgeable(draft, held):
+        while not held or (decision.fallback is not None and not self._is_judgeable(draft, held)):
             try:
                 held.append(await self._next(generation, draft, until_s=self._hold_until_s(decision)))
             except _HoldExpired:
+                self._journal.note("judged early: the first token is due")
                 break
         if decision.fallback is None:
             return None
-        finished = held[-1] if isinstance(held[-1], Finished) else None
+        finished = held[-1] if held and isinstance(held[-1], Finished) else None
         verdict = review(draft.draft(finished.reason if finished else None), self._limits)
         journal = self._journal
         journal.review, journal.confidence = verdict, verdict.confidence
@@ -176,14 +197,13 @@ class Attempt:
             return None
         return self._limits.ttft_s
 
-    def _local_tail(self, decision: RunLocal, draft: DraftLog, last: Event) -> Tail:
+    def _local_tail(self, decision: RunLocal, draft: DraftLog, last: Finished) -> Tail:
         journal = self._journal
-        usage = last.usage if isinstance(last, Finished) else None
+        usage = last.usage
         if usage is not None:
-            journal.local_prompt_tokens = usage.prompt_tokens
             journal.usage = usage
             journal.saved_usd = self._saved(usage)
-        verdict = review(draft.draft(last.reason if isinstance(last, Finished) else None), self._limits)
+        verdict = review(draft.draft(last.reason), self._limits)
         journal.confidence, journal.is_calibrated = verdict.confidence, self._limits.is_calibrated
         journal.review = journal.review or verdict
         if decision.no_fallback is not None and not verdict.is_accepted:
@@ -196,30 +216,36 @@ class Attempt:
         Raises: DeadlineExceeded, or _HoldExpired `until_s` seconds after arrival if tokens are there to be judged.
         """
         journal = self._journal
-        while True:
+        while not self._heard:
             hold_s = until_s if draft.logprobs else None
             item = await self._in_time(generation.next(), hold_s)
             if isinstance(item, Started):
-                journal.queue_s = journal.elapsed_s
-                journal.local_prompt_tokens = self._signals.prompt_tokens or 0
-                journal.note("left the queue: prefill begins")
+                # Once a generation: after a preemption it leaves the queue again, and pays for nothing new.
+                if not self._has_started:
+                    self._has_started = True
+                    journal.queue_s = journal.queue_s or journal.elapsed_s
+                    journal.local_prompt_tokens += self._signals.prompt_tokens or 0
+                    journal.note("left the queue: prefill begins")
                 continue
             if isinstance(item, TextDelta):
                 draft.add(item.signals)
                 journal.local_completion_tokens += len(item.signals)
-            return item
+            self._heard.extend(self._listener.hear(item))
+            if isinstance(item, Finished):
+                draft.flaw = self._listener.flaw
+        return self._heard.popleft()
 
     async def _in_time(self, waited_for: Awaitable[_T], hold_until_s: float | None = None) -> _T:
         """Wait within the request's deadline and, if given, a nearer time to stop holding back."""
         journal, deadline_s = self._journal, self._request.deadline_s
-        limits = [s for s in (deadline_s, hold_until_s) if s is not None]
-        left_s = min(limits) - journal.elapsed_s if limits else None
+        until_s = min((s for s in (deadline_s, hold_until_s) if s is not None), default=None)
         try:
             with journal.waiting():
-                async with asyncio.timeout(left_s):
+                async with asyncio.timeout(None if until_s is None else until_s - journal.elapsed_s):
                     return await waited_for
         except TimeoutError as late:
-            if deadline_s is not None and journal.elapsed_s >= deadline_s:
+            # Which limit it was is known beforehand; the clock may be read a little before the timer's own time.
+            if until_s is not None and until_s == deadline_s:
                 raise DeadlineExceeded(f"no answer within the request's deadline of {deadline_s:g} s") from late
             raise _HoldExpired from late
 
@@ -231,28 +257,52 @@ class Attempt:
         journal.reason = decision.reason
         journal.note(f"escalated to {decision.option.provider}/{decision.option.model} ({decision.reason.value})")
         usage: Usage | None = None
+        patience_until_s = journal.elapsed_s + cloud.patience_s if decision.may_fall_back else None
         try:
             async with aclosing(self._clouds.call(cloud, self._request, decision.option, journal)) as events:
                 # Read to its end, not only to `Finished`: a connection that is read out goes back to the pool.
-                while (event := await self._in_time(anext(events, None))) is not None:
+                while (event := await self._in_time(anext(events, None), patience_until_s)) is not None:
                     if journal.route is None:
+                        patience_until_s = None
                         yield journal.released(Route.CLOUD, cloud.model, provider=cloud.provider.name)
                     if isinstance(event, Finished):
                         usage = event.usage
                     yield event
+        except _HoldExpired:
+            waited = f"no answer within {cloud.patience_s:g} s, and a local draft waits"
+            failed: HybridError = ProviderTimeout(cloud.provider.name, waited)
         except HybridError as error:
-            if journal.route is not None or not decision.may_fall_back or not is_worth_falling_back(error):
-                raise
-            journal.note(f"cloud failed: {error}")
-            reason = Reason.BUDGET if isinstance(error, BudgetExhausted) else Reason.CLOUD_FAILURE
+            failed = error
         else:
             journal.usage = usage
             journal.saved_usd = None if usage is None else self._saved(usage)
             yield Tail(head=journal.head(), usage=usage)
             return
-        async with aclosing(self._stand_in(reason, held or [])) as items:
+        async with aclosing(self._after_failure(failed, decision, held or [])) as items:
             async for item in items:
                 yield item
+
+    async def _after_failure(
+        self, failed: HybridError, decision: Escalate, held: list[Event]
+    ) -> AsyncGenerator[Item, None]:
+        """Let local stand in for a failed cloud, if it may and can; else the failure is the answer."""
+        journal = self._journal
+        reason = Reason.BUDGET if isinstance(failed, BudgetExhausted | StoreError) else Reason.CLOUD_FAILURE
+        is_worth = is_worth_falling_back(failed) or (isinstance(failed, DeadlineExceeded) and _is_whole(held))
+        if journal.route is not None or not decision.may_fall_back or not is_worth:
+            if journal.route is None and reason is Reason.BUDGET:
+                journal.reason = reason
+            raise failed
+        journal.note(f"cloud failed: {failed}")
+        try:
+            async with aclosing(self._stand_in(reason, held)) as items:
+                async for item in items:
+                    yield item
+        except LocalError as second:
+            if journal.route is not None:
+                raise
+            journal.note(f"local cannot stand in: {second}")
+            raise failed from second
 
     async def _stand_in(self, reason: Reason, held: list[Event]) -> AsyncGenerator[Item, None]:
         """Give the local draft the cloud was to replace; one that was broken off is generated again, unreviewed."""
@@ -260,7 +310,7 @@ class Attempt:
         journal.reason = journal.degraded = reason
         stand_in = RunLocal(reason=reason, degraded=reason)
         if held and isinstance(held[-1], Finished):
-            yield journal.released(Route.LOCAL, self._options.local_name or "local")
+            yield journal.released(Route.LOCAL, self._local_name)
             for event in held:
                 yield event
             usage = held[-1].usage
@@ -269,7 +319,7 @@ class Attempt:
             yield Tail(head=journal.head(), usage=usage)
             return
         assert self._local is not None
-        await self._local.prepare(journal.id, template_messages(self._request))
+        await self._in_local_terms().prepare(self._local, journal.id)
         async with aclosing(self.local(stand_in)) as items:
             async for item in items:
                 yield item
@@ -279,16 +329,12 @@ class Attempt:
         return None if price is None else saved_usd(price, usage, self._journal.cost_usd)
 
 
+def _is_whole(held: list[Event]) -> bool:
+    return bool(held) and isinstance(held[-1], Finished)
+
+
 class _HoldExpired(Exception):
     """The first token is due: judge what is there."""
-
-
-def template_messages(request: ChatRequest) -> list[dict[str, object]]:
-    """Give the conversation as chat templates take it; they know `system`, not OpenAI's newer `developer`."""
-    return [
-        {"role": "system" if message.role == "developer" else message.role, "content": message.text}
-        for message in request.messages
-    ]
 
 
 def rejection(decision: Reject, signals: Signals, limits: Limits, request: ChatRequest) -> HybridError:

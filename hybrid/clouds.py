@@ -26,13 +26,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudModel:
-    """One paid model: who serves it, its price (None: unknown, so never called), and its bounds."""
+    """One paid model: who serves it, its price (None: unknown, so never called), and its bounds.
+
+    patience_s: how long its first event is waited for where a local draft could be given instead.
+    """
 
     provider: Provider
     model: str
     price: TokenPrice | None
     max_output_tokens: int
     context_tokens: int | None = None
+    patience_s: float = 60.0
 
     def output_bound(self, request: ChatRequest) -> int:
         """The most answer tokens a call may make; the provider is told, so the reservation holds."""

@@ -76,6 +76,10 @@ class LocalConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Longest answer where a client gives no bound; unset: up to the context."),
     ] = None
+    max_reasoning_tokens: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Longest thinking before an answer, for models that think; unset: as long as they like."),
+    ] = None
 
 
 class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -24,6 +24,7 @@ class DraftLog:
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
+    flaw: str | None = None
 
     def add(self, signals: tuple[TokenSignal, ...]) -> None:
         """Append the signals of some tokens."""
@@ -39,6 +40,7 @@ class DraftLog:
             entropies=tuple(self.entropies),
             margins=tuple(self.margins),
             finish_reason=finish_reason,
+            flaw=self.flaw,
         )
 
 
@@ -70,6 +72,7 @@ class Journal:
     queue_s: float | None = None
     ttft_s: float | None = None
     overhead_s: float | None = None
+    local_problem: str | None = None
     waited_s: float = 0.0
     facts: Mapping[str, Json] = field(default_factory=dict)
     decision: Decision | None = None
@@ -119,7 +122,8 @@ class Journal:
         self.ttft_s = self.elapsed_s
         self.overhead_s = max(0.0, self.ttft_s - self.waited_s)
         self.note(f"released from {route.value}: {model}")
-        return self.head()
+        # What a cloud's answer costs is known at its end, not when it begins.
+        return replace(self.head(), cost_usd=None) if route is Route.CLOUD else self.head()
 
     def head(self) -> Head:
         """Give the head with the figures known by now."""

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
-from hybrid.attempt import Attempt, Item, RuntimeOptions, rejection, template_messages
+from hybrid.attempt import Attempt, Item, RuntimeOptions, rejection
 from hybrid.clouds import Clouds
+from hybrid.engine.fleet import Fleet
 from hybrid.engine.supervisor import Supervisor, WorkerState
-from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotFound, ModelNotReady
+from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotFound, StoreError
 from hybrid.journal import Journal
+from hybrid.local_request import LocalRequest
 from hybrid.policy.model import Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
-from hybrid.types import Capability, ChatRequest, Json, Outcome, PolicyChoice, ServedModel, Tail
+from hybrid.types import ChatRequest, Json, Outcome, PolicyChoice, ServedModel, Tail
 
 log = logging.getLogger(__name__)
-
-LOCAL_CAPABILITIES: frozenset[Capability] = frozenset()
-"""What the local engine can do besides plain chat; grows with the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class _Target:
     policy: PolicyChoice
     is_pinned: bool
     cloud_name: str | None = None
+    local_name: str | None = None
 
 
 class Runtime:
@@ -42,10 +44,10 @@ class Runtime:
     """
 
     def __init__(
-        self, options: RuntimeOptions, *, local: Supervisor | None, clouds: Clouds, ledger: Ledger, keys: ClientKeys
+        self, options: RuntimeOptions, *, fleet: Fleet, clouds: Clouds, ledger: Ledger, keys: ClientKeys
     ) -> None:
         self._options = options
-        self._local = local
+        self._fleet = fleet
         self._clouds = clouds
         self._ledger = ledger
         self._keys = keys
@@ -79,10 +81,8 @@ class Runtime:
             failure.request_id = journal.id
             raise failure from bug
         finally:
-            if self._local is not None:
-                self._local.release(journal.id)
             if journal.outcome is Outcome.CANCELLED:
-                journal.note("cancelled: the client went away")
+                journal.note("cancelled: the client went away, or the server stops")
             self._ledger.close_request(journal.closed())
 
     def refuse(self, error: HybridError, *, dialect: str, model: str | None, arrived_s: float) -> str:
@@ -95,16 +95,17 @@ class Runtime:
 
     def models(self) -> tuple[ServedModel, ...]:
         """Every name a client may send, the most general first."""
-        context = self._limits().local_context_tokens if self._local is not None else None
+        context = self._limits(self._fleet.peek()).local_context_tokens
         names: dict[str, ServedModel] = {}
 
         def add(name: str, owner: str, context_tokens: int | None = None) -> None:
             names.setdefault(name, ServedModel(name, owner, self._started_unix_s, context_tokens))
 
         add("hybrid", "hybrid", context)
-        if self._local is not None:
-            add("local", "local", context)
-            add(f"local/{self._options.local_name}", "local", context)
+        for number, name in enumerate(self._fleet.names):
+            if number == 0:
+                add("local", "local", context)
+            add(f"local/{name}", "local", context if number == 0 else None)
         if self._clouds.models:
             add("cloud", "cloud")
         for cloud in self._clouds.models:
@@ -118,19 +119,24 @@ class Runtime:
         """Say whether some route can answer now, and the state of each."""
         state: dict[str, Json] = {"local": None, "clouds": len(self._clouds.models)}
         is_ready = bool(self._clouds.models)
-        if self._local is not None:
-            load, facts = self._local.load, self._local.facts
+        local = self._fleet.peek()
+        if local is not None:
+            load, facts = local.load, local.facts
             state["local"] = {
-                "state": self._local.state.value,
-                "problem": self._local.problem,
+                "state": local.state.value,
+                "problem": local.problem,
                 "running": load.running,
                 "waiting": load.waiting,
                 "free_slots": load.free_slots,
                 "free_cells": load.free_cells,
                 "kv_cells": facts.kv_cells if facts else None,
-                "restarts": self._local.restarts,
+                "restarts": local.restarts,
             }
-            is_ready = is_ready or self._local.state is WorkerState.READY
+            is_ready = is_ready or local.state is WorkerState.READY
+        elif self._fleet.default is not None:
+            # Unloaded because nobody asked for a while: the next request loads it again.
+            state["local"] = {"state": "unloaded", "problem": None, "running": 0, "waiting": 0, "restarts": 0}
+            is_ready = True
         health = self._ledger.health()
         state["ledger"] = "ok" if health.is_ok else health.error
         return is_ready, state
@@ -141,16 +147,22 @@ class Runtime:
         Raises: Unauthorized if one is required and this is none.
         """
         # Whoever made a key wants it asked for, on loopback too; off loopback one is asked for in any case.
-        is_required = self._options.requires_key or self._keys.has_any()
-        return self._keys.authenticate(presented, is_required=is_required)
+        try:
+            is_required = self._options.requires_key or self._keys.has_any()
+            return self._keys.authenticate(presented, is_required=is_required)
+        except StoreError:
+            if self._options.requires_key:
+                raise
+            # On loopback local answers go on without the store; the cloud stays shut, for nothing can be reserved.
+            return None
 
     # ---- facts
 
     def _journal(self, dialect: str, model: str, arrived_s: float) -> Journal:
         return Journal(id=f"req_{secrets.token_hex(12)}", dialect=dialect, arrived_s=arrived_s, requested_model=model)
 
-    def _limits(self) -> Limits:
-        facts = self._local.facts if self._local is not None else None
+    def _limits(self, local: Supervisor | None) -> Limits:
+        facts = local.facts if local is not None else None
         if facts is None:
             return self._options.limits
         return replace(self._options.limits, local_context_tokens=facts.context_tokens)
@@ -165,7 +177,8 @@ class Runtime:
         wanted = {"hybrid": PolicyChoice.AUTO, "local": PolicyChoice.LOCAL_ONLY, "cloud": PolicyChoice.CLOUD_ONLY}
         is_known = (
             name == "hybrid"
-            or (kind == "local" and self._local is not None and rest in ("", self._options.local_name))
+            or (name == "local" and self._fleet.default is not None)
+            or (kind == "local" and rest in self._fleet.names)
             or (kind == "cloud" and bool(self._clouds.named(rest or None)) and not name.endswith("/"))
         )
         if not is_known:
@@ -177,16 +190,37 @@ class Runtime:
                 param="model",
             )
         is_pinned = policy is not PolicyChoice.AUTO
-        return _Target(policy if is_pinned else request.policy, is_pinned, rest or None if kind == "cloud" else None)
+        named = rest or None
+        return _Target(
+            policy if is_pinned else request.policy,
+            is_pinned,
+            cloud_name=named if kind == "cloud" else None,
+            local_name=named if kind == "local" else None,
+        )
 
-    async def observe(self, request: ChatRequest, target: _Target, journal: Journal) -> Signals:
+    async def _acquire(self, request: ChatRequest, target: _Target, journal: Journal) -> Supervisor | None:
+        """Get the local model ready, loading it if need be; None where none may answer, or none can, which is noted."""
+        if target.policy is PolicyChoice.CLOUD_ONLY or self._fleet.default is None:
+            return None
+        wait_s = None if request.deadline_s is None else max(0.0, request.deadline_s - journal.elapsed_s)
+        try:
+            with journal.waiting():
+                return await self._fleet.acquire(target.local_name, wait_s=wait_s)
+        except HybridError as not_ready:
+            journal.local_problem = str(not_ready)
+            journal.note(f"no local model: {not_ready}")
+            return None
+
+    async def observe(
+        self, request: ChatRequest, target: _Target, local: Supervisor | None, journal: Journal
+    ) -> Signals:
         """Gather everything the decision may know: the one place that reads clock, queue, speeds and ledger."""
-        is_private = request.tag is not None and request.tag in self._options.private_tags
+        is_private = request.tag is not None and request.tag.casefold() in self._options.private_tags
         may_pay = target.policy is not PolicyChoice.LOCAL_ONLY and not is_private
         clouds = self._clouds.named(target.cloud_name) if may_pay else ()
-        prompt_tokens, refusal = await self._count_prompt(request, target, journal)
-        load = self._local.load if self._local is not None else None
-        is_ready = self._local is not None and self._local.state is WorkerState.READY
+        prompt_tokens, refusal = await self._count_prompt(request, local, journal)
+        load = local.load if local is not None else None
+        is_ready = local is not None and local.state is WorkerState.READY and journal.local_problem is None
         return Signals(
             policy=target.policy,
             is_pinned=target.is_pinned,
@@ -194,46 +228,86 @@ class Runtime:
             needs=request.needs,
             prompt_tokens=prompt_tokens,
             max_output_tokens=request.max_output_tokens or self._options.max_output_tokens,
-            is_local_configured=self._local is not None,
+            is_local_configured=self._fleet.default is not None,
             is_local_ready=is_ready,
+            local_problem=journal.local_problem,
             local_refusal=refusal,
-            local_capabilities=LOCAL_CAPABILITIES,
-            queue_wait_s=self._local.queue_wait_s() if self._local is not None else None,
+            local_capabilities=self._in_local_terms(request, local).capabilities,
+            queue_wait_s=local.queue_wait_s() if local is not None else None,
             prefill_tok_s=load.prefill_tok_s if load else None,
             decode_tok_s=load.decode_tok_s if load else None,
             clouds=tuple(cloud.option(request) for cloud in clouds),
-            budget_left_usd=await self._clouds.left_usd() if clouds else None,
+            budget_left_usd=await self._left_usd(journal) if clouds else None,
             deadline_s=None if request.deadline_s is None else request.deadline_s - journal.elapsed_s,
             max_cost_usd=request.max_cost_usd,
         )
 
+    async def _left_usd(self, journal: Journal) -> Decimal | None:
+        """Ask the ledger; what cannot be read cannot be spent, and local answers go on without it."""
+        try:
+            return await self._clouds.left_usd()
+        except StoreError as unreadable:
+            journal.note(f"no money can be spent: {unreadable}")
+            return Decimal(0)
+
+    def _in_local_terms(self, request: ChatRequest, local: Supervisor | None) -> LocalRequest:
+        facts = local.facts if local is not None else None
+        return LocalRequest(request=request, facts=facts, max_reasoning_tokens=self._options.max_reasoning_tokens)
+
     async def _count_prompt(
-        self, request: ChatRequest, target: _Target, journal: Journal
+        self, request: ChatRequest, local: Supervisor | None, journal: Journal
     ) -> tuple[int | None, str | None]:
-        """Tokenize in the worker. Gives the count, or why the local model refuses the conversation, or neither."""
-        if self._local is None or target.policy is PolicyChoice.CLOUD_ONLY or request.needs - LOCAL_CAPABILITIES:
+        """Tokenize in the worker. Gives the count, or why the local model refuses the conversation, or neither.
+
+        That the worker failed at it is noted as the local model's problem: another route may answer.
+        """
+        asked = self._in_local_terms(request, local)
+        if local is None or request.needs - asked.capabilities:
             return None, None
+        left_s = None if request.deadline_s is None else request.deadline_s - journal.elapsed_s
         try:
             with journal.waiting():
-                return await self._local.prepare(journal.id, template_messages(request)), None
-        except ModelNotReady:
-            return None, None
-        except (InvalidRequest, LocalError) as refused:
+                async with asyncio.timeout(left_s):
+                    return await asked.prepare(local, journal.id), None
+        except InvalidRequest as refused:
             journal.note(f"local cannot take the prompt: {refused}")
             return None, str(refused)
+        except (LocalError, TimeoutError) as failed:
+            journal.local_problem = str(failed) or "it did not take the prompt within the request's deadline"
+            journal.note(f"local failed at the prompt: {journal.local_problem}")
+            return None, None
 
     # ---- the path
 
     async def _answer(self, request: ChatRequest, journal: Journal) -> AsyncGenerator[Item, None]:
         target = self._resolve(request)
-        signals = await self.observe(request, target, journal)
-        limits = self._limits()
+        local = await self._acquire(request, target, journal)
+        try:
+            async with aclosing(self._decided(request, target, local, journal)) as items:
+                async for item in items:
+                    yield item
+        finally:
+            if local is not None:
+                local.release(journal.id)
+
+    async def _decided(
+        self, request: ChatRequest, target: _Target, local: Supervisor | None, journal: Journal
+    ) -> AsyncGenerator[Item, None]:
+        signals = await self.observe(request, target, local, journal)
+        limits = self._limits(local)
         decision = route(signals, limits)
         journal.decide(signals, decision)
         if isinstance(decision, Reject):
             raise rejection(decision, signals, limits, request)
         attempt = Attempt(
-            request, signals, limits, journal, local=self._local, clouds=self._clouds, options=self._options
+            request,
+            signals,
+            limits,
+            journal,
+            local=local,
+            local_name=target.local_name or self._fleet.default or "local",
+            clouds=self._clouds,
+            options=self._options,
         )
         items = attempt.local(decision) if isinstance(decision, RunLocal) else attempt.cloud(decision)
         async with aclosing(items):

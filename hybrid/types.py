@@ -172,6 +172,20 @@ class TokenSignal:
     margin: float
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token of an answer with its natural log-probability, and the likeliest ones at its place with theirs.
+
+    raw: the bytes it stands for, None for a control token. text: those bytes as text, or the control token's name.
+    The log-probabilities are of the model's own distribution, before temperature, filters, bias and grammar.
+    """
+
+    text: str
+    raw: bytes | None
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one answer as its maker counted them. `cost_usd` only where a provider reported it."""
@@ -185,10 +199,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """Some more answer text, and the signals of the tokens behind it (none from a cloud)."""
+    """Some more answer text, and the signals of the tokens behind it (none from a cloud).
+
+    logprobs: where the request asks for them, the tokens whose text is shown whole with this.
+    """
 
     text: str
     signals: tuple[TokenSignal, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +228,14 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event of an answer. `usage` is None where a provider never told; that is not zero."""
+    """The last event of an answer. `usage` is None where a provider never told; that is not zero.
+
+    stopped_by: the stop string that ended it, if one did and its maker says so.
+    """
 
     reason: FinishReason
     usage: Usage | None
+    stopped_by: str | None = None
 
 
 Event: TypeAlias = TextDelta | ReasoningDelta | ToolCallDelta | Finished

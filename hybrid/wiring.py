@@ -11,11 +11,16 @@ from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import psutil
+
 from hybrid.attempt import RuntimeOptions
+from hybrid.catalog import installed, resolve
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.config import CloudConfig, Config, data_dir, is_loopback, read_secret
+from hybrid.engine.fleet import Fleet, ModelPlan
 from hybrid.engine.supervisor import Supervisor, SupervisorOptions
 from hybrid.errors import ConfigError, StoreError
+from hybrid.gguf import read_header
 from hybrid.policy.budget import day_window
 from hybrid.policy.model import Limits
 from hybrid.pricing import TokenPrice
@@ -34,6 +39,8 @@ BARRIER_SPINS = "1000"
 By default it spins for milliseconds, and a thread that waits so for one that is not running keeps it from running:
 with other busy processes on two cores single steps took 1 to 3 s, with this they stayed under 0.1 s.
 """
+COMPUTE_BYTES = 200_000_000
+"""What a worker takes beside weights and cache: Python, compute buffers, a row of logits a slot."""
 LOCALTIME = Path("/etc/localtime")
 
 
@@ -41,19 +48,62 @@ def spawn_local(config: Config, model_path: Path | None, environ: Mapping[str, s
     """Start loading the local model in its worker process; None where none is configured."""
     if model_path is None and config.local.backend != "fake":
         return None
-    supervisor = Supervisor(
-        SupervisorOptions(
-            backend="llama_cpp" if config.local.backend == "auto" else config.local.backend,
-            model_path=str(model_path or ""),
-            context_tokens=config.local.context_tokens,
-            slots=config.local.slots or DEFAULT_SLOTS,
-            threads=config.local.threads,
-            max_queue=config.local.max_queue,
-            environment={"GOMP_SPINCOUNT": BARRIER_SPINS, **environ},
-        )
-    )
+    supervisor = Supervisor(_worker_options(config, model_path, environ))
     supervisor.spawn()
     return supervisor
+
+
+def _worker_options(config: Config, model_path: Path | None, environ: Mapping[str, str]) -> SupervisorOptions:
+    return SupervisorOptions(
+        backend="llama_cpp" if config.local.backend == "auto" else config.local.backend,
+        model_path=str(model_path or ""),
+        context_tokens=config.local.context_tokens,
+        slots=config.local.slots or DEFAULT_SLOTS,
+        threads=config.local.threads,
+        max_queue=config.local.max_queue,
+        environment={"GOMP_SPINCOUNT": BARRIER_SPINS, **environ},
+    )
+
+
+def _fleet(config: Config, environ: Mapping[str, str], first: Supervisor | None) -> Fleet:
+    """The configured model, and every other one in the models folder, loaded when somebody asks for it by name."""
+    default = local_name(config) if first is not None else None
+    folder = data_dir(environ) / "models"
+    is_fake = config.local.backend == "fake"
+
+    def plan(name: str) -> ModelPlan:
+        if name == default and first is not None:
+            path = Path(first.model_path) if first.model_path else None
+        else:
+            path = resolve(name, folder)
+        needed = 0 if path is None or is_fake else needed_bytes(path, config.local.context_tokens)
+        return ModelPlan(_worker_options(config, path, environ), needed)
+
+    return Fleet(
+        default=default,
+        first=first,
+        others=tuple if is_fake else lambda: tuple(model.name for model in installed(folder)),
+        plan=plan,
+        available_bytes=lambda: int(psutil.virtual_memory().available),
+        keep_alive_s=config.local.keep_alive_s,
+    )
+
+
+def needed_bytes(model_path: Path, context_tokens: int) -> int:
+    """Estimate what a loaded model takes: its file, 16-bit keys and values for the whole context, and the rest."""
+    header = read_header(model_path)
+    cell_bytes = 0
+    if header.block_count and header.head_count_kv and header.key_length and header.value_length:
+        cell_bytes = 2 * header.block_count * header.head_count_kv * (header.key_length + header.value_length)
+    trained = header.context_tokens or context_tokens
+    return model_path.stat().st_size + cell_bytes * min(context_tokens, trained) + COMPUTE_BYTES
+
+
+def _has_any(keys: ClientKeys) -> bool:
+    try:
+        return keys.has_any()
+    except StoreError as unreadable:
+        raise ConfigError(f"clients need a key off loopback, and the keys cannot be read: {unreadable}") from unreadable
 
 
 @asynccontextmanager
@@ -68,25 +118,26 @@ async def running(
     """
     database = data_dir(environ) / "hybrid.sqlite3"
     ledger = Ledger(database)
-    models = [] if is_offline else cloud_models(config, environ)
+    models: list[CloudModel] = []
+    fleet = _fleet(config, environ, local)
     try:
-        if local is not None:
-            local.start()
+        fleet.start()
+        models += [] if is_offline else cloud_models(config, environ)
         try:
             await ledger.start()
         except StoreError as failed:
             log.error("%s; answering locally only until it can be written", failed)
         keys = ClientKeys(database)
         requires_key = not is_loopback(config.server.host)
-        if requires_key and not keys.has_any():
+        if requires_key and not _has_any(keys):
             raise ConfigError(
                 f"server.host {config.server.host} can be reached from other machines, so clients need a key, "
                 "and there is none yet. Make one: hybrid keys add NAME"
             )
         clouds = Clouds(models, ledger, _caps(config))
         yield Runtime(
-            _options(config, local_name(config), requires_key=requires_key),
-            local=local,
+            _options(config, requires_key=requires_key),
+            fleet=fleet,
             clouds=clouds,
             ledger=ledger,
             keys=keys,
@@ -94,8 +145,7 @@ async def running(
     finally:
         for provider in {id(model.provider): model.provider for model in models}.values():
             await provider.aclose()
-        if local is not None:
-            await local.stop()
+        await fleet.stop()
         await ledger.aclose()
 
 
@@ -144,6 +194,7 @@ def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]
                 price=price_of(config, cloud, model),
                 max_output_tokens=cloud.max_output_tokens,
                 context_tokens=cloud.context_tokens,
+                patience_s=cloud.first_token_timeout_s,
             )
             for model in cloud.models
         ]
@@ -206,7 +257,7 @@ def limits_of(config: Config) -> Limits:
     )
 
 
-def _options(config: Config, name: str | None, *, requires_key: bool) -> RuntimeOptions:
+def _options(config: Config, *, requires_key: bool) -> RuntimeOptions:
     local = config.local
     return RuntimeOptions(
         limits=limits_of(config),
@@ -219,9 +270,9 @@ def _options(config: Config, name: str | None, *, requires_key: bool) -> Runtime
             frequency_penalty=0.0,
             repetition_penalty=1.0,
         ),
-        local_name=name,
         max_output_tokens=local.max_output_tokens,
+        max_reasoning_tokens=local.max_reasoning_tokens,
         aliases=config.aliases,
-        private_tags=frozenset(config.policy.private_tags),
+        private_tags=frozenset(tag.casefold() for tag in config.policy.private_tags),
         requires_key=requires_key,
     )

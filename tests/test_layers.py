@@ -15,7 +15,7 @@ VOCABULARY = {"types", "errors", "gguf", "gguf_format"}
 DECISIONS = {"policy", "pricing"}
 EFFECTS = {"engine", "backends", "native", "providers", "devices", "store", "catalog"}
 CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_secrets"}
-ORCHESTRATION = {"runtime", "attempt", "clouds", "journal", "wiring", "telemetry", "calibration"}
+ORCHESTRATION = {"runtime", "attempt", "clouds", "journal", "local_request", "wiring", "telemetry", "calibration"}
 ENTRY = {"server", "cli", "__main__"}
 ROOT_PACKAGE = "__init__"
 """hybrid/__init__.py holds the version, which anyone may read."""
@@ -43,6 +43,9 @@ LATE_IMPORTS = {
     },
     "hybrid.catalog.hub": {"huggingface_hub": "takes 0.3 s to load, and only a pull from Hugging Face needs it"},
     "hybrid.providers.prices": {"genai_prices": "its tables take 0.1 s to load, and only a cloud needs them"},
+    "hybrid.backends.fake": {"llguidance": "takes 0.1 s to load, and only constrained answers need it"},
+    "hybrid.backends.llama_cpp": {"llguidance.llamacpp": "takes 0.1 s to load, and only constrained answers need it"},
+    "hybrid.engine.compiler": {"hybrid.engine.constraint": "loads llguidance, which only constrained answers need"},
     "hybrid.engine.worker": {
         "hybrid.backends.fake": "the worker loads the one backend it was told to run",
         "hybrid.backends.llama_cpp": "the worker loads the one backend it was told to run",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+    from llguidance import LLTokenizer
     from numpy.typing import NDArray
 
 
@@ -72,7 +73,7 @@ class BatchEntry:
 
 
 class Backend(Protocol):
-    """One loaded model. Not thread-safe, except `tokenize`, `piece` and `is_end`, which only read."""
+    """One loaded model. Not thread-safe, except what only reads the vocabulary: `tokenize` to `grammar_tokenizer`."""
 
     facts: ModelFacts
 
@@ -84,6 +85,15 @@ class Backend(Protocol):
 
     def is_end(self, token: int) -> bool:
         """Say whether the token ends a generation."""
+
+    def control_name(self, token: int) -> str:
+        """Give the name of a control token, such as `<|im_end|>`; empty for one that stands for bytes."""
+
+    def marker(self, text: str) -> int | None:
+        """Give the control token that is written as `text`, such as `<tool_call>`; None where it is plain text."""
+
+    def grammar_tokenizer(self) -> LLTokenizer:
+        """Describe the vocabulary to llguidance. Takes about a second for 150,000 tokens."""
 
     def decode(self, entries: Sequence[BatchEntry]) -> list[NDArray[np.float32] | None]:
         """Run one step. One item per entry: its row of logits, shape (vocab_tokens,), or None.

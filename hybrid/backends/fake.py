@@ -3,6 +3,7 @@
 It repeats the last user message of a ChatML prompt and then ends. Words in that message steer it:
 `[doubt]` makes every token uncertain, `[slow]` makes each step take 20 ms, `[endless]` never ends,
 `[nan]` gives unusable logits, `[fail]` fails the step. Every other effect of a model is left to real ones.
+The model's file, if there is one, is the chat template it speaks by.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.backends.base import BackendOptions, BatchEntry, ModelFacts
 from hybrid.errors import LocalFailure
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 BYTES = 256
 END = 256
@@ -47,7 +53,7 @@ class FakeBackend:
             device="cpu",
             file_bytes=0,
             fingerprint="fake",
-            chat_template=None,
+            chat_template=_template(options.model_path),
             bos_text="",
             eos_text="",
         )
@@ -63,6 +69,20 @@ class FakeBackend:
     def is_end(self, token: int) -> bool:
         """Say whether this is the end token."""
         return token == END
+
+    def control_name(self, token: int) -> str:
+        """`<end>` for the end token."""
+        return "<end>" if token == END else ""
+
+    def marker(self, text: str) -> int | None:
+        """Give the end token; everything else is bytes here."""
+        return END if text == self.control_name(END) else None
+
+    def grammar_tokenizer(self) -> LLTokenizer:
+        """Every byte a token, and the end token."""
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        return LLTokenizer(TokenizerWrapper(_ByteVocabulary()), n_vocab=VOCAB_TOKENS)
 
     def decode(self, entries: Sequence[BatchEntry]) -> list[NDArray[np.float32] | None]:
         """Echo. Checks what llama.cpp would abort on: positions must continue the slot, cells must suffice."""
@@ -100,6 +120,23 @@ class FakeBackend:
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+class _ByteVocabulary:
+    """What `TokenizerWrapper` asks of a tokenizer."""
+
+    eos_token_id = END
+    bos_token_id = None
+    tokens = (*(bytes([byte]) for byte in range(BYTES)), b"\xff<end>")
+    special_token_ids = (END,)
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def _template(path: Path) -> str | None:
+    """Read the chat template that stands where a model's file would; its messages must be ChatML."""
+    return path.read_text() if path.is_file() else None
 
 
 def _next_row(text: bytes) -> NDArray[np.float32]:

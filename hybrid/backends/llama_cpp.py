@@ -9,9 +9,10 @@ import ctypes
 import hashlib
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp as llama
 import numpy as np
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 from hybrid.backends.base import BackendOptions, BatchEntry, ModelFacts
 from hybrid.errors import LocalFailure, ModelFileError
 from hybrid.gguf import GgufHeader, read_header
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +125,30 @@ class LlamaCppBackend:
     def is_end(self, token: int) -> bool:
         """Say whether the vocabulary marks the token as an end of generation (EOS, EOT and kin)."""
         return bool(llama.llama_vocab_is_eog(self._vocab, token))
+
+    def control_name(self, token: int) -> str:
+        """Give the text a control token is written as in templates; empty for a token that stands for bytes."""
+        return "" if self.piece(token) else self._special_text(token)
+
+    def marker(self, text: str) -> int | None:
+        """Give the token that is exactly `text`, if llguidance's bridge takes it for a control token as well."""
+        tokens = self.tokenize(text)
+        attributes = int(llama.llama_vocab_get_attr(self._vocab, tokens[0])) if len(tokens) == 1 else 0
+        is_bracketed = text.startswith("<") and text.endswith(">")
+        is_marker = attributes & llama.LLAMA_TOKEN_ATTR_CONTROL or (
+            is_bracketed and attributes & llama.LLAMA_TOKEN_ATTR_USER_DEFINED
+        )
+        return tokens[0] if is_marker else None
+
+    def grammar_tokenizer(self) -> LLTokenizer:
+        """Describe the vocabulary to llguidance. Every token that ends a generation may end a grammar's text."""
+        from llguidance.llamacpp import lltokenizer_from_vocab
+
+        ends = [token for token in range(self.facts.vocab_tokens) if self.is_end(token)]
+        with warnings.catch_warnings():
+            # The bridge of llguidance 1.9 calls a function that llama-cpp-python 0.3.36 has renamed.
+            warnings.filterwarnings("ignore", "llama_token_get_attr is deprecated", DeprecationWarning)
+            return lltokenizer_from_vocab(self._vocab, eos_token=ends)
 
     def decode(self, entries: Sequence[BatchEntry]) -> list[NDArray[np.float32] | None]:
         """Run one `llama_decode` over all entries."""

@@ -18,8 +18,11 @@ def local_model_file(config: Config, *, is_offline: bool) -> Path | None:
 
     Raises: CatalogError if it cannot be found or fetched, ModelFileError if it is no sound GGUF.
     """
-    if not config.local.model or config.local.backend == "fake":
+    if not config.local.model:
         return None
+    if config.local.backend == "fake":
+        template = Path(config.local.model)  # what stands in for a model may speak by a chat template of the tester's
+        return template if template.is_file() else None
     folder = data_dir() / "models"
     try:
         path = resolve(config.local.model, folder)

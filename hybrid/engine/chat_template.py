@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,23 +40,34 @@ class ChatTemplate:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = _strftime_now
+        environment.filters["tojson"] = _to_json
         try:
             self._template = environment.from_string(source)
         except jinja2.TemplateError as broken:
             raise ModelFileError(f"the chat template of this model does not compile: {broken}") from broken
         self._specials = {"bos_token": bos_text, "eos_token": eos_text}
 
-    def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
         """Render a conversation with the assistant's turn opened.
 
+        Args:
+            tools: as in OpenAI's chat completions, for templates that know them. variables: of this template.
         Raises: InvalidRequest if the template refuses the conversation (roles out of order, ...), in its own words.
             LocalFailure if it runs longer than 2 s, makes more than 16 Mi characters, or is broken.
         """
+        inputs = {**(variables or {}), **self._specials, "messages": messages, "tools": tools or None}
+        inputs["add_generation_prompt"] = True
         pieces: list[str] = []
         size = 0
         try:
             with _time_limit(RENDER_TIMEOUT_S):
-                for piece in self._template.generate(messages=messages, add_generation_prompt=True, **self._specials):
+                for piece in self._template.generate(**inputs):
                     size += len(piece)
                     if size > MAX_RENDERED_CHARS:
                         raise LocalFailure(f"the chat template makes more than {MAX_RENDERED_CHARS} characters")
@@ -77,6 +89,15 @@ class _Refused(Exception):
 
 def _refuse(message: str) -> NoReturn:
     raise _Refused(message)
+
+
+def _to_json(value: Any, indent: int | None = None, **options: Any) -> str:
+    """Write JSON as the templates were written for: keys in their order, nothing escaped for HTML.
+
+    Source: the filter of the same name in Hugging Face transformers, which every template was tested with.
+    """
+    options = {name: options[name] for name in ("separators", "sort_keys", "ensure_ascii") if name in options}
+    return json.dumps(value, indent=indent, **{"ensure_ascii": False, **options})
 
 
 def _strftime_now(pattern: str) -> str:

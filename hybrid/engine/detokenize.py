@@ -10,13 +10,27 @@ class Detokenizer:
 
     Bytes of an unfinished UTF-8 character wait for the rest, and text that may be the start of a stop
     string waits until it is or is not one. The stop string itself is never shown.
+
+    decoded_chars, shown_chars: how far the text is known, and how far it was given out.
     """
 
     def __init__(self, stop: tuple[str, ...] = ()) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = stop
         self._held = ""
-        self.is_stopped = False
+        self.stopped_by: str | None = None
+        self.decoded_chars = self.shown_chars = 0
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return self.stopped_by is not None
+
+    @property
+    def settled_chars(self) -> int:
+        """How far the text must have been shown for the token pushed last to be shown whole."""
+        pending, _ = self._decoder.getstate()
+        return self.decoded_chars + bool(pending)
 
     def push(self, piece: bytes) -> str:
         """Add one token's bytes; return the text that is safe to show now. Nothing follows a stop."""
@@ -29,18 +43,22 @@ class Detokenizer:
     def _release(self, text: str, *, is_last: bool) -> str:
         if self.is_stopped:
             return ""
+        self.decoded_chars += len(text)
         text = self._held + text
-        found = min((at for at in map(text.find, self._stop) if at >= 0), default=None)
+        found = min(((at, word) for word in self._stop if (at := text.find(word)) >= 0), default=None)
         if found is not None:
-            self.is_stopped, self._held = True, ""
-            return text[:found]
-        keep = 0 if is_last else _stop_overlap(text, self._stop)
+            at, self.stopped_by = found
+            self._held = ""
+            self.shown_chars += at
+            return text[:at]
+        keep = 0 if is_last else overlap(text, self._stop)
         self._held = text[len(text) - keep :]
+        self.shown_chars += len(text) - keep
         return text[: len(text) - keep]
 
 
-def _stop_overlap(text: str, stop: tuple[str, ...]) -> int:
-    """Count the characters at the end of `text` that could be the beginning of a stop string."""
+def overlap(text: str, stop: tuple[str, ...]) -> int:
+    """Count the characters at the end of `text` that could be the beginning of one of the words in `stop`."""
     longest = 0
     for word in stop:
         for size in range(min(len(word) - 1, len(text)), longest, -1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,17 +13,17 @@ from numpy.typing import NDArray
 from hybrid.backends.base import Backend
 from hybrid.engine.kv_cache import KvCache, common_length
 from hybrid.engine.pace import Pace
+from hybrid.engine.sampling import draw_token, prepare_all
 from hybrid.engine.scheduler import Plan, fits, plan
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import LocalFailure
-from hybrid.native import sample_row
-from hybrid.types import FinishReason, TokenSignal
+from hybrid.native import Sampled
+from hybrid.types import FinishReason, TokenLogprob, TokenSignal
 
 HEADROOM_CELLS = 32
 """Cells left free when a sequence is admitted, so that it is not preempted by its neighbours' next tokens."""
 WORTH_WAITING_TOKENS = 64
 """A prompt waits for a running one to compute a common beginning that is this much longer than what is there."""
-_NO_TOKENS = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Delta:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    stopped_by: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(slots=True)
@@ -63,6 +66,7 @@ class Engine:
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
         self.pace = Pace()
+        self._mask_thread = ThreadPoolExecutor(1, "masks")  # starts with its first mask
 
     @property
     def has_work(self) -> bool:
@@ -105,6 +109,7 @@ class Engine:
         prefill_tokens, decode_tokens = step.prefill_tokens, step.decode_tokens
         self.cache.reserve(step.tokens)
         started_s = self._clock()
+        masks = self._begin_masks(step)
         try:
             rows = self._backend.decode(step.entries())
         except LocalFailure as failure:
@@ -112,6 +117,8 @@ class Engine:
                 self._leave(sequence, is_kept=False)
                 report.deltas.append(Delta(sequence.id, failure=str(failure)))
             return report
+        if masks is not None:
+            masks.result()
         self.pace.observe(step_s=self._clock() - started_s, prefill_tokens=prefill_tokens, decode_tokens=decode_tokens)
         for (sequence, count), row in zip(step.work, rows, strict=True):
             assert sequence.slot is not None
@@ -178,50 +185,50 @@ class Engine:
         self.cache.close(sequence.slot, is_kept=is_kept)
         sequence.slot = None
 
+    def _begin_masks(self, step: Plan) -> Future[None] | None:
+        """Let the masks of the sequences that draw in this step be computed while the model runs.
+
+        A usual mask takes some 0.05 ms and could as well be computed before, a mean grammar's takes 10 ms.
+        """
+        constraints = [s.constraint for s, count in step.work if s.constraint is not None and count == s.pending]
+        return self._mask_thread.submit(prepare_all, constraints) if constraints else None
+
     def _draw(self, sequence: Sequence, row: NDArray[np.float32]) -> Delta:
         """Draw the next token of one sequence and say what came of it."""
         try:
-            drawn = sample_row(
-                row,
-                sequence.params,
-                prompt_tokens=sequence.prompt if sequence.params.repetition_penalty != 1.0 else _NO_TOKENS,
-                output_tokens=np.asarray(sequence.output, dtype=np.int32) if _is_penalised(sequence) else _NO_TOKENS,
-                seed=sequence.seed,
-                position=sequence.length,
-            )
-        except ValueError as broken:
-            # NaN logits: a broken model file or a faulty device. This answer is lost; the others may be sound.
+            drawn = draw_token(sequence, row, is_end=self._backend.is_end)
+        except LocalFailure as broken:
+            # This answer is lost; the others may be sound.
             self._leave(sequence)
-            return Delta(sequence.id, failure=f"the model gave unusable logits: {broken}")
+            return Delta(sequence.id, failure=str(broken))
         sequence.output.append(drawn.token)
-        signal = TokenSignal(drawn.logprob, drawn.entropy, drawn.margin)
-        return self._advance(sequence, drawn.token, signal)
+        return self._advance(sequence, drawn)
 
-    def _advance(self, sequence: Sequence, token: int, signal: TokenSignal) -> Delta:
-        is_end = self._backend.is_end(token)
-        text = "" if is_end else sequence.detokenizer.push(self._backend.piece(token))
+    def _advance(self, sequence: Sequence, drawn: Sampled) -> Delta:
+        detokenizer, logprobs = sequence.detokenizer, sequence.logprobs
+        is_end = self._backend.is_end(drawn.token)
+        text = "" if is_end else detokenizer.push(sequence.shown.get(drawn.token) or self._backend.piece(drawn.token))
+        if logprobs is not None and not is_end:
+            logprobs.push(drawn, detokenizer.settled_chars)
+        is_complete = sequence.constraint is not None and sequence.constraint.is_complete
         finish: FinishReason | None = None
-        if is_end or sequence.detokenizer.is_stopped:
+        if is_end or is_complete or detokenizer.is_stopped:
             finish = FinishReason.STOP
         elif len(sequence.output) >= sequence.max_output_tokens:
             finish = FinishReason.LENGTH
-        if finish is None:
-            return Delta(sequence.id, text, signal)
-        text += sequence.detokenizer.flush()
-        if sequence.detokenizer.is_stopped:
-            finish = FinishReason.STOP
-        self._leave(sequence)
+        if finish is not None:
+            text += detokenizer.flush()
+            if detokenizer.is_stopped:
+                finish = FinishReason.STOP
+            self._leave(sequence)
         return Delta(
             sequence.id,
             text,
-            signal,
+            TokenSignal(drawn.logprob, drawn.entropy, drawn.margin),
             finish,
             prompt_tokens=len(sequence.prompt),
             completion_tokens=len(sequence.output),
             cached_tokens=sequence.cached_tokens,
+            stopped_by=detokenizer.stopped_by,
+            logprobs=() if logprobs is None else logprobs.take(detokenizer.shown_chars),
         )
-
-
-def _is_penalised(sequence: Sequence) -> bool:
-    params = sequence.params
-    return bool(params.presence_penalty or params.frequency_penalty or params.repetition_penalty != 1.0)

@@ -7,6 +7,9 @@ from typing import TypeAlias
 
 import msgspec
 
+from hybrid.engine.formats.speech import Speech
+from hybrid.types import TokenLogprob
+
 LENGTH = struct.Struct("!I")
 MAX_FRAME_BYTES = 64 << 20
 
@@ -18,12 +21,13 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, tag=True):
 class Prepare(Frame, frozen=True):
     """Render and tokenize a conversation and keep its tokens under `id`. Each message: role, content and kin.
 
-    tools: as in OpenAI's chat completions; templates that know tools render them.
+    tools: as in OpenAI's chat completions; templates that know tools render them. variables: of the template.
     """
 
     id: str
     messages: list[dict[str, object]]
     tools: list[dict[str, object]] | None = None
+    variables: dict[str, bool | str] = {}
 
 
 class Grammar(msgspec.Struct, frozen=True, array_like=True):
@@ -33,12 +37,25 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True):
     source: str
 
 
+class Check(msgspec.Struct, frozen=True, array_like=True):
+    """For the check process: can the grammar be followed, or, with a text, does the text keep to it?"""
+
+    grammar: Grammar
+    text: str | None = None
+
+
+class Checked(msgspec.Struct, frozen=True, array_like=True):
+    """Its answer: what is wrong, None if nothing is."""
+
+    fault: str | None
+
+
 class Submit(Frame, frozen=True):
     """Generate from the tokens prepared under `id`. Sampling is complete here: no None is left.
 
     logit_bias: token id to what is added to its logit. top_logprobs: how many alternatives to tell at each token;
     None tells no log-probabilities of tokens. isolation: only requests of the same key may share cached prompts.
-    deadline_s: seconds until the answer is wanted; the queue is served by it.
+    deadline_s: seconds until the answer is wanted; the queue is served by it. shown: control tokens that are text.
     """
 
     id: str
@@ -57,6 +74,7 @@ class Submit(Frame, frozen=True):
     grammar: Grammar | None = None
     isolation: str = ""
     deadline_s: float | None = None
+    shown: list[str] = []
 
 
 class Cancel(Frame, frozen=True):
@@ -66,7 +84,7 @@ class Cancel(Frame, frozen=True):
 
 
 class Ready(Frame, frozen=True):
-    """The model is loaded."""
+    """The model is loaded. markers: those texts of its speech that are one control token, with the token."""
 
     name: str
     architecture: str
@@ -79,6 +97,8 @@ class Ready(Frame, frozen=True):
     file_bytes: int
     fingerprint: str
     template_fingerprint: str
+    speech: Speech
+    markers: dict[str, int]
 
 
 class LoadFailed(Frame, frozen=True):
@@ -88,32 +108,35 @@ class LoadFailed(Frame, frozen=True):
 
 
 class Prepared(Frame, frozen=True):
-    """The prompt of `id` has so many tokens."""
+    """The prompt of `id` has so many tokens. is_thinking: it ends with an opened thinking part."""
 
     id: str
     prompt_tokens: int
+    is_thinking: bool = False
 
 
 class Refused(Frame, frozen=True):
-    """`id` was not prepared. `is_caller` says whose fault it was."""
+    """`id` is not prepared, or not run. `is_caller` says whose fault it was, `param` which parameter's."""
 
     id: str
     message: str
     is_caller: bool
+    param: str | None = "messages"
 
 
 class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
-    """One token of one sequence; the three numbers as in `types.TokenSignal`."""
+    """One token of one sequence; the three numbers as in `types.TokenSignal`, the rest as in `types.TextDelta`."""
 
     id: str
     text: str
     logprob: float
     entropy: float
     margin: float
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class End(msgspec.Struct, frozen=True, array_like=True):
-    """A sequence ended. `failure` is set instead of `finish` when it broke."""
+    """A sequence ended. `failure` is set instead of `finish` when it broke, `stopped_by` to a stop string."""
 
     id: str
     finish: str | None
@@ -121,6 +144,7 @@ class End(msgspec.Struct, frozen=True, array_like=True):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    stopped_by: str | None = None
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):

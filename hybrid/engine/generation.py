@@ -64,7 +64,7 @@ class Generation:
 
 def text_delta(token: TokenDelta) -> TextDelta:
     """Turn the worker's token into an event."""
-    return TextDelta(token.text, (TokenSignal(token.logprob, token.entropy, token.margin),))
+    return TextDelta(token.text, (TokenSignal(token.logprob, token.entropy, token.margin),), token.logprobs)
 
 
 def ended(end: End) -> Finished | LocalError:
@@ -74,4 +74,4 @@ def ended(end: End) -> Finished | LocalError:
     usage = Usage(
         prompt_tokens=end.prompt_tokens, completion_tokens=end.completion_tokens, cached_tokens=end.cached_tokens
     )
-    return Finished(FinishReason(end.finish), usage)
+    return Finished(FinishReason(end.finish), usage, end.stopped_by)

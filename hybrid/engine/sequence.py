@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.engine.detokenize import Detokenizer
+from hybrid.engine.logprobs import LogprobQueue
 from hybrid.native import SampleParams
+
+if TYPE_CHECKING:
+    from hybrid.engine.constraint import Constraint
 
 _order = itertools.count()
 
@@ -23,6 +29,8 @@ class Sequence:
     slot: llama.cpp's sequence id while running, None while waiting.
     due_s: when its answer is wanted, by the worker's clock; the earliest is served first.
     isolation: only sequences of the same key may share cells. cached_tokens: of the prompt, found in the cache.
+    bias: token ids and what is added to their logits. constraint: the grammar the output follows, and where it is.
+    logprobs: the tokens to tell of, where the request asks for them. shown: control tokens that are text here.
     """
 
     id: str
@@ -37,6 +45,10 @@ class Sequence:
     isolation: str = ""
     cached_tokens: int = 0
     due_s: float = 0.0
+    bias: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
+    constraint: Constraint | None = None
+    logprobs: LogprobQueue | None = None
+    shown: Mapping[int, bytes] = field(default_factory=dict)
     order: int = field(default_factory=lambda: next(_order))
 
     @property

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +40,12 @@ from hybrid.errors import InvalidRequest, LocalError, LocalFailure, ModelNotRead
 log = logging.getLogger(__name__)
 
 RESTART_BACKOFF_S = (0.0, 0.5, 2.0, 5.0, 15.0, 30.0)
-"""Pause before each restart in a row; the last one repeats. A worker that served resets the row."""
+"""Pause before each restart in a row; the last one repeats. A life of `HEALTHY_LIFE_S` ends the row."""
+HEALTHY_LIFE_S = 30.0
+PREPARE_LIMIT_S = 20.0
+"""A worker that does not take a prompt in this time is stuck: it is killed, and another one started."""
+STALL_LIMIT_S = 120.0
+"""So is one that holds requests and says nothing for this long; a step takes a fraction of a second."""
 MAX_FAILED_STARTS = 3
 """A worker that dies so often in a row before it is ready will not become ready by trying again."""
 STDERR_LINES = 40
@@ -85,7 +92,10 @@ class Supervisor:
         self._socket: socket.socket | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._requests: dict[str, asyncio.Queue[Item]] = {}
+        self._run_ids: dict[str, str] = {}
+        self._run_numbers = itertools.count()
         self._submitted: set[str] = set()
+        self._thinking: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_words: deque[str] = deque(maxlen=STDERR_LINES)
         self._changed = asyncio.Event()
@@ -145,38 +155,68 @@ class Supervisor:
         self._fail_all("the server is stopping")
 
     @property
+    def model_path(self) -> str:
+        """The file it runs; empty for a backend without one."""
+        return self._options.model_path
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any request is prepared, queued or running."""
+        return bool(self._requests)
+
+    @property
     def pid(self) -> int | None:
         """Process id of the worker, None while there is none."""
         return None if self._process is None else self._process.pid
 
     # ---- one request
 
-    async def prepare(self, request_id: str, messages: Sequence[Mapping[str, object]]) -> int:
+    async def prepare(
+        self,
+        request_id: str,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        tools: Sequence[Mapping[str, object]] | None = None,
+        variables: Mapping[str, bool | str] | None = None,
+    ) -> int:
         """Tokenize a conversation in the worker, which keeps the tokens; return how many they are.
+
+        tools, variables: what the chat template renders beside the messages.
 
         Raises: InvalidRequest if the chat template refuses it, LocalError if the worker cannot.
         """
-        inbox = self._open(request_id)
-        await self._write(Prepare(request_id, [dict(message) for message in messages]))
-        item = await inbox.get()
+        run_id, inbox = self._open(request_id)
+        shown_tools = None if tools is None else [dict(tool) for tool in tools]
+        await self._write(Prepare(run_id, [dict(message) for message in messages], shown_tools, dict(variables or {})))
+        try:
+            async with asyncio.timeout(PREPARE_LIMIT_S):
+                item = await inbox.get()
+        except TimeoutError as late:
+            self._kill(f"it did not take a prompt within {PREPARE_LIMIT_S:g} s")
+            raise WorkerDied(f"the local worker did not take the prompt within {PREPARE_LIMIT_S:g} s") from late
         if isinstance(item, int):
             return item
-        self._requests.pop(request_id, None)
+        self.release(request_id)
         assert isinstance(item, LocalError | InvalidRequest)
         raise item
+
+    def is_thinking(self, request_id: str) -> bool:
+        """Say whether the prompt that was prepared ends inside the model's thinking."""
+        return self._run_ids.get(request_id) in self._thinking
 
     async def submit(self, submit: Submit) -> Generation:
         """Queue a prepared prompt for generation. Use the result as a context manager: leaving it frees the slot.
 
         Raises: QueueFull at the queue's bound, WorkerDied if the worker that prepared it is gone.
         """
-        inbox = self._requests.get(submit.id)
-        if inbox is None:
+        run_id = self._run_ids.get(submit.id)
+        inbox = None if run_id is None else self._requests.get(run_id)
+        if run_id is None or inbox is None:
             raise WorkerDied(f"the local worker ended before the request began: {self.problem}")
         try:
             self._check_queue()
-            self._submitted.add(submit.id)
-            await self._write(submit)
+            self._submitted.add(run_id)
+            await self._write(msgspec.structs.replace(submit, id=run_id))
         except BaseException:
             self.release(submit.id)
             raise
@@ -184,9 +224,13 @@ class Supervisor:
 
     def release(self, request_id: str) -> None:
         """Forget a request: prepared, queued or running. Does nothing if it is over already."""
-        self._submitted.discard(request_id)
-        if self._requests.pop(request_id, None) is not None and self._writer is not None:
-            self._writer.write(pack(Cancel(request_id)))
+        run_id = self._run_ids.pop(request_id, None)
+        if run_id is None:
+            return
+        self._submitted.discard(run_id)
+        self._thinking.discard(run_id)
+        if self._requests.pop(run_id, None) is not None and self._writer is not None:
+            self._writer.write(pack(Cancel(run_id)))
 
     def queue_wait_s(self) -> float | None:
         """Predict how long a request submitted now waits for its prefill; None while nothing was measured.
@@ -211,14 +255,16 @@ class Supervisor:
         if waiting >= self._options.max_queue:
             raise QueueFull(waiting, retry_after_s=max(1.0, self.queue_wait_s() or 1.0))
 
-    def _open(self, request_id: str) -> asyncio.Queue[Item]:
+    def _open(self, request_id: str) -> tuple[str, asyncio.Queue[Item]]:
+        """Begin a run of a request under an id of its own, so that frames of an earlier run cannot reach it."""
         if self.state is not WorkerState.READY:
             raise ModelNotReady(
                 f"the local model is {self.state.value}" + (f": {self.problem}" if self.problem else "")
             )
-        inbox: asyncio.Queue[Item] = asyncio.Queue()
-        self._requests[request_id] = inbox
-        return inbox
+        self.release(request_id)
+        run_id = self._run_ids[request_id] = f"{request_id}.{next(self._run_numbers)}"
+        inbox = self._requests[run_id] = asyncio.Queue()
+        return run_id, inbox
 
     async def _write(self, frame: Frame) -> None:
         if self._writer is None:
@@ -241,20 +287,37 @@ class Supervisor:
         self._changed.set()
 
     async def _watch(self) -> None:
-        failures = 0
+        """Start the worker again whenever it ends, with growing pauses. Ends only when it is stopped or has failed."""
+        try:
+            await self._keep_alive()
+        except Exception:
+            # The task's boundary: nobody awaits it, and requests must not wait for a worker that nobody restarts.
+            log.exception("the worker's supervision failed")
+            self.problem = "its supervision failed; the log has the details"
+            self._enter(WorkerState.FAILED)
+            self._fail_all(self.problem)
+
+    async def _keep_alive(self) -> None:
+        deaths = failed_starts = 0
         while self.state is not WorkerState.STOPPED:
-            if self._process is None:
-                self.spawn()
-            was_ready = await self._serve_one_life()
+            started_s, was_ready = time.monotonic(), False
+            try:
+                if self._process is None:
+                    self.spawn()
+                was_ready = await self._serve_one_life()
+            except OSError as failed:
+                self.problem = f"it cannot be started: {failed}"
             if self.state in (WorkerState.FAILED, WorkerState.STOPPED):
                 return
-            failures = 0 if was_ready else failures + 1
-            if failures >= MAX_FAILED_STARTS:
-                self.problem = f"{self.problem} (given up after {failures} starts)"
+            failed_starts = 0 if was_ready else failed_starts + 1
+            if failed_starts >= MAX_FAILED_STARTS:
+                self.problem = f"{self.problem} (given up after {failed_starts} starts)"
                 self._enter(WorkerState.FAILED)
                 return
+            # A request may be what kills it, so being ready for a moment does not end the row of deaths.
+            deaths = 0 if time.monotonic() - started_s > HEALTHY_LIFE_S else deaths + 1
             self.restarts += 1
-            pause_s = RESTART_BACKOFF_S[min(failures, len(RESTART_BACKOFF_S) - 1)]
+            pause_s = RESTART_BACKOFF_S[min(deaths, len(RESTART_BACKOFF_S) - 1)]
             log.error("local worker: %s; restarting in %.1f s", self.problem, pause_s)
             self._enter(WorkerState.RESTARTING)
             await asyncio.sleep(pause_s)
@@ -266,11 +329,12 @@ class Supervisor:
         assert self._socket is not None
         reader, self._writer = await asyncio.open_connection(sock=self._socket)
         self._socket = None
+        self._last_words.clear()
         self._spawn_task(self._read_stderr(process), "worker-stderr")
         was_ready = False
         try:
             while True:
-                header = await reader.readexactly(LENGTH.size)
+                header = await self._header(reader)
                 size = LENGTH.unpack(header)[0]
                 if size > MAX_FRAME_BYTES:
                     raise ConnectionError(f"a frame of {size} bytes")
@@ -289,13 +353,30 @@ class Supervisor:
         self._fail_all(self.problem or "it ended")
         return was_ready
 
+    async def _header(self, reader: asyncio.StreamReader) -> bytes:
+        """Read the next frame's length; a worker that holds requests and is silent for too long is killed."""
+        while True:
+            try:
+                async with asyncio.timeout(STALL_LIMIT_S):
+                    return await reader.readexactly(LENGTH.size)
+            except TimeoutError:
+                if self._submitted:
+                    self._kill(f"it held requests and was silent for {STALL_LIMIT_S:g} s")
+
+    def _kill(self, why: str) -> None:
+        log.error("local worker: %s; killing it", why)
+        if self._process is not None:
+            self._process.kill()
+
     def _take(self, frame: FromWorker) -> None:
         if isinstance(frame, Step):
             self._take_step(frame)
         elif isinstance(frame, Prepared):
+            if frame.is_thinking and frame.id in self._requests:
+                self._thinking.add(frame.id)
             self._tell(frame.id, frame.prompt_tokens)
         elif isinstance(frame, Refused):
-            kind = InvalidRequest(frame.message, param="messages") if frame.is_caller else LocalFailure(frame.message)
+            kind = InvalidRequest(frame.message, param=frame.param) if frame.is_caller else LocalFailure(frame.message)
             self._tell(frame.id, kind)
         elif isinstance(frame, Ready):
             self.facts, self.problem = frame, None
@@ -326,6 +407,7 @@ class Supervisor:
     def _fail_all(self, why: str) -> None:
         requests, self._requests = self._requests, {}
         self._submitted.clear()
+        self._thinking.clear()
         for inbox in requests.values():
             inbox.put_nowait(WorkerDied(f"the local worker ended while it held the request: {why}"))
 
@@ -349,7 +431,7 @@ class Supervisor:
     def _describe_end(self, code: int) -> str:
         cause = f"it exited with status {code}"
         if code < 0:
-            cause = f"it was ended by {signal.Signals(-code).name}"
+            cause = f"it was ended by {_signal_name(-code)}"
             if code == -signal.SIGKILL:
                 cause += " (by hand, or by the kernel for lack of memory)"
         errors = [line for line in self._last_words if "ERROR" in line or "abort" in line.lower()]
@@ -362,6 +444,13 @@ class Supervisor:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> int:

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,8 +25,10 @@ from numpy.typing import NDArray
 
 from hybrid.backends.base import Backend, BackendOptions
 from hybrid.engine.chat_template import ChatTemplate
+from hybrid.engine.compiler import Compiler
 from hybrid.engine.detokenize import Detokenizer
 from hybrid.engine.engine import Engine, StepReport
+from hybrid.engine.formats.speech import hear
 from hybrid.engine.frames import (
     LENGTH,
     Cancel,
@@ -43,8 +46,9 @@ from hybrid.engine.frames import (
     pack,
     to_worker,
 )
+from hybrid.engine.logprobs import LogprobQueue
 from hybrid.engine.sequence import Sequence
-from hybrid.errors import InvalidRequest, LocalError
+from hybrid.errors import HybridError, InvalidRequest, LocalError
 from hybrid.native import SampleParams
 
 log = logging.getLogger(__name__)
@@ -76,9 +80,11 @@ class Worker:
         self._send_lock = threading.Lock()
         self._backend = backend
         self._template = template
+        self._speech = hear(backend.facts.chat_template)
         self._prepared: dict[str, NDArray[np.int32]] = {}
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._engine = Engine(backend)
+        self._compiler = Compiler(backend, submit=self._inbox.put, refuse=self._refuse)
 
     def run(self) -> None:
         """Serve until the gateway closes the socket. Messages here, in the main thread; the model in its own."""
@@ -94,12 +100,13 @@ class Worker:
 
     def _prepare(self, frame: Prepare) -> None:
         try:
-            tokens = self._backend.tokenize(self._template.render(frame.messages))
+            text = self._template.render(frame.messages, tools=frame.tools, variables=frame.variables)
+            tokens = self._backend.tokenize(text)
         except (InvalidRequest, LocalError) as refused:
             self._send(Refused(frame.id, str(refused), is_caller=isinstance(refused, InvalidRequest)))
             return
         self._prepared[frame.id] = np.asarray(tokens, dtype=np.int32)
-        self._send(Prepared(frame.id, len(tokens)))
+        self._send(Prepared(frame.id, len(tokens), is_thinking=self._speech.opens_thinking(text)))
 
     def _submit(self, frame: Submit) -> None:
         prompt = self._prepared.pop(frame.id, None)
@@ -114,21 +121,29 @@ class Worker:
             frequency_penalty=frame.frequency_penalty,
             repetition_penalty=frame.repetition_penalty,
         )
-        self._inbox.put(
-            Sequence(
-                id=frame.id,
-                prompt=prompt,
-                params=params,
-                seed=frame.seed,
-                max_output_tokens=frame.max_output_tokens,
-                detokenizer=Detokenizer(tuple(frame.stop)),
-                isolation=frame.isolation,
-                due_s=time.monotonic() + (PATIENCE_S if frame.deadline_s is None else frame.deadline_s),
-            )
+        sequence = Sequence(
+            id=frame.id,
+            prompt=prompt,
+            params=params,
+            seed=frame.seed,
+            max_output_tokens=frame.max_output_tokens,
+            detokenizer=Detokenizer(tuple(frame.stop)),
+            isolation=frame.isolation,
+            shown={token: text.encode() for text, token in find_markers(self._backend, frame.shown).items()},
+            due_s=time.monotonic() + (PATIENCE_S if frame.deadline_s is None else frame.deadline_s),
+            bias=_bias(frame.logit_bias),
+            logprobs=None if frame.top_logprobs is None else LogprobQueue(self._backend, frame.top_logprobs),
         )
+        if frame.grammar is None:
+            self._inbox.put(sequence)
+        else:
+            self._compiler.put(sequence, frame.grammar)
+
+    def _refuse(self, request_id: str, why: HybridError) -> None:
+        self._send(Refused(request_id, str(why), is_caller=isinstance(why, InvalidRequest), param=why.param))
 
     def _cancel(self, frame: Cancel) -> None:
-        if self._prepared.pop(frame.id, None) is None:
+        if self._prepared.pop(frame.id, None) is None and not self._compiler.cancel(frame.id):
             self._inbox.put(frame.id)
 
     def _own_model(self) -> None:
@@ -162,7 +177,7 @@ class Worker:
 
     def _send_step(self, report: StepReport) -> None:
         tokens = [
-            TokenDelta(d.id, d.text, d.signal.logprob, d.signal.entropy, d.signal.margin)
+            TokenDelta(d.id, d.text, d.signal.logprob, d.signal.entropy, d.signal.margin, d.logprobs)
             for d in report.deltas
             if d.signal is not None
         ]
@@ -174,6 +189,7 @@ class Worker:
                 d.prompt_tokens,
                 d.completion_tokens,
                 d.cached_tokens,
+                d.stopped_by,
             )
             for d in report.deltas
             if d.finish or d.failure
@@ -194,6 +210,12 @@ class Worker:
 
     def _send(self, frame: Frame) -> None:
         _send(self._connection, self._send_lock, frame)
+
+
+def _bias(by_token: dict[int, float]) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
+    if not by_token:
+        return None
+    return np.array(list(by_token), dtype=np.int32), np.array(list(by_token.values()), dtype=np.float32)
 
 
 def _send(connection: socket.socket, lock: threading.Lock, frame: Frame) -> None:
@@ -243,8 +265,14 @@ def load_backend(options: WorkerOptions) -> Backend:
     return LlamaCppBackend(wanted)
 
 
+def find_markers(backend: Backend, texts: Iterable[str]) -> dict[str, int]:
+    """Give those of the texts that are one control token of this model, with the token."""
+    return {text: token for text in texts if (token := backend.marker(text)) is not None}
+
+
 def _ready(backend: Backend) -> Ready:
     facts = backend.facts
+    speech = hear(facts.chat_template)
     return Ready(
         name=facts.name,
         architecture=facts.architecture,
@@ -257,6 +285,8 @@ def _ready(backend: Backend) -> Ready:
         file_bytes=facts.file_bytes,
         fingerprint=facts.fingerprint,
         template_fingerprint=hashlib.sha256((facts.chat_template or "").encode()).hexdigest(),
+        speech=speech,
+        markers=find_markers(backend, speech.markers),
     )
 
 

@@ -50,6 +50,7 @@ class Signals:
     """Everything `route` may know about one request, gathered by `Runtime.observe` before any token exists.
 
     prompt_tokens: as the local tokenizer counts them; None while no local model can count.
+    local_problem: why the local model is not ready; None if it is.
     local_refusal: why the local chat template does not take this conversation; None if it does.
     queue_wait_s, prefill_tok_s, decode_tok_s: predicted or measured; None while nothing was measured.
     budget_left_usd: None where no budget is configured, which means no cloud.
@@ -63,6 +64,7 @@ class Signals:
     max_output_tokens: int | None = None
     is_local_configured: bool = True
     is_local_ready: bool = True
+    local_problem: str | None = None
     local_refusal: str | None = None
     local_capabilities: frozenset[Capability] = frozenset()
     queue_wait_s: float | None = None
@@ -142,13 +144,14 @@ class Draft:
     """A local answer, whole or held back, as `review` sees it.
 
     logprobs, entropies, margins: one per generated token, natural units as in `TokenSignal`.
-    finish_reason: None while the draft is still growing.
+    finish_reason: None while the draft is still growing. flaw: what a verifier found wrong; outranks any score.
     """
 
     logprobs: tuple[float, ...] = field(default=())
     entropies: tuple[float, ...] = field(default=())
     margins: tuple[float, ...] = field(default=())
     finish_reason: FinishReason | None = None
+    flaw: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,7 +92,8 @@ def _local_rules(signals: Signals, limits: Limits) -> _Verdict:
         rule("local_template", Reason.CAPABILITY, is_passed=False, detail=signals.local_refusal)
     is_there = signals.is_local_configured and signals.is_local_ready
     state = "is ready" if is_there else "is not ready" if signals.is_local_configured else "is not configured"
-    rule("local_ready", Reason.LOCAL_FAILURE, is_passed=is_there, detail=f"the local model {state}")
+    detail = f"the local model {state}" + (f": {signals.local_problem}" if signals.local_problem else "")
+    rule("local_ready", Reason.LOCAL_FAILURE, is_passed=is_there, detail=detail)
     if signals.prompt_tokens is not None:
         wanted = signals.prompt_tokens + (signals.max_output_tokens or 1)
         rule(

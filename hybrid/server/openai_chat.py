@@ -22,6 +22,7 @@ from hybrid.server.openai_wire import (
     FileWire,
     ImageWire,
     MessageWire,
+    NamedChoice,
     RefusalWire,
     TextFormat,
     TextWire,
@@ -264,12 +265,21 @@ def _extra_tools(wire: ChatWire) -> dict[str, Json]:
             raise InvalidRequest("tool_choice needs tools", param="tool_choice", code="invalid_value")
         return {}
     tools = [{"type": "function", "function": msgspec.to_builtins(tool.function)} for tool in wire.tools]
+    _check_named(wire)
     extra: dict[str, Json] = {"tools": _shallow(tools, "tools")}
     if wire.tool_choice is not None:
         extra["tool_choice"] = _shallow(msgspec.to_builtins(wire.tool_choice), "tool_choice")
     if wire.parallel_tool_calls is not None:
         extra["parallel_tool_calls"] = wire.parallel_tool_calls
     return extra
+
+
+def _check_named(wire: ChatWire) -> None:
+    """A call of a function nobody described cannot be made."""
+    named = wire.tool_choice.function.name if isinstance(wire.tool_choice, NamedChoice) else None
+    if named is not None and all(tool.function.name != named for tool in wire.tools or ()):
+        what = f"tool_choice names {named!r}, which is not among the tools"
+        raise InvalidRequest(what, param="tool_choice", code="invalid_value")
 
 
 _NEEDS: Mapping[str, Capability] = {

@@ -124,17 +124,18 @@ def test_without_money_local_answers_and_says_so(tmp_path, is_stream):
 
 
 def test_a_request_the_local_engine_cannot_do_goes_to_a_cloud_that_can(tmp_path):
-    """Tools are beyond the local engine: with a cloud it is `capability`, without one a 400 that says so."""
-    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    """Images are beyond the local engine: with a cloud it is `capability`, without one a 400 that says so."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, image]}]
 
     async def scenario() -> None:
         async with FakeProvider() as cloud:
             with Serving(tmp_path / "a", FAKE_MODEL + cloud_toml(cloud.base_url)) as server:
-                answer = await asyncio.to_thread(server.ask, "use a tool", tools=tools)
+                answer = await asyncio.to_thread(server.ask, "", messages=messages)
             assert (answer.status_code, answer.headers["x-hybrid-reason"]) == (200, "capability")
-            assert cloud.requests[0].body["tools"] == tools
+            assert cloud.requests[0].body["messages"] == messages
         with Serving(tmp_path / "b") as server:
-            refused = await asyncio.to_thread(server.ask, "use a tool", tools=tools)
+            refused = await asyncio.to_thread(server.ask, "", messages=messages)
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "unsupported_capability")
 
     asyncio.run(scenario())

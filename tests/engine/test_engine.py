@@ -1,5 +1,7 @@
 """The step loop: who runs, what it draws, and that nothing is ever left behind."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -18,7 +20,7 @@ GREEDY = SampleParams(temperature=0.0)
 
 
 def _engine(*, context_tokens: int = 4096, slots: int = 4) -> Engine:
-    return Engine(FakeBackend(BackendOptions(model_path="unused", context_tokens=context_tokens, slots=slots)))
+    return Engine(FakeBackend(BackendOptions(model_path=Path("unused"), context_tokens=context_tokens, slots=slots)))
 
 
 def _sequence(name: str, text: str, *, limit: int = 1000, stop: tuple[str, ...] = ()) -> Sequence:

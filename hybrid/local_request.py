@@ -1,0 +1,164 @@
+"""What does a chat request ask of the local model? Its prompt, what it may say, and who listens to it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hybrid.engine.formats.conversation import TemplateMessage, template_messages
+from hybrid.engine.formats.grammar import NO_PARAMETERS, ToolGrammar
+from hybrid.engine.formats.listen import Listener
+from hybrid.engine.formats.speech import SWITCH, Speech
+from hybrid.engine.formats.thinking import Thinking
+from hybrid.engine.frames import Grammar, Ready
+from hybrid.engine.supervisor import Supervisor
+from hybrid.types import Capability, ChatRequest, Json
+
+EFFORT_TOKENS: Mapping[str, int] = {"none": 0, "minimal": 128, "low": 512, "medium": 2048}
+"""The most thinking an effort allows; a higher effort is bounded by the configuration alone."""
+THOUGHTLESS = ("none", "minimal")
+"""Efforts at which a model that can answer without thinking does so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalRequest:
+    """One request in the terms of the loaded model.
+
+    facts: None while no model is loaded. max_reasoning_tokens: the configured bound on thinking; None is none.
+    """
+
+    request: ChatRequest
+    facts: Ready | None
+    max_reasoning_tokens: int | None = None
+
+    @property
+    def _speech(self) -> Speech:
+        return self.facts.speech if self.facts is not None else Speech()
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What the loaded model can do besides plain chat. How hard to think can be told only to one that thinks."""
+        thinks = self._speech.thinking is not None or self._effort == "none"
+        return frozenset({Capability.TOOLS, Capability.REASONING_EFFORT} if thinks else {Capability.TOOLS})
+
+    # ---- the prompt
+
+    @property
+    def messages(self) -> list[TemplateMessage]:
+        """The conversation as the model's chat template takes it."""
+        return template_messages(self.request.messages, self._speech, self._offered, is_single=self._is_single)
+
+    @property
+    def tools(self) -> Sequence[Json] | None:
+        """The tools for the template to render; None where it knows none, or none may be called."""
+        return self._offered or None if self._speech.knows_tools else None
+
+    @property
+    def variables(self) -> dict[str, bool | str]:
+        """Variables of the template: whether and how hard to think, where the client says so."""
+        if self._effort is None:
+            return {}
+        variables: dict[str, bool | str] = {"reasoning_effort": self._effort}
+        if self._speech.can_stop_thinking:
+            variables[SWITCH] = self._effort not in THOUGHTLESS
+        return variables
+
+    async def prepare(self, local: Supervisor, request_id: str) -> int:
+        """Have the worker render and tokenize the prompt; return its tokens.
+
+        Raises: InvalidRequest if the chat template refuses it, LocalError if the worker cannot.
+        """
+        return await local.prepare(request_id, self.messages, tools=self.tools, variables=self.variables)
+
+    # ---- the answer
+
+    @property
+    def shown(self) -> list[str]:
+        """Control tokens whose text the listener must see."""
+        thinking = self._speech.thinking or ()
+        return list(self._speech.markers if self._offered else thinking)
+
+    def grammar(self, *, is_thinking: bool, answer_schema: Mapping[str, Json] | None = None) -> Grammar | None:
+        """Write what the model may say; None where it may say anything.
+
+        Args:
+            is_thinking: the prompt has opened the model's thinking. answer_schema: what an answer must be as JSON.
+        """
+        bound = self._thinking_tokens
+        is_needed = self._offered or bound is not None or (answer_schema is not None and self._speech.thinking)
+        if not is_needed:
+            return None
+        allowed = self._allowed
+        grammar = ToolGrammar(
+            speech=self._speech,
+            tools=[(name, tool["function"].get("parameters") or NO_PARAMETERS) for name, tool in allowed.items()],
+            strict=frozenset(name for name, tool in allowed.items() if tool["function"].get("strict")),
+            markers=self.facts.markers if self.facts is not None else {},
+            is_required=self._is_required,
+            is_single=self._is_single or self._speech.is_single_call,
+            is_thinking=is_thinking,
+            thinking_tokens=bound,
+            answer_schema=answer_schema,
+        )
+        return Grammar("lark", grammar.lark())
+
+    def listener(self, *, is_thinking: bool) -> Listener:
+        """Give who tells thinking, answer and calls apart."""
+        speech, names = self._speech, frozenset(self._allowed)
+        return Listener(
+            thinking=Thinking(*speech.thinking, is_open=is_thinking) if speech.thinking is not None else None,
+            scanner=speech.format.scanner(names, _new_call_id) if names else None,
+        )
+
+    # ---- what the client chose
+
+    @property
+    def _effort(self) -> str | None:
+        effort: str | None = self.request.extra.get("reasoning_effort")
+        return effort
+
+    @property
+    def _thinking_tokens(self) -> int | None:
+        """The bound on thinking; None for a model that does not think, or may as long as it likes."""
+        bounds = [self.max_reasoning_tokens, EFFORT_TOKENS.get(self._effort or "")]
+        given = [bound for bound in bounds if bound is not None]
+        return max(1, min(given)) if given and self._speech.thinking is not None else None
+
+    @property
+    def _offered(self) -> Sequence[Json]:
+        """The tools the model is told of: all, unless the client forbids calls."""
+        if self.request.extra.get("tool_choice") == "none":
+            return ()
+        tools: Sequence[Json] = self.request.extra.get("tools") or ()
+        return tools
+
+    @property
+    def _allowed(self) -> dict[str, Json]:
+        """The tools that may be called, by name: a client may tell of more than it allows."""
+        tools = {tool["function"]["name"]: tool for tool in self._offered}
+        choice = self.request.extra.get("tool_choice")
+        if not isinstance(choice, Mapping):
+            return tools
+        if choice["type"] == "function":
+            names = {choice["function"]["name"]}
+        else:
+            names = {tool.get("function", tool).get("name") for tool in choice["allowed_tools"]["tools"]}
+        return {name: tool for name, tool in tools.items() if name in names}
+
+    @property
+    def _is_required(self) -> bool:
+        choice = self.request.extra.get("tool_choice")
+        if isinstance(choice, Mapping):
+            return bool(choice["type"] == "function" or choice["allowed_tools"]["mode"] == "required")
+        return bool(choice == "required")
+
+    @property
+    def _is_single(self) -> bool:
+        choice = self.request.extra.get("tool_choice")
+        is_named = isinstance(choice, Mapping) and choice["type"] == "function"
+        return is_named or self.request.extra.get("parallel_tool_calls") is False
+
+
+def _new_call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
