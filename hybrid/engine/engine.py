@@ -100,6 +100,10 @@ class Engine:
         """Run one step. A step that fails ends the sequences in it, never the loop."""
         report = StepReport()
         self._admit(report)
+        if self.waiting and not self.running:
+            # With nobody running everything is there to be had: what does not enter now never will.
+            lost = self.waiting.pop(0)
+            report.deltas.append(Delta(lost.id, failure="it does not fit the cache even when it is alone"))
         step = self._plan()
         while step.preempted is not None:
             self._preempt(step.preempted)

@@ -37,7 +37,6 @@ from hybrid.engine.frames import (
     Load,
     LoadFailed,
     Prepare,
-    Prepared,
     Ready,
     Refused,
     Step,
@@ -46,6 +45,7 @@ from hybrid.engine.frames import (
     pack,
     to_worker,
 )
+from hybrid.engine.intake import Intake
 from hybrid.engine.logprobs import LogprobQueue
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import HybridError, InvalidRequest, LocalError
@@ -79,9 +79,7 @@ class Worker:
         self._connection = connection
         self._send_lock = threading.Lock()
         self._backend = backend
-        self._template = template
-        self._speech = hear(backend.facts.chat_template)
-        self._prepared: dict[str, NDArray[np.int32]] = {}
+        self._intake = Intake(backend, template, hear(backend.facts.chat_template), send=self._send)
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._engine = Engine(backend)
         self._compiler = Compiler(backend, submit=self._inbox.put, refuse=self._refuse)
@@ -89,27 +87,18 @@ class Worker:
     def run(self) -> None:
         """Serve until the gateway closes the socket. Messages here, in the main thread; the model in its own."""
         threading.Thread(target=self._own_model, name="model", daemon=True).start()
+        self._intake.start()
         while (body := _receive(self._connection)) is not None:
             frame = to_worker.decode(body)
             if isinstance(frame, Prepare):
-                self._prepare(frame)
+                self._intake.prepare(frame)
             elif isinstance(frame, Submit):
                 self._submit(frame)
             else:
                 self._cancel(frame)
 
-    def _prepare(self, frame: Prepare) -> None:
-        try:
-            text = self._template.render(frame.messages, tools=frame.tools, variables=frame.variables)
-            tokens = self._backend.tokenize(text)
-        except (InvalidRequest, LocalError) as refused:
-            self._send(Refused(frame.id, str(refused), is_caller=isinstance(refused, InvalidRequest)))
-            return
-        self._prepared[frame.id] = np.asarray(tokens, dtype=np.int32)
-        self._send(Prepared(frame.id, len(tokens), is_thinking=self._speech.opens_thinking(text)))
-
     def _submit(self, frame: Submit) -> None:
-        prompt = self._prepared.pop(frame.id, None)
+        prompt = self._intake.take(frame.id)
         if prompt is None:
             return  # cancelled between the two messages
         params = SampleParams(
@@ -143,7 +132,7 @@ class Worker:
         self._send(Refused(request_id, str(why), is_caller=isinstance(why, InvalidRequest), param=why.param))
 
     def _cancel(self, frame: Cancel) -> None:
-        if self._prepared.pop(frame.id, None) is None and not self._compiler.cancel(frame.id):
+        if not self._intake.cancel(frame.id) and not self._compiler.cancel(frame.id):
             self._inbox.put(frame.id)
 
     def _own_model(self) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -16,6 +16,7 @@ from hybrid.engine.constraint import MAX_CACHED_GRAMMARS, Constraint, Grammars
 from hybrid.engine.engine import Engine
 from hybrid.engine.frames import Grammar
 from hybrid.errors import InvalidRequest, LocalFailure
+from hybrid.native import SampleParams, sample_row
 from hybrid.types import FinishReason
 from tests.engine.constrained import answer, finish, schema, sequence
 
@@ -260,18 +261,46 @@ def _containers(inner: st.SearchStrategy) -> st.SearchStrategy:
 SCHEMAS = st.recursive(LEAVES, _containers, max_leaves=5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(wanted=SCHEMAS, seed=st.integers(0, 2**32))
+def test_random_tokens_within_the_mask_are_a_valid_document(starter, wanted, seed):
+    """Whatever tokens of the starter's vocabulary are drawn, as long as the mask allows them the schema holds."""
+    backend, _, grammars = starter
+    constraint = grammars.constraint(schema(wanted))
+    noise = np.random.default_rng(seed)
+    raw = b""
+    for position in range(400):
+        constraint.prepare()
+        row = noise.normal(0.0, 3.0, backend.facts.vocab_tokens).astype(np.float32)
+        token = sample_row(row, SampleParams(), seed=seed, position=position, allowed=constraint.allowed).token
+        is_end = backend.is_end(token)
+        constraint.advance(token, is_end=is_end)
+        raw += backend.piece(token)
+        if is_end or constraint.is_complete:
+            Draft202012Validator(wanted).validate(json.loads(raw))
+            return
+    event("cut")
+
+
+@settings(max_examples=5, deadline=None)
+@given(wanted=st.lists(SCHEMAS, min_size=4, max_size=4), seed=st.integers(0, 2**32))
 def test_any_schema_at_any_temperature_gives_a_valid_document(starter, wanted, seed):
     """At a temperature at which the starter babbles, what comes out is still a document its schema accepts."""
     backend, engine, grammars = starter
-    outcome = answer(engine, backend, grammars, schema(wanted), "Anything.", temperature=2.0, seed=seed, limit=1200)
+    for number, one in enumerate(wanted):
+        constraint = grammars.constraint(schema(one))
+        engine.submit(
+            sequence(backend, str(number), "Anything.", constraint=constraint, temperature=2.0, seed=seed, limit=100)
+        )
+    outcomes = finish(engine)
 
-    assert outcome.failure is None
-    if FinishReason.STOP == outcome.finish:
-        Draft202012Validator(wanted).validate(json.loads(outcome.text))
-    else:
-        assert 1200 == outcome.tokens
+    assert 4 == len(outcomes)
+    for name, outcome in outcomes.items():
+        assert outcome.failure is None
+        if FinishReason.STOP == outcome.finish:
+            Draft202012Validator(wanted[int(name)]).validate(json.loads(outcome.text))
+        else:
+            assert 100 == outcome.tokens
 
 
 def test_the_starter_answers_in_the_form_it_is_given(starter):

@@ -1,0 +1,94 @@
+"""How do conversations become token ids while messages go on being read? Tokenized in a thread beside."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hybrid.backends.base import Backend
+from hybrid.engine.chat_template import ChatTemplate
+from hybrid.engine.formats.speech import Speech
+from hybrid.engine.frames import Frame, Prepare, Prepared, Refused
+from hybrid.errors import InvalidRequest, LocalError
+
+LONGEST_TOKEN_BYTES = 256
+"""No vocabulary we know has a token of more bytes; a text of more than that times the context cannot fit it."""
+
+
+class Intake:
+    """Prepared prompts by request id.
+
+    Tokenizing a large text takes seconds, and one full of control tokens much longer (llama.cpp looks for each of
+    them in what is left), so a thread of its own does it: who cancels or submits meanwhile need not wait, and what
+    cannot fit the context by its length alone is not tokenized at all.
+    """
+
+    def __init__(
+        self, backend: Backend, template: ChatTemplate, speech: Speech, *, send: Callable[[Frame], None]
+    ) -> None:
+        self._backend = backend
+        self._template = template
+        self._speech = speech
+        self._send = send
+        self._lock = threading.Lock()
+        self._wanted: set[str] = set()
+        self._prepared: dict[str, NDArray[np.int32]] = {}
+        self._texts: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        """Start tokenizing."""
+        threading.Thread(target=self._tokenize_all, name="tokenize", daemon=True).start()
+
+    def prepare(self, frame: Prepare) -> None:
+        """Render a conversation and have it tokenized. From the main thread: the template's time limit needs it."""
+        try:
+            text = self._template.render(frame.messages, tools=frame.tools, variables=frame.variables)
+        except (InvalidRequest, LocalError) as refused:
+            self._send(Refused(frame.id, str(refused), is_caller=isinstance(refused, InvalidRequest)))
+            return
+        with self._lock:
+            self._wanted.add(frame.id)
+        self._texts.put((frame.id, text))
+
+    def take(self, request_id: str) -> NDArray[np.int32] | None:
+        """Give the prepared tokens away; None if they were cancelled."""
+        with self._lock:
+            return self._prepared.pop(request_id, None)
+
+    def cancel(self, request_id: str) -> bool:
+        """Forget a prompt; say whether there was one."""
+        with self._lock:
+            was_wanted = request_id in self._wanted
+            self._wanted.discard(request_id)
+            return self._prepared.pop(request_id, None) is not None or was_wanted
+
+    def _tokenize_all(self) -> None:
+        while True:
+            request_id, text = self._texts.get()
+            if request_id not in self._wanted:
+                continue
+            least_tokens = len(text.encode("utf-8", "surrogatepass")) // LONGEST_TOKEN_BYTES
+            if least_tokens > self._backend.facts.context_tokens:
+                self._tell(request_id, None, Prepared(request_id, least_tokens))
+                continue
+            try:
+                tokens = self._backend.tokenize(text)
+            except LocalError as failed:
+                self._tell(request_id, None, Refused(request_id, str(failed), is_caller=False))
+                continue
+            is_thinking = self._speech.opens_thinking(text)
+            answer = Prepared(request_id, len(tokens), is_thinking=is_thinking)
+            self._tell(request_id, np.asarray(tokens, dtype=np.int32), answer)
+
+    def _tell(self, request_id: str, tokens: NDArray[np.int32] | None, answer: Frame) -> None:
+        with self._lock:
+            if request_id not in self._wanted:
+                return
+            self._wanted.discard(request_id)
+            if tokens is not None:
+                self._prepared[request_id] = tokens
+        self._send(answer)
