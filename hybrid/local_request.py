@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hybrid.engine.formats.conversation import TemplateMessage, template_messages
-from hybrid.engine.formats.grammar import NO_PARAMETERS, ToolGrammar
+from hybrid.engine.formats.grammar import ToolGrammar
 from hybrid.engine.formats.listen import Listener
 from hybrid.engine.formats.speech import SWITCH, Speech
 from hybrid.engine.formats.thinking import Thinking
@@ -92,7 +92,7 @@ class LocalRequest:
         allowed = self._allowed
         grammar = ToolGrammar(
             speech=self._speech,
-            tools=[(name, tool["function"].get("parameters") or NO_PARAMETERS) for name, tool in allowed.items()],
+            tools=[(name, tool["function"].get("parameters") or {}) for name, tool in allowed.items()],
             strict=frozenset(name for name, tool in allowed.items() if tool["function"].get("strict")),
             markers=self.facts.markers if self.facts is not None else {},
             is_required=self._is_required,

@@ -18,7 +18,8 @@ from hybrid.catalog import installed, resolve
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.config import CloudConfig, Config, data_dir, is_loopback, read_secret
 from hybrid.engine.fleet import Fleet, ModelPlan
-from hybrid.engine.supervisor import Supervisor, SupervisorOptions
+from hybrid.engine.process import SupervisorOptions
+from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import ConfigError, StoreError
 from hybrid.gguf import read_header
 from hybrid.policy.budget import day_window

@@ -18,6 +18,7 @@ from hybrid.cli.local_model import local_model_file
 from hybrid.config import Loaded, load
 from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import HybridError, ModelFileError
+from hybrid.runtime import Runtime
 from hybrid.wiring import running, spawn_local
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -97,19 +98,34 @@ async def _serve(
             )
         )
         try:
-            await asyncio.wait((bound, serving), return_when=asyncio.FIRST_COMPLETED)
-            settling = asyncio.ensure_future(_settled(local, has_cloud=runtime.has_cloud))
-            await asyncio.wait((settling, serving), return_when=asyncio.FIRST_COMPLETED)
-            if settling.done():
-                settling.result()
-                for line in _banner(loaded, local, is_offline=is_offline):
-                    _say(line)
-                _say(f"ready in {time.monotonic() - started_s:.1f} s: {bound.result()}  (Ctrl-C stops)")
-            settling.cancel()
+            announcing = asyncio.ensure_future(
+                _announce(loaded, local, runtime, bound, is_offline=is_offline, started_s=started_s)
+            )
+            await asyncio.wait((announcing, serving), return_when=asyncio.FIRST_COMPLETED)
+            if announcing.done():
+                announcing.result()
             await asyncio.shield(serving)
         finally:
+            announcing.cancel()
             serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
+            await asyncio.gather(announcing, serving, return_exceptions=True)
+
+
+async def _announce(
+    loaded: Loaded,
+    local: Supervisor | None,
+    runtime: Runtime,
+    bound: asyncio.Future[str],
+    *,
+    is_offline: bool,
+    started_s: float,
+) -> None:
+    """Say what was found and where we listen, once the local model is there."""
+    url = await bound
+    await _settled(local, has_cloud=runtime.has_cloud)
+    for line in _banner(loaded, local, is_offline=is_offline):
+        _say(line)
+    _say(f"ready in {time.monotonic() - started_s:.1f} s: {url}  (Ctrl-C stops)")
 
 
 async def _settled(local: Supervisor | None, *, has_cloud: bool) -> None:

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hybrid.engine.supervisor import Supervisor, SupervisorOptions, WorkerState
+from hybrid.engine.process import SupervisorOptions
+from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import ModelNotReady
 
 log = logging.getLogger(__name__)

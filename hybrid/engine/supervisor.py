@@ -5,14 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import signal
-import socket
-import subprocess
-import sys
 import time
-from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
@@ -35,6 +29,7 @@ from hybrid.engine.frames import (
     pack,
 )
 from hybrid.engine.generation import Generation, Item, Started, ended, text_delta
+from hybrid.engine.process import SupervisorOptions, WorkerProcess
 from hybrid.errors import InvalidRequest, LocalError, LocalFailure, ModelNotReady, QueueFull, WorkerDied
 
 log = logging.getLogger(__name__)
@@ -48,8 +43,6 @@ STALL_LIMIT_S = 120.0
 """So is one that holds requests and says nothing for this long; a step takes a fraction of a second."""
 MAX_FAILED_STARTS = 3
 """A worker that dies so often in a row before it is ready will not become ready by trying again."""
-STDERR_LINES = 40
-KILL_AFTER_S = 3.0
 SERVICE_SMOOTHING = 0.1
 NO_LOAD = Load(0, 0, 0, 0, 0, None, None)
 
@@ -64,22 +57,6 @@ class WorkerState(StrEnum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SupervisorOptions:
-    """How to start a worker.
-
-    max_queue: bounds the requests that wait for a slot. environment: the worker's environment; None inherits ours.
-    """
-
-    backend: str
-    model_path: str
-    context_tokens: int
-    slots: int
-    threads: int
-    max_queue: int = 64
-    environment: Mapping[str, str] | None = None
-
-
 class Supervisor:
     """Starts, watches and restarts one worker process, and turns its frames into events.
 
@@ -88,8 +65,7 @@ class Supervisor:
 
     def __init__(self, options: SupervisorOptions) -> None:
         self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
+        self._process: WorkerProcess | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._requests: dict[str, asyncio.Queue[Item]] = {}
         self._run_ids: dict[str, str] = {}
@@ -97,7 +73,6 @@ class Supervisor:
         self._submitted: set[str] = set()
         self._thinking: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._last_words: deque[str] = deque(maxlen=STDERR_LINES)
         self._changed = asyncio.Event()
         self.state = WorkerState.LOADING
         self.problem: str | None = None
@@ -110,25 +85,7 @@ class Supervisor:
 
     def spawn(self) -> None:
         """Start the process and return at once; `start` attaches to it."""
-        ours, theirs = socket.socketpair()
-        worker_options = {
-            "backend": self._options.backend,
-            "model_path": self._options.model_path,
-            "context_tokens": self._options.context_tokens,
-            "slots": self._options.slots,
-            "threads": self._options.threads,
-        }
-        command = [sys.executable, "-m", "hybrid.engine.worker", str(theirs.fileno())]
-        command.append(msgspec.json.encode(worker_options).decode())
-        with theirs:
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=self._options.environment,
-            )
-        self._socket = ours
+        self._process = WorkerProcess(self._options)
 
     def start(self) -> None:
         """Watch the worker from the running event loop, spawning it if `spawn` was not called."""
@@ -149,9 +106,10 @@ class Supervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._close_socket()
+        self._hang_up()
         if process is not None:
-            await asyncio.to_thread(_end_process, process)
+            process.close()
+            await asyncio.to_thread(process.end)
         self._fail_all("the server is stopping")
 
     @property
@@ -326,16 +284,12 @@ class Supervisor:
         """Read one process's frames to its end; say whether it was ever ready."""
         process = self._process
         assert process is not None
-        assert self._socket is not None
-        reader, self._writer = await asyncio.open_connection(sock=self._socket)
-        self._socket = None
-        self._last_words.clear()
-        self._spawn_task(self._read_stderr(process), "worker-stderr")
+        reader, self._writer = await process.attach()
+        self._spawn_task(process.listen(), "worker-stderr")
         was_ready = False
         try:
             while True:
-                header = await self._header(reader)
-                size = LENGTH.unpack(header)[0]
+                size = LENGTH.unpack(await self._header(reader))[0]
                 if size > MAX_FRAME_BYTES:
                     raise ConnectionError(f"a frame of {size} bytes")
                 frame = from_worker.decode(await reader.readexactly(size))
@@ -344,11 +298,11 @@ class Supervisor:
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError) as gone:
             log.debug("worker connection ended: %r", gone)
         finally:
-            self._close_socket()
+            self._hang_up()
             self._process = None
-        code = await asyncio.to_thread(_end_process, process)
+        code = await asyncio.to_thread(process.end)
         if self.state is not WorkerState.FAILED:
-            self.problem = self._describe_end(code)
+            self.problem = process.describe_end(code)
         self.facts, self.load = (self.facts if self.state is WorkerState.FAILED else None), NO_LOAD
         self._fail_all(self.problem or "it ended")
         return was_ready
@@ -411,52 +365,8 @@ class Supervisor:
         for inbox in requests.values():
             inbox.put_nowait(WorkerDied(f"the local worker ended while it held the request: {why}"))
 
-    async def _read_stderr(self, process: subprocess.Popen[bytes]) -> None:
-        """Keep the worker's last lines: when native code aborts, they are all it leaves behind."""
-        assert process.stderr is not None
-        reader = asyncio.StreamReader(limit=1 << 16)
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), process.stderr
-        )
-        try:
-            while line := await reader.readline():
-                text = line.decode("utf-8", "replace").rstrip()
-                self._last_words.append(text)
-                log.info("worker: %s", text)
-        except ValueError:
-            log.warning("worker wrote a line of more than 64 KiB; its further output is dropped")
-        finally:
-            transport.close()
-
-    def _describe_end(self, code: int) -> str:
-        cause = f"it exited with status {code}"
-        if code < 0:
-            cause = f"it was ended by {_signal_name(-code)}"
-            if code == -signal.SIGKILL:
-                cause += " (by hand, or by the kernel for lack of memory)"
-        errors = [line for line in self._last_words if "ERROR" in line or "abort" in line.lower()]
-        return f"{cause}; last error: {errors[-1]}" if errors else cause
-
-    def _close_socket(self) -> None:
+    def _hang_up(self) -> None:
+        """Close our end of the socket, which ends the worker."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _end_process(process: subprocess.Popen[bytes]) -> int:
-    """Wait for a process whose socket is closed; kill it if it does not obey."""
-    try:
-        return process.wait(KILL_AFTER_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()

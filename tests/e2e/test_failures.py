@@ -223,3 +223,122 @@ def test_a_killed_gateway_loses_no_request_and_no_money(tmp_path):
         assert report["spent_usd"] > 0
 
     asyncio.run(scenario())
+
+
+def test_a_stand_in_holds_nothing_of_the_draft_it_replaces(tmp_path):
+    """A doubted stream whose cloud refuses at once is generated anew: exactly the answer, without a stray token."""
+
+    async def scenario() -> None:
+        refusal = Answer(status=401, error={"error": {"message": "no"}})
+        async with FakeProvider(refusal) as cloud:
+            with Serving(tmp_path, FAKE_MODEL + cloud_toml(cloud.base_url)) as server:
+                question = "[doubt] the quick brown fox jumps over"
+                answers = [await asyncio.to_thread(server.ask, question, stream=True) for _ in range(12)]
+        for answer in answers:
+            chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+            said = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"])
+            assert said == question
+            assert answer.headers["x-hybrid-degraded"] == "cloud_failure"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("deadline_ms", ["35", "63", "90", "137"])
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
+def test_a_deadline_that_passes_is_a_504(tmp_path, deadline_ms, is_stream):
+    """Whatever the timer's grain, the answer is deadline_exceeded and never an internal error."""
+    headers = {"x-hybrid-deadline-ms": deadline_ms, "x-hybrid-policy": "local-only"}
+    with Serving(tmp_path) as server:
+        answers = [server.ask("[slow][endless]", stream=is_stream, headers=headers) for _ in range(4)]
+
+    for answer in answers:
+        codes = [answer.json()["error"]["code"]] if answer.status_code != 200 else []
+        events = [line[6:] for line in answer.text.splitlines() if line.startswith('data: {"error"')]
+        codes += [json.loads(event)["error"]["code"] for event in events]
+        assert answer.status_code in (504, 503, 200)
+        assert set(codes) <= {"deadline_exceeded", "model_not_ready"}
+        assert codes
+
+
+def test_a_silent_cloud_gives_way_to_a_whole_draft(tmp_path):
+    """A finished local draft is returned, degraded, when the cloud says nothing within its time."""
+
+    async def scenario() -> None:
+        async with FakeProvider(Answer(fault=Fault.NO_HEADERS)) as cloud:
+            config = FAKE_MODEL + cloud_toml(cloud.base_url).replace(
+                "[prices", "first_token_timeout_s = 0.5\n[prices", 1
+            )
+            with Serving(tmp_path, config) as server:
+                answer = await asyncio.to_thread(server.ask, "[doubt] finished")
+                late = await asyncio.to_thread(server.ask, "[doubt] late", headers={"x-hybrid-deadline-ms": "400"})
+        assert answer.json()["choices"][0]["message"]["content"] == "[doubt] finished"
+        assert answer.headers["x-hybrid-degraded"] == "cloud_failure"
+        assert late.json()["choices"][0]["message"]["content"] == "[doubt] late"
+
+    asyncio.run(scenario())
+
+
+def test_a_call_that_never_connected_costs_nothing(tmp_path):
+    """The client goes while the cloud's TLS handshake hangs: no byte of the request left, so nothing is booked."""
+
+    async def scenario() -> None:
+        async with FakeProvider() as cloud:
+            url = cloud.base_url.replace("http://", "https://")
+            with Serving(tmp_path, FAKE_MODEL + cloud_toml(url)) as server:
+                connection = _open_stream(server, "x", model="cloud")
+                while not await asyncio.to_thread(lambda: server.report()["reserved_usd"]):
+                    pass
+                connection.close()
+                while (row := await asyncio.to_thread(_last_row, server))["outcome"] == "open":
+                    pass
+                report = await asyncio.to_thread(server.report)
+        assert row["outcome"] == "cancelled"
+        assert (report["spent_usd"], report["reserved_usd"]) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, 35], ids=["SIGKILL", "a-nameless-signal"])
+def test_a_worker_that_dies_while_it_takes_a_prompt_is_not_the_callers_fault(tmp_path, number):
+    """The request fails as the worker's failure, 503, and a new worker serves the next one."""
+
+    async def scenario() -> None:
+        with Serving(tmp_path) as server:
+            worker = server.worker()
+            worker.suspend()
+            asked = asyncio.create_task(asyncio.to_thread(server.ask, "hello", model="local"))
+            while not await asyncio.to_thread(lambda: server.report()["requests"]):
+                pass
+            worker.send_signal(number)
+            worker.resume()
+            answer = await asked
+            await asyncio.to_thread(server.wait_until, lambda state: state["state"] == "ready" and state["restarts"])
+            after = await asyncio.to_thread(server.ask, "again")
+        assert answer.status_code == 503
+        assert after.status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_huge_prompt_does_not_hold_up_the_others(tmp_path):
+    """Eight megabytes are refused as too long for the context, and whoever asks beside it is answered meanwhile."""
+
+    async def scenario() -> None:
+        with Serving(tmp_path) as server:
+            huge = asyncio.create_task(asyncio.to_thread(server.ask, "<|im_start|>" * 600_000))
+            beside = await asyncio.to_thread(server.ask, "hi")
+            refused = await huge
+        assert beside.json()["choices"][0]["message"]["content"] == "hi"
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+    asyncio.run(scenario())
+
+
+def test_local_goes_on_without_a_readable_ledger(tmp_path):
+    """A file that is no database stops the cloud and not the local answers."""
+    (tmp_path / "hybrid.sqlite3").write_bytes(os.urandom(50_000))
+    with Serving(tmp_path, FAKE_MODEL + cloud_toml(_dead_url())) as server:
+        answer = server.ask("[doubt] still here")
+
+    assert answer.status_code == 200
+    assert answer.headers["x-hybrid-route"] == "local"

@@ -282,7 +282,7 @@ def test_random_tokens_within_the_mask_are_a_valid_document(starter, wanted, see
     event("cut")
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(wanted=st.lists(SCHEMAS, min_size=4, max_size=4), seed=st.integers(0, 2**32))
 def test_any_schema_at_any_temperature_gives_a_valid_document(starter, wanted, seed):
     """At a temperature at which the starter babbles, what comes out is still a document its schema accepts."""
@@ -290,7 +290,7 @@ def test_any_schema_at_any_temperature_gives_a_valid_document(starter, wanted, s
     for number, one in enumerate(wanted):
         constraint = grammars.constraint(schema(one))
         engine.submit(
-            sequence(backend, str(number), "Anything.", constraint=constraint, temperature=2.0, seed=seed, limit=100)
+            sequence(backend, str(number), "Anything.", constraint=constraint, temperature=2.0, seed=seed, limit=80)
         )
     outcomes = finish(engine)
 
@@ -300,7 +300,7 @@ def test_any_schema_at_any_temperature_gives_a_valid_document(starter, wanted, s
         if FinishReason.STOP == outcome.finish:
             Draft202012Validator(wanted[int(name)]).validate(json.loads(outcome.text))
         else:
-            assert 100 == outcome.tokens
+            assert 80 == outcome.tokens
 
 
 def test_the_starter_answers_in_the_form_it_is_given(starter):

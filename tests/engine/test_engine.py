@@ -189,6 +189,18 @@ def test_prompts_that_arrive_together_compute_their_common_beginning_once():
     assert [answers[f"s{n}"][0] for n in range(4)] == [f"{common}{n}" for n in range(4)]
 
 
+@pytest.mark.parametrize("prompt_tokens", [480, 481, 500, 511])
+def test_a_prompt_that_just_fits_the_cache_is_answered(prompt_tokens):
+    """No room is kept free for neighbours that are not there: whatever the context admits, the engine answers."""
+    engine = _engine(context_tokens=512)
+    _ask(engine, "before", "something that stays in the cache")
+    _finish(engine)
+    shell = len("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n")
+    engine.submit(_sequence("s", "x" * (prompt_tokens - shell), limit=1))
+
+    assert _finish(engine, max_steps=200)["s"] == ("x", FinishReason.LENGTH, None)
+
+
 def test_an_urgent_sequence_passes_those_that_can_wait():
     """With one slot, what is due first runs first, whatever came first; equals keep their order."""
     engine = _engine(slots=1)

@@ -1,11 +1,12 @@
-"""Models by name: loaded when asked for, unloaded when idle or when another needs the room. Real workers, fake model."""
+"""Models by name: loaded when asked for, unloaded when idle or in the way. Real workers, fake model."""
 
 import asyncio
 
 import pytest
 
 from hybrid.engine.fleet import Fleet, ModelPlan
-from hybrid.engine.supervisor import Supervisor, SupervisorOptions, WorkerState
+from hybrid.engine.process import SupervisorOptions
+from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import CatalogError, ModelNotReady
 
 TIME_LIMIT_S = 30
@@ -114,7 +115,7 @@ def test_an_idle_model_is_unloaded_and_loaded_again():
     async def scenario(fleet: Fleet) -> None:
         first = await fleet.acquire()
         pid = first.pid
-        while fleet.peek() is not None:
+        while fleet.peek() is not None:  # noqa: ASYNC110 - nothing tells of an unload
             await asyncio.sleep(0)
         assert first.state is WorkerState.STOPPED
         assert (await fleet.acquire()).pid != pid

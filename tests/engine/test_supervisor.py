@@ -8,7 +8,8 @@ import pytest
 
 from hybrid.engine.frames import Submit
 from hybrid.engine.generation import Generation, Started
-from hybrid.engine.supervisor import Supervisor, SupervisorOptions, WorkerState
+from hybrid.engine.process import SupervisorOptions
+from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import LocalFailure, ModelNotReady, QueueFull, WorkerDied
 from hybrid.types import Finished, FinishReason, TextDelta
 
@@ -166,6 +167,6 @@ def test_the_worker_ends_with_its_gateway():
             process = supervisor._process
             await supervisor.stop()
             assert process is not None
-            assert process.returncode == 0
+            assert process._process.returncode == 0
 
     asyncio.run(main())

@@ -17,6 +17,13 @@ from hybrid.types import Json
 
 NO_PARAMETERS: Mapping[str, Json] = {"type": "object", "properties": {}, "additionalProperties": False}
 """A function that names no parameters takes none."""
+MAX_CALLS = 32
+"""Calls in one answer. Small models made to call something may never stop calling."""
+_OPEN_KEYWORDS = frozenset(
+    {"additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames", "$ref", "if"}
+    | {"allOf", "anyOf", "oneOf", "dependentSchemas"}
+)
+"""Keywords with which a schema says itself, or may say, what other properties an object has."""
 _SPELLING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As json.dumps and the templates write it. With free white space small models write nothing else until their end."""
 
@@ -105,10 +112,10 @@ class ToolGrammar:
         opening, closing, joint = (self._text(part) for part in (wording.opening, wording.closing, wording.joint))
         rest = self._text(wording.opening.removeprefix(self._marker()))
         if wording.is_list:
-            more = "" if self.is_single else f"({joint} call)*"
+            more = "" if self.is_single else f"({joint} call){{0,{MAX_CALLS - 1}}}"
             body = f"call {more} {closing}"
         else:
-            more = "" if self.is_single else f"({joint} {opening} call {closing})*"
+            more = "" if self.is_single else f"({joint} {opening} call {closing}){{0,{MAX_CALLS - 1}}}"
             body = f"call {closing} {more}"
         rules = [f"calls: {opening} {body}", "call: " + " | ".join(f"call_{index}" for index in names)]
         if self._marker() and self._marker() not in self.markers:
@@ -121,7 +128,7 @@ class ToolGrammar:
 
     def _schema(self, name: str, schema: Mapping[str, Json]) -> str:
         spelling = dict(_SPELLING) if name in self.strict else {**_SPELLING, "lenient": True}
-        return json.dumps({**(schema or NO_PARAMETERS), "x-guidance": spelling})
+        return json.dumps({**_closed(schema), "x-guidance": spelling})
 
     def _text(self, text: str) -> str:
         """Write a text as grammar: markers that are tokens by their number, all else as literals."""
@@ -130,6 +137,18 @@ class ToolGrammar:
         return " ".join(
             f"<[{self.markers[part]}]>" if part in self.markers else _quoted(part) for part in parts if part
         )
+
+
+def _closed(schema: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Keep arguments to the parameters a function names, unless its schema speaks of others.
+
+    JSON Schema allows any others by default, and small models make them up.
+    Source: llama.cpp's json-schema-to-grammar has the same default.
+    """
+    if not schema:
+        return NO_PARAMETERS
+    is_plain = "properties" in schema and not _OPEN_KEYWORDS & schema.keys()
+    return {"type": "object", **schema, **({"additionalProperties": False} if is_plain else {})}
 
 
 def _quoted(text: str) -> str:

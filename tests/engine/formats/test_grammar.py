@@ -4,7 +4,7 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from hybrid.engine.formats.formats import BY_NAME
-from hybrid.engine.formats.grammar import ToolGrammar
+from hybrid.engine.formats.grammar import MAX_CALLS, ToolGrammar
 from hybrid.engine.formats.speech import Speech
 
 END, OPEN, CLOSE, THINK, UNTHINK, CALLS = range(256, 262)
@@ -166,6 +166,23 @@ def test_keywords_nobody_can_enforce_are_passed_over_unless_strict():
 
     assert "" == problem()
     assert "not" in problem(strict=frozenset({"odd"}))
+
+
+def test_arguments_are_those_the_function_names():
+    """A schema that does not speak of other properties allows none; one that does is taken at its word."""
+    free = (("weather", {**CITY, "additionalProperties": True}),)
+    call = written("hermes", ("weather", '{"city": "Bonn", "mood": 1}'))
+
+    assert not takes(grammar("hermes"), call)
+    assert takes(grammar("hermes", tools=free), call)
+
+
+def test_the_calls_of_an_answer_come_to_an_end():
+    """A model that would call for ever is made to stop."""
+    lark = grammar("hermes", markers=True)
+
+    assert takes(lark, written("hermes", *[NOW] * MAX_CALLS), markers=True)
+    assert not takes(lark, written("hermes", *[NOW] * (MAX_CALLS + 1)), markers=True)
 
 
 def test_a_clients_options_for_the_compiler_are_not_obeyed():

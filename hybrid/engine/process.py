@@ -1,0 +1,133 @@
+"""What is a worker process to its supervisor? Started, attached to, listened to, ended, and described when it died."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+log = logging.getLogger(__name__)
+
+STDERR_LINES = 40
+STDERR_LINE_BYTES = 1 << 16
+KILL_AFTER_S = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorOptions:
+    """How to start a worker.
+
+    max_queue: bounds the requests that wait for a slot. environment: the worker's environment; None inherits ours.
+    """
+
+    backend: str
+    model_path: str
+    context_tokens: int
+    slots: int
+    threads: int
+    max_queue: int = 64
+    environment: Mapping[str, str] | None = None
+
+
+class WorkerProcess:
+    """One `python -m hybrid.engine.worker`, from its start to its end. It ends by itself when its socket is closed.
+
+    Raises: OSError if it cannot be started.
+    """
+
+    def __init__(self, options: SupervisorOptions) -> None:
+        ours, theirs = socket.socketpair()
+        worker_options = {
+            "backend": options.backend,
+            "model_path": options.model_path,
+            "context_tokens": options.context_tokens,
+            "slots": options.slots,
+            "threads": options.threads,
+        }
+        command = [sys.executable, "-m", "hybrid.engine.worker", str(theirs.fileno())]
+        command.append(msgspec.json.encode(worker_options).decode())
+        self._socket: socket.socket | None = ours
+        self._last_words: deque[str] = deque(maxlen=STDERR_LINES)
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    command,
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    env=options.environment,
+                )
+        except OSError:
+            ours.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    async def attach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Give the streams of its socket, which the running loop owns from now on."""
+        ours, self._socket = self._socket, None
+        assert ours is not None
+        return await asyncio.open_connection(sock=ours)
+
+    async def listen(self) -> None:
+        """Keep its last lines until it closes stderr: when native code aborts, they are all it leaves behind."""
+        assert self._process.stderr is not None
+        reader = asyncio.StreamReader(limit=STDERR_LINE_BYTES)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), self._process.stderr
+        )
+        try:
+            while line := await reader.readline():
+                text = line.decode("utf-8", "replace").rstrip()
+                self._last_words.append(text)
+                log.info("worker: %s", text)
+        except ValueError:
+            log.warning("worker wrote a line of more than %d bytes; its further output is dropped", STDERR_LINE_BYTES)
+        finally:
+            transport.close()
+
+    def kill(self) -> None:
+        """End it now, whatever it does."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """Close our end of its socket, if nobody attached to it."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def end(self) -> int:
+        """Wait for its end, its socket being closed; kill it if it does not obey. Blocks; give the exit status."""
+        try:
+            return self._process.wait(KILL_AFTER_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def describe_end(self, code: int) -> str:
+        """Say how it ended, with the last error it wrote."""
+        cause = f"it exited with status {code}"
+        if code < 0:
+            cause = f"it was ended by {_signal_name(-code)}"
+            if code == -signal.SIGKILL:
+                cause += " (by hand, or by the kernel for lack of memory)"
+        errors = [line for line in self._last_words if "ERROR" in line or "abort" in line.lower()]
+        return f"{cause}; last error: {errors[-1]}" if errors else cause
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
