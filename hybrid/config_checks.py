@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
-from hybrid.config_schema import BACKENDS, CLOUD_KINDS, LATER, CloudConfig, Config, LocalConfig
+from hybrid.config_schema import BACKENDS, CLOUD_KINDS, LATER, CloudConfig, Config
 
 RESERVED_NAMES = ("hybrid", "local", "cloud")
 
@@ -148,8 +148,6 @@ def warnings(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
         yield "no cloud is called until budget.usd_per_day is set"
     if not config.cloud and not config.local.model:
         yield "nothing can answer: local.model is empty and there is no [[cloud]]"
-    if config.local.keep_alive_s != LocalConfig().keep_alive_s:
-        yield "local.keep_alive_s has no effect in this version: the model stays in memory"
     if config.policy.hedge:
         yield "policy.hedge has no effect in this version: nothing hedges yet"
     if origins.get("policy.max_regret", "default") != "default":

@@ -272,11 +272,6 @@ def test_a_wrong_variable_is_named():
             id="hedge",
         ),
         pytest.param(
-            "[local]\nkeep_alive_s = 9",
-            ["local.keep_alive_s has no effect in this version: the model stays in memory"],
-            id="keep-alive",
-        ),
-        pytest.param(
             "[policy]\nmax_regret = 0.01",
             ["policy.max_regret is no promise yet: no model is calibrated, policy.min_confidence decides"],
             id="uncalibrated-promise",
