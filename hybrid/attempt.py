@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import TypeAlias, TypeVar
 
 from hybrid.clouds import Clouds, is_worth_falling_back
+from hybrid.engine.checker import Checker
 from hybrid.engine.formats.listen import Listener
 from hybrid.engine.frames import Submit
 from hybrid.engine.generation import Generation, Started
@@ -23,6 +24,7 @@ from hybrid.errors import (
     HybridError,
     InvalidRequest,
     LocalError,
+    LocalFailure,
     ModelNotReady,
     ProviderTimeout,
     ProviderUnavailable,
@@ -35,7 +37,7 @@ from hybrid.local_request import LocalRequest
 from hybrid.policy.model import Escalate, Limits, Reason, Reject, RunLocal, Signals
 from hybrid.policy.review import review
 from hybrid.pricing import saved_usd
-from hybrid.types import ChatRequest, Event, Finished, Head, Route, Sampling, Tail, TextDelta, Usage
+from hybrid.types import ChatRequest, Event, Finished, FinishReason, Head, Route, Sampling, Tail, TextDelta, Usage
 
 Item: TypeAlias = Head | Event | Tail
 _T = TypeVar("_T")
@@ -69,6 +71,7 @@ class Attempt:
         *,
         local: Supervisor | None,
         local_name: str,
+        checker: Checker,
         clouds: Clouds,
         options: RuntimeOptions,
     ) -> None:
@@ -78,10 +81,12 @@ class Attempt:
         self._journal = journal
         self._local = local
         self._local_name = local_name
+        self._checker = checker
         self._clouds = clouds
         self._options = options
         self._listener = Listener()
         self._heard: deque[Event] = deque()
+        self._answer: list[str] = []
         self._has_started = False
 
     def _in_local_terms(self) -> LocalRequest:
@@ -136,6 +141,7 @@ class Attempt:
         seed = given.seed if given.seed is not None else secrets.randbits(64)
         local, is_thinking = self._in_local_terms(), self._local.is_thinking(self._journal.id)
         self._listener, self._heard, self._has_started = local.listener(is_thinking=is_thinking), deque(), False
+        self._answer = []
         return await self._local.submit(
             Submit(
                 id=self._journal.id,
@@ -150,6 +156,8 @@ class Attempt:
                 seed=seed,
                 stop=list(self._request.stop),
                 shown=local.shown,
+                logit_bias=local.logit_bias,
+                top_logprobs=local.top_logprobs,
                 grammar=local.grammar(is_thinking=is_thinking),
                 isolation=self._request.client_key or "",
                 deadline_s=self._deadline_left_s(),
@@ -175,6 +183,8 @@ class Attempt:
                 self._journal.note("judged early: the first token is due")
                 break
         if decision.fallback is None:
+            if draft.unfit is not None:
+                raise LocalFailure(draft.unfit)
             return None
         finished = held[-1] if held and isinstance(held[-1], Finished) else None
         verdict = review(draft.draft(finished.reason if finished else None), self._limits)
@@ -184,7 +194,7 @@ class Attempt:
         journal.note(f"reviewed {len(draft.logprobs)} tokens: {verdict.checks[-1].detail}")
         if verdict.is_accepted:
             return None
-        return Escalate(reason=verdict.reason, option=decision.fallback, may_fall_back=True)
+        return Escalate(reason=verdict.reason, option=decision.fallback, may_fall_back=draft.unfit is None)
 
     def _is_judgeable(self, draft: DraftLog, held: list[Event]) -> bool:
         if isinstance(held[-1], Finished):
@@ -230,10 +240,31 @@ class Attempt:
             if isinstance(item, TextDelta):
                 draft.add(item.signals)
                 journal.local_completion_tokens += len(item.signals)
-            self._heard.extend(self._listener.hear(item))
+            heard = self._listener.hear(item)
+            self._answer += [event.text for event in heard if isinstance(event, TextDelta)]
+            self._heard.extend(heard)
             if isinstance(item, Finished):
-                draft.flaw = self._listener.flaw
+                draft.unfit = await self._fault_of_answer(heard[-1])
+                draft.flaw = draft.unfit or self._listener.flaw or await self._fault_of_calls()
+                if draft.unfit is not None and journal.route is not None:
+                    raise LocalFailure(draft.unfit)
         return self._heard.popleft()
+
+    async def _fault_of_calls(self) -> str | None:
+        calls = self._listener.calls
+        return await self._in_time(self._in_local_terms().fault_of_calls(self._checker, calls)) if calls else None
+
+    async def _fault_of_answer(self, last: Event) -> str | None:
+        """See whether a whole answer is what the client asked for; one that was cut, by a limit or the client, is not.
+
+        It was made under the format's grammar, so this finds mistakes of ours, and nobody gets them for an answer.
+        """
+        wanted = self._in_local_terms().answer_format
+        assert isinstance(last, Finished)
+        if wanted is None or last.reason is not FinishReason.STOP or last.stopped_by is not None:
+            return None
+        fault = await self._in_time(self._checker.fault_of("".join(self._answer), wanted.grammar))
+        return None if fault is None else f"the answer is not what {wanted.param} asks for: {fault}"
 
     async def _in_time(self, waited_for: Awaitable[_T], hold_until_s: float | None = None) -> _T:
         """Wait within the request's deadline and, if given, a nearer time to stop holding back."""
@@ -342,7 +373,7 @@ def rejection(decision: Reject, signals: Signals, limits: Limits, request: ChatR
     if decision.reason is Reason.CONTEXT and signals.prompt_tokens is not None:
         return ContextLengthExceeded(signals.prompt_tokens, limits.local_context_tokens, request.max_output_tokens)
     if decision.reason is Reason.CAPABILITY and signals.local_refusal is not None:
-        return InvalidRequest(signals.local_refusal, param="messages")
+        return InvalidRequest(signals.local_refusal, param=signals.local_refusal_param)
     if decision.reason is Reason.CAPABILITY and request.needs:
         where = (
             "this server, with its local model and the clouds that may be paid,"

@@ -19,12 +19,16 @@ from hybrid.types import ChatRequest, FinishReason, Head, Json, Outcome, Route, 
 
 @dataclass(slots=True)
 class DraftLog:
-    """The signals of a local generation as they arrive."""
+    """The signals of a local generation as they arrive.
+
+    flaw: what a verifier found wrong with it. unfit: such a flaw that nobody may get it for an answer.
+    """
 
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
     flaw: str | None = None
+    unfit: str | None = None
 
     def add(self, signals: tuple[TokenSignal, ...]) -> None:
         """Append the signals of some tokens."""

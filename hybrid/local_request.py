@@ -6,17 +6,24 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
+from hybrid.engine.checker import Checker
 from hybrid.engine.formats.conversation import TemplateMessage, template_messages
-from hybrid.engine.formats.grammar import ToolGrammar
+from hybrid.engine.formats.grammar import NO_PARAMETERS, ToolGrammar
 from hybrid.engine.formats.listen import Listener
 from hybrid.engine.formats.speech import SWITCH, Speech
 from hybrid.engine.formats.thinking import Thinking
-from hybrid.engine.frames import Grammar, Ready
+from hybrid.engine.frames import JSON_DOCUMENT, Grammar, Ready
 from hybrid.engine.supervisor import Supervisor
-from hybrid.types import Capability, ChatRequest, Json
+from hybrid.errors import InvalidRequest
+from hybrid.structured import AnswerFormat, answer_format
+from hybrid.types import Capability, ChatRequest, Json, ToolCall
 
 EFFORT_TOKENS: Mapping[str, int] = {"none": 0, "minimal": 128, "low": 512, "medium": 2048}
 """The most thinking an effort allows; a higher effort is bounded by the configuration alone."""
+ALWAYS = frozenset({Capability.TOOLS, Capability.STRUCTURED_OUTPUT, Capability.LOGPROBS, Capability.LOGIT_BIAS})
+"""What any loaded model can do."""
 THOUGHTLESS = ("none", "minimal")
 """Efforts at which a model that can answer without thinking does so."""
 
@@ -40,7 +47,7 @@ class LocalRequest:
     def capabilities(self) -> frozenset[Capability]:
         """What the loaded model can do besides plain chat. How hard to think can be told only to one that thinks."""
         thinks = self._speech.thinking is not None or self._effort == "none"
-        return frozenset({Capability.TOOLS, Capability.REASONING_EFFORT} if thinks else {Capability.TOOLS})
+        return ALWAYS | {Capability.REASONING_EFFORT} if thinks else ALWAYS
 
     # ---- the prompt
 
@@ -71,6 +78,33 @@ class LocalRequest:
         """
         return await local.prepare(request_id, self.messages, tools=self.tools, variables=self.variables)
 
+    async def check(self, checker: Checker, *, is_thinking: bool) -> None:
+        """See that the model can do exactly what is asked, before anything waits for it.
+
+        Raises: InvalidRequest naming the parameter, LocalFailure if it could not be found out.
+        """
+        self._check_bias()
+        wanted = self.answer_format
+        if wanted is not None:
+            await checker.check(wanted.grammar, param=wanted.param)
+            if wanted.schema is None and (self._offered or self._speech.thinking is not None):
+                with_what = "tools" if self._offered else "a model that thinks"
+                raise InvalidRequest(f"a grammar cannot be combined with {with_what}", param="response_format")
+        grammar = self.grammar(is_thinking=is_thinking)
+        if grammar is not None:
+            await checker.check(grammar, param="tools" if self._offered else "response_format")
+
+    def _check_bias(self) -> None:
+        count = self.facts.vocab_tokens if self.facts is not None else 0
+        for token in self.logit_bias:
+            if token >= count:
+                what = f"logit_bias names token {token}; {self._name} has {count} tokens, from 0 to {count - 1}"
+                raise InvalidRequest(what, param="logit_bias", code="invalid_value")
+
+    @property
+    def _name(self) -> str:
+        return self.facts.name if self.facts is not None else "the local model"
+
     # ---- the answer
 
     @property
@@ -79,16 +113,32 @@ class LocalRequest:
         thinking = self._speech.thinking or ()
         return list(self._speech.markers if self._offered else thinking)
 
-    def grammar(self, *, is_thinking: bool, answer_schema: Mapping[str, Json] | None = None) -> Grammar | None:
+    @property
+    def answer_format(self) -> AnswerFormat | None:
+        """What the answer must be, where the client says so."""
+        return answer_format(self.request.extra)
+
+    @property
+    def logit_bias(self) -> dict[int, float]:
+        """What the client adds to the logits of which tokens, by the local model's numbers for them."""
+        by_name: Mapping[str, float] = self.request.extra.get("logit_bias") or {}
+        return {int(token): float(bias) for token, bias in by_name.items()}
+
+    @property
+    def top_logprobs(self) -> int | None:
+        """How many alternatives the client wants told at each token; None if it wants no log-probabilities."""
+        count: int | None = self.request.extra.get("top_logprobs", 0) if self.request.extra.get("logprobs") else None
+        return count
+
+    def grammar(self, *, is_thinking: bool) -> Grammar | None:
         """Write what the model may say; None where it may say anything.
 
         Args:
-            is_thinking: the prompt has opened the model's thinking. answer_schema: what an answer must be as JSON.
+            is_thinking: the prompt has opened the model's thinking.
         """
-        bound = self._thinking_tokens
-        is_needed = self._offered or bound is not None or (answer_schema is not None and self._speech.thinking)
-        if not is_needed:
-            return None
+        bound, wanted = self._thinking_tokens, self.answer_format
+        if not self._offered and bound is None and (wanted is None or self._speech.thinking is None):
+            return None if wanted is None else wanted.grammar
         allowed = self._allowed
         grammar = ToolGrammar(
             speech=self._speech,
@@ -99,7 +149,7 @@ class LocalRequest:
             is_single=self._is_single or self._speech.is_single_call,
             is_thinking=is_thinking,
             thinking_tokens=bound,
-            answer_schema=answer_schema,
+            answer_schema=None if wanted is None else wanted.schema,
         )
         return Grammar("lark", grammar.lark())
 
@@ -110,6 +160,19 @@ class LocalRequest:
             thinking=Thinking(*speech.thinking, is_open=is_thinking) if speech.thinking is not None else None,
             scanner=speech.format.scanner(names, _new_call_id) if names else None,
         )
+
+    async def fault_of_calls(self, checker: Checker, calls: Sequence[ToolCall]) -> str | None:
+        """Say what is wrong with the arguments of finished calls; None if all keep to the schemas of their tools.
+
+        Most calls are made under a grammar. This finds those that came without the markers that begin it.
+        """
+        allowed = self._allowed
+        for call in calls:
+            schema = allowed[call.name]["function"].get("parameters") or NO_PARAMETERS
+            fault = await checker.fault_of(call.arguments, Grammar(JSON_DOCUMENT, msgspec.json.encode(schema).decode()))
+            if fault is not None:
+                return f"the arguments of the call of {call.name}: {fault}"
+        return None
 
     # ---- what the client chose
 

@@ -12,17 +12,18 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from hybrid.attempt import Attempt, Item, RuntimeOptions, rejection
-from hybrid.clouds import Clouds
+from hybrid.clouds import CloudModel, Clouds
+from hybrid.engine.checker import Checker
 from hybrid.engine.fleet import Fleet
 from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotFound, StoreError
 from hybrid.journal import Journal
 from hybrid.local_request import LocalRequest
-from hybrid.policy.model import Limits, Reject, RunLocal, Signals
+from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
-from hybrid.types import ChatRequest, Json, Outcome, PolicyChoice, ServedModel, Tail
+from hybrid.types import Capability, ChatRequest, Json, Outcome, PolicyChoice, ServedModel, Tail
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +45,18 @@ class Runtime:
     """
 
     def __init__(
-        self, options: RuntimeOptions, *, fleet: Fleet, clouds: Clouds, ledger: Ledger, keys: ClientKeys
+        self,
+        options: RuntimeOptions,
+        *,
+        fleet: Fleet,
+        checker: Checker,
+        clouds: Clouds,
+        ledger: Ledger,
+        keys: ClientKeys,
     ) -> None:
         self._options = options
         self._fleet = fleet
+        self._checker = checker
         self._clouds = clouds
         self._ledger = ledger
         self._keys = keys
@@ -231,16 +240,25 @@ class Runtime:
             is_local_configured=self._fleet.default is not None,
             is_local_ready=is_ready,
             local_problem=journal.local_problem,
-            local_refusal=refusal,
+            local_refusal=None if refusal is None else str(refusal),
+            local_refusal_param=None if refusal is None else refusal.param,
             local_capabilities=self._in_local_terms(request, local).capabilities,
             queue_wait_s=local.queue_wait_s() if local is not None else None,
             prefill_tok_s=load.prefill_tok_s if load else None,
             decode_tok_s=load.decode_tok_s if load else None,
-            clouds=tuple(cloud.option(request) for cloud in clouds),
+            clouds=tuple(self._option(cloud, request, target) for cloud in clouds),
             budget_left_usd=await self._left_usd(journal) if clouds else None,
             deadline_s=None if request.deadline_s is None else request.deadline_s - journal.elapsed_s,
             max_cost_usd=request.max_cost_usd,
         )
+
+    def _option(self, cloud: CloudModel, request: ChatRequest, target: _Target) -> CloudOption:
+        """Describe a cloud model to the policy."""
+        option = cloud.option(request)
+        if Capability.LOGIT_BIAS in request.needs and target.policy is PolicyChoice.AUTO and self._fleet.default:
+            # The token ids are the local vocabulary's: at a cloud the same numbers are other words.
+            return replace(option, missing=option.missing | {str(Capability.LOGIT_BIAS)})
+        return option
 
     async def _left_usd(self, journal: Journal) -> Decimal | None:
         """Ask the ledger; what cannot be read cannot be spent, and local answers go on without it."""
@@ -256,8 +274,8 @@ class Runtime:
 
     async def _count_prompt(
         self, request: ChatRequest, local: Supervisor | None, journal: Journal
-    ) -> tuple[int | None, str | None]:
-        """Tokenize in the worker. Gives the count, or why the local model refuses the conversation, or neither.
+    ) -> tuple[int | None, InvalidRequest | None]:
+        """Tokenize in the worker. Gives the count, or why the local model refuses the request, or neither.
 
         That the worker failed at it is noted as the local model's problem: another route may answer.
         """
@@ -268,10 +286,12 @@ class Runtime:
         try:
             with journal.waiting():
                 async with asyncio.timeout(left_s):
-                    return await asked.prepare(local, journal.id), None
+                    prompt_tokens = await asked.prepare(local, journal.id)
+                    await asked.check(self._checker, is_thinking=local.is_thinking(journal.id))
+                    return prompt_tokens, None
         except InvalidRequest as refused:
-            journal.note(f"local cannot take the prompt: {refused}")
-            return None, str(refused)
+            journal.note(f"local cannot take the request: {refused}")
+            return None, refused
         except (LocalError, TimeoutError) as failed:
             journal.local_problem = str(failed) or "it did not take the prompt within the request's deadline"
             journal.note(f"local failed at the prompt: {journal.local_problem}")
@@ -306,6 +326,7 @@ class Runtime:
             journal,
             local=local,
             local_name=target.local_name or self._fleet.default or "local",
+            checker=self._checker,
             clouds=self._clouds,
             options=self._options,
         )

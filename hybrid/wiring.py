@@ -17,6 +17,7 @@ from hybrid.attempt import RuntimeOptions
 from hybrid.catalog import installed, resolve
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.config import CloudConfig, Config, data_dir, is_loopback, read_secret
+from hybrid.engine.checker import Checker
 from hybrid.engine.fleet import Fleet, ModelPlan
 from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor
@@ -121,6 +122,7 @@ async def running(
     ledger = Ledger(database)
     models: list[CloudModel] = []
     fleet = _fleet(config, environ, local)
+    checker = Checker(environ)
     try:
         fleet.start()
         models += [] if is_offline else cloud_models(config, environ)
@@ -139,6 +141,7 @@ async def running(
         yield Runtime(
             _options(config, requires_key=requires_key),
             fleet=fleet,
+            checker=checker,
             clouds=clouds,
             ledger=ledger,
             keys=keys,
@@ -146,6 +149,7 @@ async def running(
     finally:
         for provider in {id(model.provider): model.provider for model in models}.values():
             await provider.aclose()
+        await checker.aclose()
         await fleet.stop()
         await ledger.aclose()
 

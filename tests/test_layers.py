@@ -15,7 +15,8 @@ VOCABULARY = {"types", "errors", "gguf", "gguf_format"}
 DECISIONS = {"policy", "pricing"}
 EFFECTS = {"engine", "backends", "native", "providers", "devices", "store", "catalog"}
 CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_secrets"}
-ORCHESTRATION = {"runtime", "attempt", "clouds", "journal", "local_request", "wiring", "telemetry", "calibration"}
+REQUEST = {"attempt", "journal", "local_request", "structured"}
+ORCHESTRATION = REQUEST | {"runtime", "clouds", "wiring", "telemetry", "calibration"}
 ENTRY = {"server", "cli", "__main__"}
 ROOT_PACKAGE = "__init__"
 """hybrid/__init__.py holds the version, which anyone may read."""

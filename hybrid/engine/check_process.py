@@ -25,7 +25,7 @@ from jsonschema_specifications import REGISTRY
 from llguidance import LLTokenizer, TokenizerWrapper
 from referencing.exceptions import Unresolvable
 
-from hybrid.engine.frames import LENGTH, Check, Checked, Grammar
+from hybrid.engine.frames import JSON_DOCUMENT, LENGTH, Check, Checked, Grammar
 from hybrid.engine.matcher import compile_matcher
 from hybrid.errors import InvalidRequest
 from hybrid.types import Json
@@ -62,6 +62,8 @@ class _Vocabulary:
 def check(request: Check) -> str | None:
     """Compile the grammar, and if there is a text, see that it keeps to it; return what is wrong."""
     try:
+        if request.grammar.kind == JSON_DOCUMENT:
+            return _fault_of_document(request.text or "", request.grammar.source)
         matcher = compile_matcher(_tokenizer(request.grammar), request.grammar)
         if request.text is None:
             _try_out(matcher)

@@ -30,7 +30,7 @@ class Checker:
     """Speaks to one check process, which is started at the first question and again whenever it was lost."""
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        self._environment = environment
+        self._environment = None if environment is None else dict(environment)
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
         self._verdicts: OrderedDict[bytes, str | None] = OrderedDict()

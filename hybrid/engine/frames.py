@@ -37,6 +37,21 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True):
     source: str
 
 
+JSON_DOCUMENT = "json_document"
+"""Kind of a JSON Schema that a text is only judged by: the order of keys and the white space are free."""
+JSON_SPELLING: dict[str, bool | str] = {
+    "lenient": False,
+    "coerce_one_of": True,
+    "whitespace_pattern": r"( |\n{1,2}[ \t]{0,20})",
+}
+"""How llguidance is to follow a JSON Schema, as its `x-guidance`: nothing that restricts is passed over; `oneOf` is
+followed as `anyOf`, which the check of the finished document makes up for; white space between tokens comes once at
+most, for a small model that may write any amount of it often never stops.
+
+Source: the bound on white space is that of llama.cpp's json-schema-to-grammar.
+"""
+
+
 class Check(msgspec.Struct, frozen=True, array_like=True):
     """For the check process: can the grammar be followed, or, with a text, does the text keep to it?"""
 

@@ -6,28 +6,19 @@ from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher, LLParserLimits
 
+from hybrid.engine.frames import JSON_SPELLING, Grammar
 from hybrid.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-    from hybrid.engine.frames import Grammar
-
 MAX_ITEMS_IN_ROW = 10_000
 """llguidance's default of 2,000 ends generations in objects of some 800 properties; this takes 4,000."""
 STEP_MAX_ITEMS = 100_000
-WHITESPACE = r"( |\n{1,2}[ \t]{0,20})"
-"""Between the tokens of a JSON document, at most once: a small model that may write any amount of it often never stops.
-
-Source: the bound of llama.cpp's json-schema-to-grammar.
-"""
 
 
 def compile_matcher(tokenizer: LLTokenizer, grammar: Grammar) -> LLMatcher:
     """Compile a grammar against a vocabulary.
-
-    Unknown JSON Schema keywords that restrict are errors and not passed over; `oneOf` is followed as `anyOf`, which
-    the check of the finished document makes up for.
 
     Raises: InvalidRequest in llguidance's words if the grammar is malformed, contradicts itself, uses what llguidance
         does not know, or is over its limits. It does not bound the time: see `check_process`.
@@ -52,7 +43,7 @@ def _translate(grammar: Grammar) -> str:
         return LLMatcher.grammar_from_json_schema(
             grammar.source,
             # Overrides, so that no `x-guidance` in a client's schema makes it lenient.
-            overrides={"lenient": False, "coerce_one_of": True, "whitespace_pattern": WHITESPACE},
+            overrides=JSON_SPELLING,  # type: ignore[arg-type]  # a TypedDict of the same keys
         )
     if grammar.kind == "regex":
         return LLMatcher.grammar_from_regex(grammar.source)

@@ -51,7 +51,7 @@ class Signals:
 
     prompt_tokens: as the local tokenizer counts them; None while no local model can count.
     local_problem: why the local model is not ready; None if it is.
-    local_refusal: why the local chat template does not take this conversation; None if it does.
+    local_refusal: why the local model does not take this request; None if it does. local_refusal_param: for what in it.
     queue_wait_s, prefill_tok_s, decode_tok_s: predicted or measured; None while nothing was measured.
     budget_left_usd: None where no budget is configured, which means no cloud.
     """
@@ -66,6 +66,7 @@ class Signals:
     is_local_ready: bool = True
     local_problem: str | None = None
     local_refusal: str | None = None
+    local_refusal_param: str | None = None
     local_capabilities: frozenset[Capability] = frozenset()
     queue_wait_s: float | None = None
     prefill_tok_s: float | None = None

@@ -89,7 +89,7 @@ def _local_rules(signals: Signals, limits: Limits) -> _Verdict:
         detail=f"the local model cannot do: {', '.join(sorted(missing))}" if missing else "local can do all it needs",
     )
     if signals.local_refusal is not None:
-        rule("local_template", Reason.CAPABILITY, is_passed=False, detail=signals.local_refusal)
+        rule("local_request", Reason.CAPABILITY, is_passed=False, detail=signals.local_refusal)
     is_there = signals.is_local_configured and signals.is_local_ready
     state = "is ready" if is_there else "is not ready" if signals.is_local_configured else "is not configured"
     detail = f"the local model {state}" + (f": {signals.local_problem}" if signals.local_problem else "")

@@ -146,6 +146,8 @@ class OpenAIProvider:
         wanted |= {name for name in BEYOND_THE_BOUND if request.extra.get(name) is not None}
         # The old way of calling functions has no event of ours; the priority tiers cost up to twice the listed price.
         wanted |= {name for name in ("functions", "function_call") if request.extra.get(name) is not None}
+        if (request.extra.get("response_format") or {}).get("type") == "grammar":
+            wanted.add("response_format")  # ours: no such format is theirs
         if request.extra.get("n", 1) not in (None, 1):
             wanted.add("n")
         if request.extra.get("service_tier") not in (None, "auto", "default", "flex"):

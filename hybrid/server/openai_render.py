@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -19,6 +20,7 @@ from hybrid.types import (
     ServedModel,
     Tail,
     TextDelta,
+    TokenLogprob,
     ToolCallDelta,
     Usage,
 )
@@ -30,6 +32,8 @@ STREAM_HEADERS = (
     (b"x-accel-buffering", b"no"),  # or nginx holds the tokens back
 )
 _DONE = b"data: [DONE]\n\n"
+LEAST_LOGPROB = -9999.0
+"""What OpenAI writes for a token that is as good as impossible; JSON has no infinity."""
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -69,11 +73,29 @@ class _Message(msgspec.Struct):
     tool_calls: list[_ToolCall] | UnsetType = UNSET
 
 
+class _TopLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class _TokenLogprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+    top_logprobs: list[_TopLogprob]
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_TokenLogprob]
+    refusal: None = None
+
+
 class _Choice(msgspec.Struct):
     index: int
     message: _Message
     finish_reason: str
-    logprobs: None = None
+    logprobs: _Logprobs | None = None
 
 
 class _Completion(msgspec.Struct):
@@ -96,7 +118,7 @@ class _ChunkChoice(msgspec.Struct):
     index: int
     delta: _Delta
     finish_reason: str | None = None
-    logprobs: None = None
+    logprobs: _Logprobs | None = None
 
 
 class _Chunk(msgspec.Struct):
@@ -114,6 +136,7 @@ class Answer:
 
     def __init__(self) -> None:
         self._text: list[str] = []
+        self._logprobs: list[TokenLogprob] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _ToolCall] = {}
         self._finished: Finished | None = None
@@ -121,8 +144,9 @@ class Answer:
     def add(self, event: Event) -> None:
         """Take the next event."""
         match event:
-            case TextDelta(text=text):
+            case TextDelta(text=text, logprobs=logprobs):
                 self._text.append(text)
+                self._logprobs += logprobs
             case ReasoningDelta(text=text):
                 self._reasoning.append(text)
             case ToolCallDelta():
@@ -142,13 +166,14 @@ class Answer:
             tool_calls=calls or UNSET,
         )
         usage = tail.usage or self._finished.usage
+        choice = _Choice(0, message, self._finished.reason.value, _logprobs(self._logprobs))
         return _encode(
             _Completion(
                 id=completion_id(tail.head),
                 object="chat.completion",
                 created=created_unix_s,
                 model=tail.head.model,
-                choices=[_Choice(index=0, message=message, finish_reason=self._finished.reason.value)],
+                choices=[choice],
                 usage=UNSET if usage is None else _usage(usage),
             )
         )
@@ -177,7 +202,10 @@ class Chunks:
     def event(self, event: Event) -> bytes:
         """Write one event. The finish chunk is held when the `hybrid` object must ride on it; then this is empty."""
         if not isinstance(event, Finished):
-            return self._data(self._chunk(self._delta(event)))
+            chunk = self._chunk(self._delta(event))
+            if isinstance(event, TextDelta):
+                chunk.choices[0].logprobs = _logprobs(event.logprobs)
+            return self._data(chunk)
         self._usage = event.usage
         chunk = self._chunk(self._role_once(_Delta()), finish_reason=event.reason.value)
         if self._wants_hybrid and not self._wants_usage:
@@ -262,6 +290,22 @@ def model_object(model: ServedModel) -> dict[str, Json]:
     if model.context_tokens is not None:
         entry["context_tokens"] = model.context_tokens
     return entry
+
+
+def _logprobs(tokens: Sequence[TokenLogprob]) -> _Logprobs | None:
+    """The tokens as OpenAI tells them; None where there are none, as where nobody asked."""
+    if not tokens:
+        return None
+    return _Logprobs(
+        [
+            _TokenLogprob(*_token(token), top_logprobs=[_TopLogprob(*_token(other)) for other in token.top])
+            for token in tokens
+        ]
+    )
+
+
+def _token(token: TokenLogprob) -> tuple[str, float, list[int] | None]:
+    return token.text, max(token.logprob, LEAST_LOGPROB), None if token.raw is None else list(token.raw)
 
 
 def _usage(usage: Usage) -> _Usage:

@@ -183,6 +183,17 @@ class SchemaFormat(Wire, tag_field="type", tag="json_schema"):
     json_schema: Schema
 
 
+class GrammarText(Wire):
+    syntax: Literal["lark", "regex"]
+    definition: Annotated[str, Meta(min_length=1)]
+
+
+class GrammarFormat(Wire, tag_field="type", tag="grammar"):
+    """Ours, in the shape OpenAI gives the grammar of a custom tool."""
+
+    grammar: GrammarText
+
+
 class StreamOptions(Wire):
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -215,7 +226,7 @@ class ChatWire(Wire):
     tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    response_format: TextFormat | JsonFormat | SchemaFormat | None = None
+    response_format: TextFormat | JsonFormat | SchemaFormat | GrammarFormat | None = None
     modalities: Annotated[list[Literal["text", "audio"]], Meta(max_length=2)] | None = None
     audio: JsonObject | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
@@ -244,5 +255,6 @@ def nested_fields() -> frozenset[str]:
         *(TextWire, RefusalWire, ImageUrl, ImageWire, AudioData, AudioWire, FileData, FileWire),
         *(SystemWire, UserWire, AssistantWire, ToolWire, FunctionCall, ToolCallWire, Function, Tool),
         *(NamedFunction, NamedChoice, AllowedTools, AllowedChoice, Schema, SchemaFormat, StreamOptions),
+        *(GrammarText, GrammarFormat),
     )
     return frozenset(name for shape in shapes for name in shape.__struct_encode_fields__)
