@@ -149,6 +149,26 @@ def test_a_prompt_that_opens_thinking(tmp_path):
     assert ("hm", "Yes.") == (message.reasoning_content, message.content)
 
 
+def test_thinking_is_bounded(tmp_path):
+    """At the configured bound the thinking is closed for the model, and it goes on with its answer."""
+    config = speaking(tmp_path, templates.CHATML_THINKING) + "max_reasoning_tokens = 4\n"
+    with Serving(tmp_path, config) as server, client(server) as sdk:
+        message = whole(sdk, "<think>abcdefgh</think>Yes, that is so.").choices[0].message
+
+    assert "abcd" == message.reasoning_content
+    assert "that is so." in message.content
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "time"}}], ids=str)
+@pytest.mark.parametrize("template", [templates.QWEN25, None], ids=["hermes", "generic"])
+def test_a_call_can_be_forced(tmp_path, template, choice):
+    """A model that would rather chat calls the function it is made to call, in every format."""
+    with Serving(tmp_path, speaking(tmp_path, template)) as server, client(server) as sdk:
+        answer = whole(sdk, "Hello", tools=[TIME], tool_choice=choice, parallel_tool_calls=False)
+
+    assert (None, [("time", "{}")], "tool_calls") == said(answer)
+
+
 def test_a_tool_choice_nobody_described_is_refused(tmp_path):
     """A call of a function that is not among the tools cannot be forced."""
     with Serving(tmp_path) as server, client(server) as sdk, pytest.raises(openai.BadRequestError) as caught:
@@ -157,15 +177,21 @@ def test_a_tool_choice_nobody_described_is_refused(tmp_path):
     assert ("tool_choice", "invalid_value") == (caught.value.param, caught.value.code)
 
 
-def test_a_broken_call_goes_to_the_cloud(tmp_path):
-    """A draft whose call cannot be followed is escalated by the verifier; without a cloud it is shown as it is."""
-    broken = '<tool_call>\n{"name": "time", "arguments": {"a": \n</tool_call>'
+@pytest.mark.parametrize(
+    ("broken", "limit"),
+    [
+        pytest.param('<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}', 40, id="cut-off"),
+        pytest.param('```json\n{"name": "weather", "arguments": {"town": "Köln"}}\n```', 100, id="against-the-schema"),
+    ],
+)
+def test_a_broken_call_goes_to_the_cloud(tmp_path, broken, limit):
+    """A draft whose call cannot be followed is escalated by the verifier."""
     config = speaking(tmp_path, templates.CHATML_THINKING)
 
     async def scenario() -> None:
         async with FakeProvider() as cloud:
             with Serving(tmp_path / "a", config + cloud_toml(cloud.base_url)) as server:
-                answer = await asyncio.to_thread(server.ask, broken, tools=TOOLS, max_tokens=40)
+                answer = await asyncio.to_thread(server.ask, broken, tools=TOOLS, max_tokens=limit)
             assert (200, "verifier") == (answer.status_code, answer.headers["x-hybrid-reason"])
             assert TOOLS == cloud.requests[0].body["tools"]
 

@@ -26,6 +26,17 @@ def test_specials_and_loop_controls_are_there():
     assert _template(source).render(USER) == "<s>hi</s>"
 
 
+def test_tools_and_variables_are_rendered_as_templates_expect():
+    """`tojson` keeps key order and characters, as in Hugging Face's, and absent tools are None, not an empty list."""
+    source = "{% if tools is not none %}{{ tools[0] | tojson }}{% endif %}{{ enable_thinking }}"
+    tools = [{"z": "<ä>", "a": 1}]
+
+    assert (
+        _template(source).render(USER, tools=tools, variables={"enable_thinking": False}) == '{"z": "<ä>", "a": 1}False'
+    )
+    assert _template(source).render(USER) == ""
+
+
 def test_a_refusing_template_is_the_callers_fault():
     """raise_exception becomes a 400 in the template's own words."""
     with pytest.raises(InvalidRequest, match="roles must alternate"):

@@ -24,7 +24,7 @@ _OPEN_KEYWORDS = frozenset(
     | {"allOf", "anyOf", "oneOf", "dependentSchemas"}
 )
 """Keywords with which a schema says itself, or may say, what other properties an object has."""
-_SPELLING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_SPELLING = {"coerce_one_of": True, "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """As json.dumps and the templates write it. With free white space small models write nothing else until their end."""
 
 
@@ -68,19 +68,20 @@ class ToolGrammar:
         if self.speech.thinking is None:
             return []
         opening, closing = self.speech.thinking
-        rules = [f"opened: {self._text(opening)}"]
+        rules = [f"opened: {self._text(opening)}", f"THINKING: /{_escaped(opening)}(.|\\n)*/"]
         if self.thinking_tokens is None and closing not in self.markers:
             return [*rules, "thinking: thought SPACE", f"thought[lazy]: TEXT {_quoted(closing)}"]
         bound = "" if self.thinking_tokens is None else f"[max_tokens={self.thinking_tokens}]"
         # A bound and a lazy end exclude each other, so where the marker is plain text, its first character is not.
-        thought = "TEXT" if closing in self.markers else f"/[^{re.escape(closing[0])}]*/"
+        thought = "TEXT" if closing in self.markers else f"/[^{_escaped(closing[0])}]*/"
         return [*rules, f"thinking: thought {self._text(closing)} SPACE", f"thought{bound}: {thought}"]
 
     # ---- the answer
 
     def _answer_rules(self) -> list[str]:
-        plain = "TEXT" if self.answer_schema is None else "schema"
-        rules = [] if self.answer_schema is None else [f"schema: %json {json.dumps(self.answer_schema)}"]
+        plain = "FREE" if self.answer_schema is None else "schema"
+        rules = [f"FREE: TEXT{self._but_thinking()}"]
+        rules += [] if self.answer_schema is None else [f"schema: %json {json.dumps(self.answer_schema)}"]
         if not self.tools:
             return [*rules, f"answer: {plain}"]
         if self.is_required:
@@ -89,12 +90,17 @@ class ToolGrammar:
         if self.answer_schema is not None:
             return [*rules, f"answer: {plain} | calls"]
         if not marker:
-            begins = re.escape(self._wording.before_name).replace('"', '\\"').replace("/", "\\/")
-            return ["answer: PLAIN | calls", "PLAIN: TEXT & ~CALL", f"CALL: /{begins}(.|\\n)*/"]
+            begins = _escaped(self._wording.before_name)
+            return [*rules, "answer: PLAIN | calls", "PLAIN: FREE & ~CALL", f"CALL: /{begins}(.|\\n)*/"]
         if marker in self.markers:
-            return ["answer: TEXT | TEXT calls"]
+            return [*rules, "answer: FREE | FREE calls"]
         # `lazy` ends the text at the first marker; from there the call is the only way on.
-        return ["answer: TEXT | marked", "marker[lazy]: TEXT " + _quoted(marker)]
+        return [*rules, "answer: FREE | marked", "marker[lazy]: FREE " + _quoted(marker)]
+
+    def _but_thinking(self) -> str:
+        """Keep text from being a way around the rules of thinking; a marker that is a token is no text anyway."""
+        thinking = self.speech.thinking
+        return "" if thinking is None or thinking[0] in self.markers else " & ~THINKING"
 
     # ---- calls
 
@@ -149,6 +155,11 @@ def _closed(schema: Mapping[str, Json]) -> Mapping[str, Json]:
         return NO_PARAMETERS
     is_plain = "properties" in schema and not _OPEN_KEYWORDS & schema.keys()
     return {"type": "object", **schema, **({"additionalProperties": False} if is_plain else {})}
+
+
+def _escaped(text: str) -> str:
+    """Write a text as part of a regular expression between slashes."""
+    return re.escape(text).replace('"', '\\"').replace("/", "\\/")
 
 
 def _quoted(text: str) -> str:
