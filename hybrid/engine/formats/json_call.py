@@ -38,6 +38,9 @@ class Calls(Protocol):
     def is_known(self, name: str) -> bool:
         """Say whether a call of this name is to be believed."""
 
+    def deny(self) -> None:
+        """Something has the shape of a call, and a name that nobody knows."""
+
 
 class CallLog:
     """Collects what readers find as events. Only the names in `known` count as calls."""
@@ -45,7 +48,7 @@ class CallLog:
     def __init__(self, known: frozenset[str], new_id: Callable[[], str]) -> None:
         self._new_id = new_id
         self._known = known
-        self.count = 0
+        self.count = self.denied = 0
         self._events: list[ToolCallDelta] = []
 
     def begin(self, name: str, arguments: str) -> None:
@@ -61,6 +64,10 @@ class CallLog:
     def is_known(self, name: str) -> bool:
         """Say whether `name` is one of those that count."""
         return name in self._known
+
+    def deny(self) -> None:
+        """Count what looks like a call and is none."""
+        self.denied += 1
 
     def take(self) -> list[ToolCallDelta]:
         """Give the events since the last time."""
@@ -123,6 +130,7 @@ class JsonCall:
         self._name: str | None = None
         self._arguments: list[str] | None = None
         self._told_chars: int | None = None
+        self._is_stranger = False
         self._seen: set[str] = set()
         self.raw = ""
         self.status = Status.READING
@@ -193,14 +201,24 @@ class JsonCall:
         is_expected = key in NAME_KEYS | ARGUMENT_KEYS | OTHER_KEYS and not is_repeated
         self._expects, self._key = ":", key if key is not None and is_expected else ""
         self._seen.add(self._key)
-        return is_expected or self._is_call
+        return (is_expected or self._is_call) and not self._is_denied()
+
+    def _is_denied(self) -> bool:
+        """With a name and arguments it has the shape of a call; before that, `name` may be that of a person."""
+        is_denied = self._is_stranger and bool(self._seen & ARGUMENT_KEYS)
+        if is_denied:
+            self._calls.deny()
+        return is_denied
 
     def _end_value(self, key: str) -> bool:
         text, self._expects = "".join(self._text), ","
         if key in NAME_KEYS:
             name = _string(text)
-            if name is None or not self._calls.is_known(name):
+            if name is None:
                 return False
+            if not self._calls.is_known(name):
+                self._is_stranger = True
+                return not self._is_denied()
             self._name = name
         if key in ARGUMENT_KEYS and self._arguments is None:
             # Some models write the arguments as a string that holds JSON, as the API does.

@@ -71,7 +71,7 @@ class Scanner:
         self._is_after_call = False
         self._events: list[Spoken] = []
         self.malformed = 0
-        """How often a marker was followed by what is no call of a known tool: such text is shown as it is."""
+        """How often what promised to be a call, by its marker or its shape, is none: such text is shown as it is."""
 
     def push(self, text: str) -> list[Spoken]:
         """Read on; return what can never have to be taken back."""
@@ -135,7 +135,7 @@ class Scanner:
     def _read(self, reader: Reader) -> bool:
         if not self._buffer:
             return False
-        before = self._calls.count
+        before, denied = self._calls.count, self._calls.denied
         self._buffer = self._buffer[reader.feed(self._buffer) :]
         if self._calls.count > before:
             self._space, self._marker, self._is_after_call = "", "", True
@@ -143,17 +143,17 @@ class Scanner:
         if reader.status is Status.READING:
             return False
         if reader.status is Status.BROKEN:
-            self._give_back(reader)
+            self._give_back(reader, is_call=self._calls.denied > denied)
         assert self._opening is not None
         self._is_closing = reader.status is Status.DONE and bool(self._opening.close)
         self._is_start = reader.status is Status.DONE and not self._opening.close
         self._reader = None
         return True
 
-    def _give_back(self, reader: Reader) -> None:
+    def _give_back(self, reader: Reader, *, is_call: bool = False) -> None:
         """Show as text what was read and is no call, with the marker before it."""
         assert self._opening is not None
-        self.malformed += bool(self._marker) and self._opening.is_certain
+        self.malformed += is_call or (bool(self._marker) and self._opening.is_certain)
         self._say(self._marker + reader.raw)
         self._reader, self._marker = None, ""
 

@@ -207,11 +207,15 @@ def test_text_is_not_held_longer_than_needed():
         pytest.param("hermes", '<tool_call>{"name": "time", ', 1, id="cut-off-before-it-was-one"),
         pytest.param("hermes", '```json\n{"a": 1}\n```', 0, id="a-block-promises-nothing"),
         pytest.param("mistral", "[TOOL_CALLS] sure", 1, id="a-marker-and-text"),
-        pytest.param("llama", '{"name": "nobody"}', 0, id="bare-json-promises-nothing"),
+        pytest.param("llama", '{"name": "nobody", "age": 3}', 0, id="bare-json-promises-nothing"),
+        pytest.param(
+            "llama", '{"name": "nobody", "parameters": {"age": 3}}', 1, id="unless-it-has-the-shape-of-a-call"
+        ),
+        pytest.param("generic", '```json\n{"arguments": {}, "name": "nobody"}\n```', 1, id="in-either-order"),
     ],
 )
-def test_a_marker_without_a_call_is_counted(name, text, expected):
-    """A marker promises a call; what follows it and is none is shown as text, and counted as a fault."""
+def test_a_promise_without_a_call_is_counted(name, text, expected):
+    """A marker or a shape promises a call; what is none is shown as text, and counted as a fault."""
     found = scanner(name)
     events = found.push(text) + found.flush()
 
