@@ -98,9 +98,8 @@ async def _serve(
             )
         )
         try:
-            announcing = asyncio.ensure_future(
-                _announce(loaded, local, runtime, bound, is_offline=is_offline, started_s=started_s)
-            )
+            ready = _announce(loaded, local, runtime, bound, is_offline=is_offline, started_s=started_s)
+            announcing = asyncio.ensure_future(ready)
             await asyncio.wait((announcing, serving), return_when=asyncio.FIRST_COMPLETED)
             if announcing.done():
                 announcing.result()
