@@ -66,7 +66,7 @@ def check(request: Check) -> str | None:
             return _fault_of_document(request.text or "", request.grammar.source)
         matcher = compile_matcher(_tokenizer(request.grammar), request.grammar)
         if request.text is None:
-            _try_out(matcher)
+            _try_out(matcher, request.grammar.kind)
             return None
         return _fault_of(request.text, matcher, request.grammar)
     except InvalidRequest as refused:
@@ -85,16 +85,16 @@ def _tokenizer(grammar: Grammar) -> LLTokenizer:
     return LLTokenizer(TokenizerWrapper(_Vocabulary(names, size)), slices=[])
 
 
-def _try_out(matcher: LLMatcher) -> None:
+def _try_out(matcher: LLMatcher, kind: str) -> None:
     """Follow the grammar for some bytes, so that one that allows nothing or breaks a limit is refused and not run.
 
     Raises: InvalidRequest.
     """
-    for _ in range(TRIED_BYTES):
+    for tried in range(TRIED_BYTES):
         mask = matcher.compute_bitmask()
         if matcher.is_error():
             why = matcher.get_error().partition("\n")[0]
-            raise InvalidRequest(f"no text can follow the grammar to its end: {why}")
+            raise InvalidRequest(f"the {kind} cannot be followed: after {tried} bytes nothing may come ({why})")
         allowed = [byte for byte in range(256) if mask[byte >> 3] >> (byte & 7) & 1]
         likely = [byte for byte in _LIKELY if byte in allowed]
         if not allowed or matcher.is_stopped():

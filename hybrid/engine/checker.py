@@ -48,7 +48,7 @@ class Checker:
             )
         name = hashlib.sha256(f"{grammar.kind}\0{grammar.source}".encode("utf-8", "surrogatepass")).digest()
         if name not in self._verdicts:
-            too_much = "it takes too long or too much memory to compile"
+            too_much = f"the {grammar.kind} takes too long or too much memory to compile; make it smaller or simpler"
             self._verdicts[name] = await self._ask(Check(grammar), else_fault=too_much)
             while len(self._verdicts) > MAX_REMEMBERED:
                 self._verdicts.popitem(last=False)
