@@ -196,3 +196,21 @@ def test_a_broken_call_goes_to_the_cloud(tmp_path, broken, limit):
             assert TOOLS == cloud.requests[0].body["tools"]
 
     asyncio.run(scenario())
+
+
+def test_a_call_that_is_judged_before_it_shows(tmp_path):
+    """When the first token is due and all there is is half a marker, the draft is judged by its tokens and goes on."""
+    slow = HERMES_CALLS.replace("Köln", "[slow]")
+    config = speaking(tmp_path, templates.QWEN25) + "[policy]\nttft_ms = 60\nhold_tokens = 500\n"
+
+    async def scenario() -> None:
+        async with FakeProvider() as cloud:
+            with Serving(tmp_path / "a", config + cloud_toml(cloud.base_url)) as server, client(server) as sdk:
+                answer = await asyncio.to_thread(streamed, sdk, slow, tools=TOOLS)
+                explained = await asyncio.to_thread(server.explain, answer.id.removeprefix("chatcmpl-"))
+
+        calls = [("weather", '{"city": "[slow]", "days": 2}'), ("time", "{}")]
+        assert (None, calls, "tool_calls") == said(answer)
+        assert "judged early: the first token is due" in json.dumps(explained)
+
+    asyncio.run(scenario())
