@@ -1,9 +1,13 @@
 """What a request asks of the local model follows from its fields and from how that model speaks."""
 
+import asyncio
+
 import pytest
 
+from hybrid.engine.checker import Checker
 from hybrid.engine.formats.speech import Speech
 from hybrid.engine.frames import Ready
+from hybrid.errors import InvalidRequest
 from hybrid.local_request import LocalRequest
 from hybrid.types import Capability, ChatRequest, Json, Message, TextPart
 
@@ -104,6 +108,69 @@ def test_thinking_is_bounded(speech, bound, effort, expected):
     text = source(asked(speech, bound=bound, **({} if effort is None else {"reasoning_effort": effort})))
 
     assert (f"max_tokens={expected}]" in text) if expected is not None else ("max_tokens" not in text)
+
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
+FORM = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY}}
+REGEX = {"type": "grammar", "grammar": {"syntax": "regex", "definition": "a+"}}
+
+
+@pytest.mark.parametrize(
+    ("speech", "extra", "kind", "parts"),
+    [
+        pytest.param(HERMES, {}, "json_schema", ['"city"'], id="alone"),
+        pytest.param(THINKS, {}, "lark", ["thinking", "schema: %json", '"city"'], id="after-thinking"),
+        pytest.param(HERMES, {"tools": TOOLS}, "lark", ["schema | calls", '\\"f\\"'], id="or-a-call"),
+    ],
+)
+def test_the_form_of_an_answer(speech, extra, kind, parts):
+    """An answer's schema stands alone where nothing else may be said, and beside thinking and calls where they may."""
+    grammar = asked(speech, response_format=FORM, **extra).grammar(is_thinking=False)
+
+    assert kind == grammar.kind
+    assert all(part in grammar.source for part in parts), grammar.source
+
+
+@pytest.mark.parametrize(
+    ("speech", "extra", "param", "message"),
+    [
+        pytest.param(HERMES, {"response_format": REGEX, "tools": TOOLS}, "response_format", "with tools", id="tools"),
+        pytest.param(THINKS, {"response_format": REGEX}, "response_format", "that thinks", id="thinking"),
+        pytest.param(HERMES, {"logit_bias": {"1": -100}}, "logit_bias", "token 1", id="unknown-token"),
+        pytest.param(HERMES, {"response_format": {"type": "json_object"}}, None, None, id="fine"),
+        pytest.param(HERMES, {"logit_bias": {"0": 5}}, None, None, id="known-token"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_waits(speech, extra, param, message):
+    """A request that is beyond the model in a detail is refused by that detail's name."""
+
+    async def check() -> None:
+        checker = Checker()
+        try:
+            await asked(speech, **extra).check(checker, is_thinking=False)
+        finally:
+            await checker.aclose()
+
+    if param is None:
+        asyncio.run(check())
+        return
+    with pytest.raises(InvalidRequest, match=message) as caught:
+        asyncio.run(check())
+
+    assert param == caught.value.param
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        pytest.param({}, None, id="not-asked"),
+        pytest.param({"logprobs": True}, 0, id="only-the-drawn"),
+        pytest.param({"logprobs": True, "top_logprobs": 4}, 4, id="alternatives"),
+    ],
+)
+def test_logprobs_are_filled_only_when_asked_for(extra, expected):
+    """None keeps the usual token small on its way from the worker."""
+    assert expected == asked(**extra).top_logprobs
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ class Constraint:
             self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
         if self._matcher.is_error():
             # The mask now allows the end of the text, which must not pass for an answer.
-            self._failure = f"the answer's grammar cannot be followed any further: {self._matcher.get_error()}"
+            why = self._matcher.get_error().partition("\n")[0]
+            self._failure = f"the answer's grammar cannot be followed any further: {why}"
         elif not self._mask.any():
             self._failure = "the answer's grammar leaves the model nothing to say"
         self._is_fresh = True
@@ -62,6 +63,11 @@ class Constraint:
             raise LocalFailure(self._failure)
         return self._mask
 
+    @property
+    def forced(self) -> int | None:
+        """The only token that may come next, where that is known without a mask. Needs `prepare`."""
+        return self._forced[0] if self._forced and self._failure is None else None
+
     def advance(self, token: int, *, is_end: bool) -> None:
         """Take the token that was drawn; `is_end` if it ends the generation.
 
@@ -73,7 +79,8 @@ class Constraint:
                 raise LocalFailure("the model ended before the answer's grammar allows it")
             return
         if not self._matcher.consume_token(token):
-            raise LocalFailure(f"the answer left its grammar: {self._matcher.get_error()}")
+            why = self._matcher.get_error().partition("\n")[0]
+            raise LocalFailure(f"the answer left its grammar: {why}")
         if self._forced:
             self._forced.popleft()
 

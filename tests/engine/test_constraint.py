@@ -68,6 +68,22 @@ def test_the_answer_keeps_to_the_grammar(grammar, echoed, expected):
     assert (expected, FinishReason.STOP, None) == (outcome.text, outcome.finish, outcome.failure)
 
 
+def test_a_forced_token_is_measured_like_a_drawn_one():
+    """Where only one token may come it is taken without a draw; text and signals are those of drawing it."""
+    told, untold = Fake(), Fake()
+    for fake, top_logprobs in ((told, 0), (untold, None)):
+        constraint = fake.grammars.constraint(schema({"const": ["forced", 1]}))
+        options = {"constraint": constraint, "temperature": 1.0, "top_logprobs": top_logprobs}
+        fake.engine.submit(sequence(fake.backend, "s", "[doubt] something else", **options))
+    signals: list[list] = [[], []]
+    while told.engine.has_work or untold.engine.has_work:
+        for fake, found in zip((told, untold), signals, strict=True):
+            found += [(delta.text, delta.signal, delta.finish) for delta in fake.engine.step().deltas]
+
+    assert ["forced", 1] == json.loads("".join(text for text, _, _ in signals[0]))
+    assert signals[0] == signals[1]
+
+
 def test_a_complete_answer_costs_no_step_for_its_end():
     """When the grammar is complete the generation ends with that token, and no end token is drawn."""
     assert 3 == Fake().answer(Grammar("regex", "yes"), "yes").tokens

@@ -137,6 +137,8 @@ MISSING = [
     pytest.param({"extra": {"service_tier": "flex"}}, set(), id="cheaper-tier"),
     pytest.param({"extra": {"service_tier": "priority"}}, {"service_tier"}, id="dearer-tier"),
     pytest.param({"extra": {"functions": []}}, {"functions"}, id="old-functions"),
+    pytest.param({"extra": {"response_format": {"type": "json_object"}}}, set(), id="json-object"),
+    pytest.param({"extra": {"response_format": {"type": "grammar"}}}, {"response_format"}, id="our-grammars"),
     pytest.param({"sampling": Sampling(temperature=1.0, seed=3)}, set(), id="openai-samplers"),
 ]
 

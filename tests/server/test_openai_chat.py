@@ -18,6 +18,7 @@ USER = {"role": "user", "content": "Hi"}
 FUNCTION = {"name": "now", "description": "the time", "parameters": {"type": "object", "properties": {}}}
 TOOL = {"type": "function", "function": FUNCTION}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+GRAMMAR = {"type": "grammar", "grammar": {"syntax": "regex", "definition": "a+"}}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}, "strict": True}}
 
 
@@ -124,6 +125,9 @@ def test_stop(sent: Any, expected: tuple[str, ...]):
         ),
         pytest.param(
             {"response_format": SCHEMA}, {Capability.STRUCTURED_OUTPUT}, {"response_format": SCHEMA}, id="json-schema"
+        ),
+        pytest.param(
+            {"response_format": GRAMMAR}, {Capability.STRUCTURED_OUTPUT}, {"response_format": GRAMMAR}, id="grammar"
         ),
         pytest.param({"logprobs": False}, set(), {}, id="logprobs-off"),
         pytest.param(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hybrid.errors import BudgetExhausted, HybridError, InvalidRequest, ProviderRejected, QueueFull, Unauthorized
 from hybrid.server.errors import envelope, error_headers
 from hybrid.server.openai_render import Answer, Chunks
-from hybrid.types import Event, Finished, FinishReason, ReasoningDelta, Tail, TextDelta, ToolCallDelta
+from hybrid.types import Event, Finished, FinishReason, ReasoningDelta, Tail, TextDelta, TokenLogprob, ToolCallDelta
 
 from .scripted import FINISHED, HEAD, TAIL, USAGE
 
@@ -82,6 +83,38 @@ def test_whole_tool_calls():
         "reasoning_content": "hm",
         "tool_calls": calls,
     }
+
+
+def test_logprobs_of_a_whole_answer():
+    """Tokens with bytes and alternatives, joined over the pieces; what JSON cannot say is OpenAI's -9999."""
+    named = TokenLogprob("<end>", None, -math.inf)
+    events = [
+        TextDelta("h", logprobs=(TokenLogprob("h", b"h", -0.5, (TokenLogprob("h", b"h", -0.5), named)),)),
+        TextDelta("\u00e9", logprobs=(TokenLogprob("\\xc3", b"\xc3", -1.0), TokenLogprob("\\xa9", b"\xa9", -2.0))),
+        FINISHED,
+    ]
+    top = [
+        {"token": "h", "logprob": -0.5, "bytes": [104]},
+        {"token": "<end>", "logprob": -9999.0, "bytes": None},
+    ]
+    assert whole(events)["choices"][0]["logprobs"] == {
+        "content": [
+            {"token": "h", "logprob": -0.5, "bytes": [104], "top_logprobs": top},
+            {"token": "\\xc3", "logprob": -1.0, "bytes": [195], "top_logprobs": []},
+            {"token": "\\xa9", "logprob": -2.0, "bytes": [169], "top_logprobs": []},
+        ],
+        "refusal": None,
+    }
+
+
+def test_logprobs_in_a_stream():
+    """Each chunk tells of the tokens that came with its text, and of none where there are none."""
+    told = (TokenLogprob("a", b"a", -0.1),)
+    chunks = stream([TextDelta("a", logprobs=told), TextDelta(""), FINISHED])
+    assert [["a"], None, None] == [
+        chunk["choices"][0]["logprobs"] and [token["token"] for token in chunk["choices"][0]["logprobs"]["content"]]
+        for chunk in chunks
+    ]
 
 
 def test_unknown_usage_is_absent():
