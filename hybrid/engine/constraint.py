@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from hybrid.native.reference import Bitmask
 
 MAX_CACHED_GRAMMARS = 16
-"""Compiled grammars kept for the next request with the same one. A large one takes tens of megabytes."""
+MAX_CACHED_CHARS = 256 << 10
+"""Compiled grammars kept for the next request with the same one, and the length of their sources together: 100,000
+characters of schema can take tens of megabytes once compiled."""
 
 
 class Constraint:
@@ -110,6 +112,8 @@ class Grammars:
                 self._tokenizer = self._backend.grammar_tokenizer()
             matcher = self._compiled[grammar] = compile_matcher(self._tokenizer, grammar)
         self._compiled.move_to_end(grammar)
-        while len(self._compiled) > MAX_CACHED_GRAMMARS:
+        while len(self._compiled) > MAX_CACHED_GRAMMARS or (
+            len(self._compiled) > 1 and sum(len(kept.source) for kept in self._compiled) > MAX_CACHED_CHARS
+        ):
             self._compiled.popitem(last=False)
         return Constraint(matcher.deep_copy(), self._backend.facts.vocab_tokens)

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from hybrid.backends.base import BackendOptions
 from hybrid.backends.fake import FakeBackend
 from hybrid.backends.llama_cpp import LlamaCppBackend
-from hybrid.engine.constraint import MAX_CACHED_GRAMMARS, Constraint, Grammars
+from hybrid.engine.constraint import MAX_CACHED_CHARS, MAX_CACHED_GRAMMARS, Constraint, Grammars
 from hybrid.engine.engine import Engine
 from hybrid.engine.frames import Grammar
 from hybrid.errors import InvalidRequest, LocalFailure
@@ -229,6 +229,11 @@ def test_the_last_grammars_are_kept_and_no_more():
         grammars.constraint(Grammar("regex", f"a{{{number + 1}}}"))
 
     assert MAX_CACHED_GRAMMARS == len(grammars._compiled)
+
+    for number in range(3):
+        grammars.constraint(schema({"enum": [f"{number}" + "x" * (MAX_CACHED_CHARS // 2)]}))
+
+    assert 1 == len(grammars._compiled)
 
 
 def test_a_long_constant_costs_as_much_as_it_is_long():
