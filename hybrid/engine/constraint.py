@@ -77,7 +77,8 @@ class Constraint:
         """
         self._is_fresh = False
         if is_end:
-            if not self._matcher.is_accepting():
+            # A grammar may spell out the end token as its last one; then it accepts only after it.
+            if not self._matcher.is_accepting() and not self._accepts_after(token):
                 raise LocalFailure("the model ended before the answer's grammar allows it")
             return
         if not self._matcher.consume_token(token):
@@ -85,6 +86,9 @@ class Constraint:
             raise LocalFailure(f"the answer left its grammar: {why}")
         if self._forced:
             self._forced.popleft()
+
+    def _accepts_after(self, token: int) -> bool:
+        return self._matcher.consume_token(token) and self._matcher.is_accepting()
 
     @property
     def is_complete(self) -> bool:

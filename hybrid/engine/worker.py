@@ -129,7 +129,9 @@ class Worker:
             self._compiler.put(sequence, frame.grammar)
 
     def _refuse(self, request_id: str, why: HybridError) -> None:
-        self._send(Refused(request_id, str(why), is_caller=isinstance(why, InvalidRequest), param=why.param))
+        # The check process has passed it, so it names a control token this model does not have: the client's grammar.
+        param = why.param or "response_format"
+        self._send(Refused(request_id, str(why), is_caller=isinstance(why, InvalidRequest), param=param))
 
     def _cancel(self, frame: Cancel) -> None:
         if not self._intake.cancel(frame.id) and not self._compiler.cancel(frame.id):

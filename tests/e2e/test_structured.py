@@ -162,6 +162,7 @@ def test_an_answer_cut_by_the_clients_stop_string_is_not_judged(server):
         pytest.param(form({"type": "string", "pattern": "("}), SCHEMA_PARAM, "unclosed", id="pattern"),
         pytest.param(grammar("regex", "(a"), "response_format.grammar.definition", "unclosed", id="regex"),
         pytest.param(grammar("lark", "start: x"), "response_format.grammar.definition", "unknown name", id="lark"),
+        pytest.param(grammar("lark", "start: <|no_such|>"), "response_format", "unknown special", id="control-token"),
         pytest.param(grammar("gbnf", "x"), "response_format.grammar.syntax", "gbnf", id="syntax"),
     ],
 )

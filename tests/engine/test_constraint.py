@@ -59,6 +59,7 @@ def starter(starter_model):
         pytest.param(Grammar("regex", "[0-9]{3}"), "abc", "000", id="what-the-model-wanted-is-not-allowed"),
         pytest.param(Grammar("regex", "ab?"), "ab and more", "ab", id="ends-when-nothing-may-follow"),
         pytest.param(Grammar("regex", "a*"), "", "", id="the-end-alone"),
+        pytest.param(Grammar("lark", 'start: "ab" <end>'), "ab", "ab", id="the-end-spelled-out"),
     ],
 )
 def test_the_answer_keeps_to_the_grammar(grammar, echoed, expected):
@@ -168,6 +169,9 @@ class Broken:
         return "too many items"
 
     def is_accepting(self) -> bool:
+        return False
+
+    def consume_token(self, _token: int) -> bool:
         return False
 
 
