@@ -9,7 +9,7 @@ SMOOTHING = 0.2
 MIN_CHUNK_TOKENS = 16
 """Below this llama.cpp's matrix kernels lose most of their speed to per-step overhead."""
 FIRST_CHUNK_TOKENS = 64
-IDLE_STEP_S = 0.25
+IDLE_STEP_S = 0.15
 """Longest step while nobody decodes: a cancelled request leaves at the next step, and must within 500 ms."""
 MIN_BUSY_STEP_S = 0.06
 

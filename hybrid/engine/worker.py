@@ -142,10 +142,10 @@ class Worker:
         try:
             while True:
                 was_cancelled = self._drain_inbox(is_waiting=not self._engine.has_work)
+                if was_cancelled:
+                    self._send_step(StepReport())  # so that the gateway sees the slot free now, not a step later
                 if self._engine.has_work:
                     self._send_step(self._engine.step())
-                elif was_cancelled:
-                    self._send_step(StepReport())  # so that the gateway sees the slot free
         except Exception:
             # The thread boundary: without its model the process is of no use, and the supervisor starts another.
             log.exception("the model's thread failed")
