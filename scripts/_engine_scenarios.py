@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from scripts._load import Messages, Prompts, Stream, Target, chat, closed_loop
-from scripts._measure import OthersWatch, Sample, compare, quantile, wait_quiet
+from scripts._measure import OthersWatch, Sample, compare, progress, quantile, tree_cpu_s, wait_quiet
 from scripts._neighbours import BareLoop, Competitors
-from scripts._servers import Contestants, Size
+from scripts._servers import Contestants, Size, worker_environ
 
 Measure: TypeAlias = Callable[[Target, str], Awaitable[Sample]]
 
@@ -23,11 +23,13 @@ SYSTEM_TOKENS, SHARING_CHATS = 1_000, 8
 LONG_PROMPT_TOKENS, STREAMS, STREAM_TOKENS = 4_000, 4, 600
 SINGLE_TOKENS = 192
 COMPETITORS = (0, 1, 2)
-STEP_PROMPT_TOKENS, STEP_ANSWER_TOKENS = 60, 192
+QUICK_WINDOW_S = 8.0
+STEP_SYSTEM_TOKENS, STEP_ANSWER_TOKENS = 40, 192
 """Short in, long out: most steps decode a token of every sequence."""
 WARM_CHUNKS = 48
 """Chunks of each stream before the long prompt is sent: what is usual is known by then."""
-OTHERS_CORES = "others_busy_cores"
+OTHERS_CORES, CPU_COST = "others_busy_cores", "server_cpu_ms_per_token"
+BARE, BARE_ALIKE = "bare llama_decode", "bare in the worker's environment"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,23 +54,19 @@ class Bench:
         samples: dict[str, list[Sample]] = {target.name: [] for target in targets}
         for number in range(self.rounds):
             for target in targets if number % 2 == 0 else tuple(reversed(targets)):
-                samples[target.name].append(await self._quiet_sample(label, target, number, measure))
-        print(file=sys.stderr)
+                samples[target.name].append(await self.quiet_sample(label, target, number, measure))
         return samples
 
-    async def _quiet_sample(self, label: str, target: Target, number: int, measure: Measure) -> Sample:
+    async def quiet_sample(self, label: str, target: Target, number: int, measure: Measure) -> Sample:
         """Measure once, and again while others disturbed it; keep the least disturbed."""
         best: Sample | None = None
         for attempt in range(1 + self.retries):
             wait_quiet(self.others_cores, self.patience_s)
-            print(
-                f"\r\033[K  {label}: round {number + 1}/{self.rounds}, {target.name}",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-            watch = OthersWatch()
+            progress(f"{label}: round {number + 1}/{self.rounds}, {target.name}")
+            watch, before_s = OthersWatch(), tree_cpu_s(target.pid) if target.pid else 0.0
             sample = await measure(target, f"{label}-{number}-{attempt}")
+            if target.pid and sample.get("generated_tokens"):
+                sample[CPU_COST] = (tree_cpu_s(target.pid) - before_s) * 1e3 / sample["generated_tokens"]
             sample[OTHERS_CORES] = watch.cores()
             if best is None or sample[OTHERS_CORES] < best[OTHERS_CORES]:
                 best = sample
@@ -159,18 +157,19 @@ async def shared_prefix(bench: Bench) -> dict[str, Any]:
 async def single_stream(bench: Bench) -> dict[str, Any]:
     """Decode speed of one stream, from its first token to its last, against a bare `llama_decode` loop.
 
-    The bare loop runs twice: in the environment of any program, and in that of the worker (barrier spins).
+    The bare loop runs twice: in the environment of any program, and in that of the worker (threads spin otherwise).
     """
-    with (
-        bench.contestants.both(Size(slots=8, slot_tokens=1_024)) as targets,
-        BareLoop(bench.contestants.model, bench.contestants.threads) as bare,
-    ):
+    model, threads = bench.contestants.model, bench.contestants.threads
+    with ExitStack() as stack:
+        targets = stack.enter_context(bench.contestants.both(Size(slots=8, slot_tokens=1_024)))
+        loops = [BareLoop(BARE, model, threads), BareLoop(BARE_ALIKE, model, threads, worker_environ(targets[0]))]
+        bare = {loop.name: stack.enter_context(loop) for loop in loops}
         await warm_up(bench, targets)
 
         async def measure(target: Target, key: str) -> Sample:
             messages = bench.prompts.story(PROMPT_TOKENS, key)
-            if target.name == bare.name:
-                return await asyncio.to_thread(bare.run, bench.prompts.tokens(messages), SINGLE_TOKENS)
+            if target.name in bare:
+                return await asyncio.to_thread(bare[target.name].run, bench.prompts.tokens(messages), SINGLE_TOKENS)
             answer = (await chat(target, messages, SINGLE_TOKENS)).read()
             times_s = answer.token_times_s
             return {
@@ -179,12 +178,12 @@ async def single_stream(bench: Bench) -> dict[str, Any]:
                 "generated_tokens": len(times_s),
             }
 
-        bare_target = Target(bare.name, "", 0, "")
-        samples = await bench.rounds_of("one stream", [*targets, bare_target], measure)
-    against_bare = compare({"ours": samples["ours"], "peer": samples[bare.name]})
+        samples = await bench.rounds_of("one stream", [*targets, *(Target(name, "", 0, "") for name in bare)], measure)
     result = compare(samples)
-    for metric in ("decode_tok_s", "between_tokens_p50_ms"):
-        result[metric]["ratio to bare"] = against_bare[metric]["ratio"]
+    for name in bare:
+        against = compare({"ours": samples["ours"], "peer": samples[name]})
+        for metric in ("decode_tok_s", "between_tokens_p50_ms"):
+            result[metric][f"ours to {name}"] = against[metric]["ratio"]
     return {"one stream": result}
 
 
@@ -257,9 +256,9 @@ async def neighbours(bench: Bench) -> dict[str, Any]:
     return result
 
 
-def neighbour_measure(bench: Bench, clients: int, count: int) -> Measure:
+def neighbour_measure(bench: Bench, clients: int, count: int, *, window_s: float = 30.0) -> Measure:
     """Give the measurement of a fixed span of `clients` asking on and on, beside `count` busy processes."""
-    window_s = 8.0 if bench.is_quick else 30.0
+    window_s = min(window_s, QUICK_WINDOW_S) if bench.is_quick else window_s
 
     async def measure(target: Target, key: str) -> Sample:
         jobs = (bench.prompts.story(PROMPT_TOKENS, f"{key}-{n}") for n in itertools.count())
@@ -303,7 +302,7 @@ async def overhead(bench: Bench) -> dict[str, Any]:
 
             async def measure(target: Target, key: str, clients: int = clients) -> Sample:
                 times.forget()
-                jobs = [bench.prompts.story(STEP_PROMPT_TOKENS, f"{key}-{n}") for n in range(clients)]
+                jobs = bench.prompts.shared(STEP_SYSTEM_TOKENS, key, clients)
                 await closed_loop(target, clients, iter(jobs), STEP_ANSWER_TOKENS)
                 return times.sample(clients)
 
@@ -325,9 +324,9 @@ async def spins(bench: Bench) -> dict[str, Any]:
             await warm_up(bench, [target])
             for clients, rivals in itertools.product((1, 8), (0, 1)):
                 label = f"spins {labels[count]}: {clients} clients, {rivals} competitors"
-                sample = await bench._quiet_sample(label, target, number, neighbour_measure(bench, clients, rivals))
+                measure = neighbour_measure(bench, clients, rivals, window_s=12.0)
+                sample = await bench.quiet_sample(label, target, number, measure)
                 result.setdefault(label, []).append(sample)
-    print(file=sys.stderr)
     return {label: compare({"ours": samples}) for label, samples in sorted(result.items())}
 
 

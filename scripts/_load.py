@@ -43,12 +43,13 @@ land product doctor wall patient worker news test movie north love support techn
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A chat server: what the tables call it, where it listens, what model name it is asked for."""
+    """A chat server: its name in tables, where it listens, what model it is asked for, its process if we started it."""
 
     name: str
     host: str
     port: int
     model: str
+    pid: int | None = None
 
 
 @dataclass(slots=True)

@@ -105,7 +105,13 @@ def wait_quiet(limit_cores: float, patience_s: float) -> float:
         cores = watch.cores()
         if cores <= limit_cores or time.monotonic() >= until_s:
             return cores
-        print(f"\r\033[K  waiting: others use {cores:.2f} cores", end="", file=sys.stderr, flush=True)
+        progress(f"waiting: others use {cores:.2f} cores")
+
+
+def progress(note: str) -> None:
+    """Show people where a run is, on one line that the next one overwrites; nothing where nobody watches."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K  {note}", end="", file=sys.stderr, flush=True)
 
 
 def _busy_s() -> float:
@@ -114,10 +120,14 @@ def _busy_s() -> float:
 
 
 def _own_s() -> float:
-    """CPU seconds of this process and all it started; those that ended are counted by whoever waited for them."""
-    here = psutil.Process()
+    return tree_cpu_s(os.getpid())
+
+
+def tree_cpu_s(pid: int) -> float:
+    """CPU seconds of a process and all it started; those that ended are counted by whoever waited for them."""
+    root = psutil.Process(pid)
     total_s = 0.0
-    for process in (here, *here.children(recursive=True)):
+    for process in (root, *root.children(recursive=True)):
         try:
             total_s += sum(process.cpu_times()[:4])
         except psutil.Error:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -76,13 +77,14 @@ class Competitors:
 class BareLoop:
     """A child that does nothing but `llama_decode`, one token after the other. A context manager."""
 
-    name = "bare llama_decode"
-
-    def __init__(self, model: Path, threads: int) -> None:
+    def __init__(self, name: str, model: Path, threads: int, environ: Mapping[str, str] | None = None) -> None:
+        self.name, self._environ = name, environ
         self._command = [sys.executable, str(Path(__file__).with_name("_bare_decode.py")), str(model), str(threads)]
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            self._command, env=self._environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.run([1, 2, 3], 4)
         return self
 

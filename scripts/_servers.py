@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+import psutil
 
 from scripts._load import Target
 from tests.e2e.serving import Serving
@@ -64,7 +65,7 @@ class Contestants:
             added = {**(self.environ or {}), **(environ or {})}
             with Serving(Path(folder), config, environ=added) as server:
                 server.wait_until(lambda state: state["state"] == "ready")
-                yield target_of("ours", server.url, model="local"), server
+                yield target_of("ours", server.url, model="local", pid=server.process.pid), server
 
     @contextmanager
     def peer(self, size: Size) -> Iterator[Target]:
@@ -83,7 +84,7 @@ class Contestants:
             process = subprocess.Popen(shlex.split(command), stdout=log, stderr=log, env=dict(os.environ))
             try:
                 _wait_ready(process, port, log)
-                yield Target("peer", "127.0.0.1", port, "peer")
+                yield Target("peer", "127.0.0.1", port, "peer", process.pid)
             finally:
                 process.terminate()
                 try:
@@ -93,10 +94,18 @@ class Contestants:
                     process.wait()
 
 
-def target_of(name: str, url: str, *, model: str = "peer") -> Target:
+def target_of(name: str, url: str, *, model: str = "peer", pid: int | None = None) -> Target:
     """Take a base URL apart, with or without /v1."""
     parsed = httpx2.URL(url)
-    return Target(name, parsed.host, parsed.port or 80, model)
+    return Target(name, parsed.host, parsed.port or 80, model, pid)
+
+
+def worker_environ(server: Target) -> dict[str, str]:
+    """The environment hybrid gave its worker, as the system tells it."""
+    for child in psutil.Process(server.pid).children():
+        if "hybrid.engine.worker" in child.cmdline():
+            return dict(child.environ())
+    raise SystemExit("hybrid has no worker process; it may have died")
 
 
 def _free_port() -> int:

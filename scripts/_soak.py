@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import random
 import statistics
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import psutil
 
 from scripts._load import Messages, Prompts, Stream, Target, chat
+from scripts._measure import progress
 from scripts._servers import Contestants, Size
 
 CLIENTS = 8
@@ -43,9 +43,7 @@ async def run_soak(contestants: Contestants, prompts: Prompts, count: int) -> di
             await _serve(target, itertools.islice(jobs, step))
             rss_mb.append(_mb(worker))
             gateway_mb.append(_mb(psutil.Process(server.process.pid)))
-            note = f"{min(count, done + step)}/{count}, worker {rss_mb[-1]:.0f} MB"
-            print(f"\r\033[K  soak: {note}", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
+            progress(f"soak: {min(count, done + step)}/{count}, worker {rss_mb[-1]:.0f} MB")
         at_end = await _settled(server.local_state)
         is_same_worker = server.worker().pid == worker.pid
     return {f"{count} requests": _told(rss_mb, gateway_mb, count, at_end, is_same_worker=is_same_worker)}
