@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from hybrid.store.migrations import MIGRATIONS, Migration
 DATABASE_NAME = "hybrid.sqlite3"
 
 _APPLICATION_ID = 0x48594252  # "HYBR", so that nobody's other database is taken for ours
+_BUSY_PAUSE_S = 0.01
 _BUSY_TIMEOUT_S = 5.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -151,9 +153,22 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("CREATE TABLE IF NOT EXISTS migrations (number INTEGER PRIMARY KEY, name TEXT NOT NULL)")
         connection.execute("COMMIT")
     _check_ours(connection, path)
-    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":
+    if _enter_wal(connection) != "wal":
         raise StoreError(f"{path} lies on a file system without shared memory; put the data folder on a local disk")
+
+
+def _enter_wal(connection: sqlite3.Connection) -> str:
+    """Switch to WAL and give the mode that came of it. SQLite does not wait for this switch's lock, so we do."""
+    until_s = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
+        try:
+            mode: str = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        except sqlite3.OperationalError as busy:
+            if busy.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until_s:
+                raise
+            time.sleep(_BUSY_PAUSE_S)
+        else:
+            return mode
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
