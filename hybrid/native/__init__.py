@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from hybrid.native.reference import RowStatistics, Sampled, SampleParams
+from hybrid.native.reference import RowDraw, RowStatistics, Sampled, SampleParams
 
 try:
-    from hybrid.native._native import row_statistics, sample_row
+    from hybrid.native._native import row_statistics, sample_row, sample_rows
 except ImportError:
-    from hybrid.native.reference import row_statistics, sample_row
+    from hybrid.native.reference import row_statistics, sample_row, sample_rows
 
     IS_NATIVE = False
 else:
     IS_NATIVE = True
 
-__all__ = ["IS_NATIVE", "RowStatistics", "SampleParams", "Sampled", "row_statistics", "sample_row"]
+__all__ = [
+    "IS_NATIVE",
+    "RowDraw",
+    "RowStatistics",
+    "SampleParams",
+    "Sampled",
+    "row_statistics",
+    "sample_row",
+    "sample_rows",
+]

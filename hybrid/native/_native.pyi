@@ -1,8 +1,12 @@
-"""What does the C++ extension offer? The same two functions as hybrid/native/reference.py, which documents them."""
+"""What does the C++ extension offer? The same functions as hybrid/native/reference.py, which documents them."""
+
+from collections.abc import Sequence
 
 from hybrid.native.reference import (
     Bitmask,
     Float32Row,
+    Float32Rows,
+    RowDraw,
     RowStatistics,
     Sampled,
     SampleParams,
@@ -23,4 +27,5 @@ def sample_row(
     bias_values: Float32Row | None = None,
     top_logprobs: int = 0,
 ) -> Sampled: ...
+def sample_rows(logits: Float32Rows, draws: Sequence[RowDraw], *, threads: int = 1) -> list[Sampled | ValueError]: ...
 def exp32(values: Float32Row) -> Float32Row: ...

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float32Row: TypeAlias = NDArray[np.float32]
+Float32Rows: TypeAlias = NDArray[np.float32]
 Float64Row: TypeAlias = NDArray[np.float64]
 TokenArray: TypeAlias = NDArray[np.int32]
 Bitmask: TypeAlias = NDArray[np.uint32]
@@ -111,6 +113,25 @@ class SampleParams:
             raise ValueError(f"sampling parameters out of range: {wrong}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowDraw:
+    """How to draw from one row of a step: the arguments of `sample_row`, and whether there is anything to choose.
+
+    forced: the token that is taken whatever the row says; None draws one.
+    """
+
+    params: SampleParams
+    seed: int
+    position: int
+    prompt_tokens: TokenArray | None = None
+    output_tokens: TokenArray | None = None
+    allowed: Bitmask | None = None
+    bias_tokens: TokenArray | None = None
+    bias_values: Float32Row | None = None
+    top_logprobs: int = 0
+    forced: int | None = None
+
+
 def row_statistics(logits: Float32Row, token: int) -> RowStatistics:
     """Measure a row of logits at `token`.
 
@@ -172,6 +193,37 @@ def sample_row(
     likeliest = _descending(logits, top_logprobs) if top_logprobs else ()
     top = tuple((int(other), float(logprobs[other])) for other in likeliest)
     return Sampled(token, float(logprobs[token]), entropy, margin, top)
+
+
+def sample_rows(logits: Float32Rows, draws: Sequence[RowDraw], *, threads: int = 1) -> list[Sampled | ValueError]:
+    """Draw one token from each row of a step and measure it there; as `sample_row`, row by row.
+
+    Args:
+        logits: float32, shape (n_rows, n_vocab), contiguous; not changed.
+        draws: one a row.
+        threads: how many may share the rows; each row is one thread's, so the results do not depend on it.
+    Returns: one item a row; a row that is no distribution, or leaves no token, has the ValueError in its place.
+    Raises: TypeError for another dtype or shape, ValueError for another number of draws than of rows.
+    """
+    if logits.dtype != np.float32 or logits.ndim != 2 or not logits.flags.c_contiguous:
+        raise TypeError(f"logits must be contiguous float32 rows; got {logits.dtype} of shape {logits.shape}")
+    if len(draws) != len(logits):
+        raise ValueError(f"need one draw a row; got {len(draws)} draws and {len(logits)} rows")
+    if operator.index(threads) < 1:
+        raise ValueError(f"threads must be at least 1; got {threads}")
+    return [_try_row(row, draw) for row, draw in zip(logits, draws, strict=True)]
+
+
+def _try_row(row: Float32Row, draw: RowDraw) -> Sampled | ValueError:
+    edits = {field.name: getattr(draw, field.name) for field in fields(draw) if field.name != "forced"}
+    try:
+        if draw.forced is None:
+            return sample_row(row, **edits)
+        found = row_statistics(row, draw.forced)
+        top = sample_row(row, SampleParams(), seed=0, position=0, top_logprobs=draw.top_logprobs).top
+    except ValueError as broken:
+        return broken
+    return Sampled(operator.index(draw.forced), found.logprob, found.entropy, found.margin, top)
 
 
 def uniform(seed: int, position: int) -> float:

@@ -2,12 +2,15 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
 
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
+#include "crew.hpp"
 #include "sampler.hpp"
 
 namespace nb = nanobind;
@@ -17,9 +20,13 @@ namespace hybrid {
 namespace {
 
 constexpr std::size_t kMaxTopLogprobs = 1 << 10;
+// Logits of a step below which waking another thread costs more than it saves.
+constexpr std::size_t kWorthThreads = 1 << 17;
 
 template <class T>
 using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 Scratch& scratch_of_this_thread() {
     thread_local Scratch scratch;
@@ -31,10 +38,10 @@ Span<T> span_of(const std::optional<Array<T>>& array) {
     return array ? Span<T>{array->data(), array->shape(0)} : Span<T>{};
 }
 
-void check_row(const Array<float>& logits) {
-    if (logits.shape(0) == 0 || logits.shape(0) > kMaxVocab)
+void check_length(std::size_t n_vocab) {
+    if (n_vocab == 0 || n_vocab > kMaxVocab)
         throw std::invalid_argument("a row must have 1 to " + std::to_string(kMaxVocab) + " logits; got " +
-                                    std::to_string(logits.shape(0)));
+                                    std::to_string(n_vocab));
 }
 
 // A Python integer (numpy's too) as uint64_t; ValueError where it does not fit.
@@ -65,7 +72,7 @@ struct Measured {
 };
 
 nb::object row_statistics(nb::handle result_class, const Array<float>& logits, nb::handle token) {
-    check_row(logits);
+    check_length(logits.shape(0));
     const std::uint64_t index = unsigned_of(token, "token");
     if (index >= logits.shape(0))
         throw std::invalid_argument("token " + std::to_string(index) + " is not in [0, " +
@@ -79,17 +86,132 @@ nb::object row_statistics(nb::handle result_class, const Array<float>& logits, n
     return result_class(found.logprob(logits.data()[index]), found.entropy, found.margin);
 }
 
-Measured measure_and_draw(const Array<float>& logits, const Params& params, const Edits& edits, double point,
-                          std::size_t top_logprobs) {
-    nb::gil_scoped_release unlocked;
+// One row and how to draw from it; the pointers borrow from Python objects that outlive the call.
+struct RowDraw {
+    const float* logits;
+    std::size_t n_vocab;
+    Params params;
+    Edits edits;
+    double point;
+    std::size_t top_logprobs;
+    std::optional<std::int32_t> forced;
+};
+
+// Needs no GIL. Throws std::invalid_argument where the row is no distribution or leaves no token.
+Measured measure_and_draw(const RowDraw& wanted) {
     Scratch& scratch = scratch_of_this_thread();
-    const Row row(logits.data(), logits.shape(0), scratch.raw);
+    const Row row(wanted.logits, wanted.n_vocab, scratch.raw);
     Measured found{};
     found.distribution = measure(row, scratch.candidates);
-    if (top_logprobs > 0) row.largest(top_logprobs, found.top);
-    found.token = draw(row, found.distribution.mass, params, edits, point, scratch);
-    found.logprob = found.distribution.logprob(logits.data()[found.token]);
+    if (wanted.top_logprobs > 0) row.largest(wanted.top_logprobs, found.top);
+    found.token = wanted.forced ? *wanted.forced
+                                : draw(row, found.distribution.mass, wanted.params, wanted.edits, wanted.point, scratch);
+    found.logprob = found.distribution.logprob(wanted.logits[found.token]);
     return found;
+}
+
+nb::object told(nb::handle result_class, const Measured& found) {
+    nb::list top;
+    for (const Candidate& other : found.top)
+        top.append(nb::make_tuple(other.token, found.distribution.logprob(other.logit)));
+    return result_class(found.token, found.logprob, found.distribution.entropy, found.distribution.margin,
+                        nb::tuple(top));
+}
+
+void check_edits(const Edits& edits, std::size_t n_vocab) {
+    if (edits.bias_tokens.size != edits.bias_values.size)
+        throw std::invalid_argument("need one bias value a bias token; got " + std::to_string(edits.bias_tokens.size) +
+                                    " tokens and " + std::to_string(edits.bias_values.size) + " values");
+    if (edits.has_mask && edits.allowed.size * 32 < n_vocab)
+        throw std::invalid_argument(std::to_string(edits.allowed.size) + " words of 32 bits do not cover " +
+                                    std::to_string(n_vocab) + " tokens");
+}
+
+std::size_t top_count_of(nb::handle top_logprobs) {
+    const std::uint64_t count = unsigned_of(top_logprobs, "top_logprobs");
+    if (count > kMaxTopLogprobs)
+        throw std::invalid_argument("top_logprobs must be in [0, " + std::to_string(kMaxTopLogprobs) + "]");
+    return count;
+}
+
+template <class T>
+std::optional<Array<T>> array_of(nb::handle value) {
+    if (value.is_none()) return std::nullopt;
+    Array<T> array;
+    if (!nb::try_cast(value, array, false)) throw nb::type_error("an array of a draw has another type than stated");
+    return array;
+}
+
+// `kept` holds what the draw borrows from: an array that is read from an attribute may have no other owner.
+RowDraw draw_of(nb::handle wanted, const float* logits, std::size_t n_vocab, std::vector<nb::object>& kept) {
+    const auto tokens = [&](const char* name) {
+        const nb::object value = wanted.attr(name);
+        kept.push_back(value);
+        return span_of(array_of<std::int32_t>(value));
+    };
+    const nb::object bias_values = wanted.attr("bias_values"), allowed = wanted.attr("allowed");
+    kept.push_back(bias_values);
+    kept.push_back(allowed);
+    RowDraw found{logits, n_vocab, params_of(wanted.attr("params")), {}, 0.0, 0, std::nullopt};
+    found.edits = Edits{tokens("prompt_tokens"),
+                        tokens("output_tokens"),
+                        tokens("bias_tokens"),
+                        span_of(array_of<float>(bias_values)),
+                        span_of(array_of<std::uint32_t>(allowed)),
+                        !allowed.is_none()};
+    check_edits(found.edits, n_vocab);
+    found.point = uniform(unsigned_of(wanted.attr("seed"), "seed"), unsigned_of(wanted.attr("position"), "position"));
+    found.top_logprobs = top_count_of(wanted.attr("top_logprobs"));
+    const nb::object forced = wanted.attr("forced");
+    if (!forced.is_none()) {
+        const std::uint64_t token = unsigned_of(forced, "forced");
+        if (token >= n_vocab)
+            throw std::invalid_argument("token " + std::to_string(token) + " is not in [0, " +
+                                        std::to_string(n_vocab) + ")");
+        found.forced = static_cast<std::int32_t>(token);
+    }
+    return found;
+}
+
+// Each row alone: a broken one leaves a ValueError in its place and the others as they are.
+nb::list sample_rows(nb::handle result_class, const Rows& logits, nb::sequence draws, std::size_t threads) {
+    const std::size_t count = logits.shape(0), n_vocab = logits.shape(1);
+    check_length(n_vocab);
+    if (nb::len(draws) != count)
+        throw std::invalid_argument("need one draw a row; got " + std::to_string(nb::len(draws)) + " draws and " +
+                                    std::to_string(count) + " rows");
+    std::vector<nb::object> kept;
+    std::vector<RowDraw> wanted(count);
+    std::vector<Measured> found(count);
+    std::vector<std::string> failures(count);
+    for (std::size_t i = 0; i < count; ++i) {
+        try {
+            wanted[i] = draw_of(draws[i], logits.data() + i * n_vocab, n_vocab, kept);
+        } catch (const std::invalid_argument& refused) {
+            failures[i] = refused.what();
+        }
+    }
+    {
+        nb::gil_scoped_release unlocked;
+        const auto work = [&](std::size_t i) {
+            if (!failures[i].empty()) return;
+            try {
+                found[i] = measure_and_draw(wanted[i]);
+            } catch (const std::invalid_argument& broken) {
+                failures[i] = broken.what();
+            }
+        };
+        if (count * n_vocab < kWorthThreads) threads = 1;
+        Crew::get().run(count, threads, work);
+    }
+    nb::list results;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (failures[i].empty())
+            results.append(told(result_class, found[i]));
+        else
+            results.append(nb::handle(PyExc_ValueError)(failures[i]));
+    }
+    return results;
 }
 
 nb::object sample_row(nb::handle result_class, const Array<float>& logits, nb::handle params, nb::handle seed,
@@ -98,25 +220,23 @@ nb::object sample_row(nb::handle result_class, const Array<float>& logits, nb::h
                       const std::optional<Array<std::uint32_t>>& allowed,
                       const std::optional<Array<std::int32_t>>& bias_tokens,
                       const std::optional<Array<float>>& bias_values, nb::handle top_logprobs) {
-    check_row(logits);
+    check_length(logits.shape(0));
     const Edits edits{span_of(prompt_tokens), span_of(output_tokens), span_of(bias_tokens), span_of(bias_values),
                       span_of(allowed),       allowed.has_value()};
-    if (edits.bias_tokens.size != edits.bias_values.size)
-        throw std::invalid_argument("need one bias value a bias token; got " + std::to_string(edits.bias_tokens.size) +
-                                    " tokens and " + std::to_string(edits.bias_values.size) + " values");
-    if (edits.has_mask && edits.allowed.size * 32 < logits.shape(0))
-        throw std::invalid_argument(std::to_string(edits.allowed.size) + " words of 32 bits do not cover " +
-                                    std::to_string(logits.shape(0)) + " tokens");
-    const std::uint64_t top_count = unsigned_of(top_logprobs, "top_logprobs");
-    if (top_count > kMaxTopLogprobs)
-        throw std::invalid_argument("top_logprobs must be in [0, " + std::to_string(kMaxTopLogprobs) + "]");
-    const double point = uniform(unsigned_of(seed, "seed"), unsigned_of(position, "position"));
-    const Measured found = measure_and_draw(logits, params_of(params), edits, point, top_count);
-    nb::list top;
-    for (const Candidate& other : found.top)
-        top.append(nb::make_tuple(other.token, found.distribution.logprob(other.logit)));
-    return result_class(found.token, found.logprob, found.distribution.entropy, found.distribution.margin,
-                        nb::tuple(top));
+    check_edits(edits, logits.shape(0));
+    const RowDraw wanted{logits.data(),
+                      logits.shape(0),
+                      params_of(params),
+                      edits,
+                      uniform(unsigned_of(seed, "seed"), unsigned_of(position, "position")),
+                      top_count_of(top_logprobs),
+                      std::nullopt};
+    Measured found;
+    {
+        nb::gil_scoped_release unlocked;
+        found = measure_and_draw(wanted);
+    }
+    return told(result_class, found);
 }
 
 // For the test that holds it against the twin's.
@@ -157,5 +277,11 @@ NB_MODULE(_native, module) {
         "prompt_tokens"_a.noconvert() = nb::none(), "output_tokens"_a.noconvert() = nb::none(),
         "allowed"_a.noconvert() = nb::none(), "bias_tokens"_a.noconvert() = nb::none(),
         "bias_values"_a.noconvert() = nb::none(), "top_logprobs"_a = 0);
+    module.def(
+        "sample_rows",
+        [sampled_class](const Rows& logits, nb::sequence draws, std::size_t threads) {
+            return sample_rows(sampled_class, logits, draws, threads);
+        },
+        "logits"_a.noconvert(), "draws"_a, nb::kw_only(), "threads"_a = 1);
     module.def("exp32", &exp32_of, "values"_a.noconvert());
 }
