@@ -63,13 +63,13 @@ class ModelFacts:
 class BatchEntry:
     """Consecutive tokens of one sequence for one step; `position` is that of the first token.
 
-    Logits are made for the last token only, and only with `wants_logits`.
+    logits: for how many of the tokens, counted from the last, rows of logits are made.
     """
 
     slot: int
     tokens: Sequence[int]
     position: int
-    wants_logits: bool
+    logits: int = 0
 
 
 class Backend(Protocol):
@@ -95,12 +95,15 @@ class Backend(Protocol):
     def grammar_tokenizer(self) -> LLTokenizer:
         """Describe the vocabulary to llguidance. Takes about a second for 150,000 tokens."""
 
-    def decode(self, entries: Sequence[BatchEntry]) -> list[NDArray[np.float32] | None]:
-        """Run one step. One item per entry: its row of logits, shape (vocab_tokens,), or None.
+    def decode(self, entries: Sequence[BatchEntry]) -> NDArray[np.float32]:
+        """Run one step. Gives the rows of logits that were asked for, in order, shape (n_rows, vocab_tokens).
 
-        Rows are views that the next `decode` overwrites.
+        A view that the next `decode` overwrites.
         Raises: LocalFailure if the step failed; the cache then holds what it held before it.
         """
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Free the KV cells of a slot from position `length` on. Only with `can_share_cells`."""
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Let the empty slot `target` share the first `count` KV cells of `source`. Only with `can_share_cells`."""

@@ -84,25 +84,32 @@ class FakeBackend:
 
         return LLTokenizer(TokenizerWrapper(_ByteVocabulary()), n_vocab=VOCAB_TOKENS)
 
-    def decode(self, entries: Sequence[BatchEntry]) -> list[NDArray[np.float32] | None]:
+    def decode(self, entries: Sequence[BatchEntry]) -> NDArray[np.float32]:
         """Echo. Checks what llama.cpp would abort on: positions must continue the slot, cells must suffice."""
-        rows: list[NDArray[np.float32] | None] = []
+        rows: list[NDArray[np.float32]] = []
         is_slow = False
         for entry in entries:
             held = self._slots.setdefault(entry.slot, [])
             if entry.position != len(held):
                 raise AssertionError(f"slot {entry.slot} holds {len(held)} tokens, got position {entry.position}")
             held.extend((next(self._cells), token) for token in entry.tokens)
-            text = bytes(token for _, token in held if token < BYTES)
+            text = _text_of(held)
             is_slow = is_slow or b"[slow]" in text
             if b"[fail]" in text:
                 raise LocalFailure("the fake was told to fail")
-            rows.append(_next_row(text) if entry.wants_logits else None)
+            first = len(held) - entry.logits
+            rows += [_next_row(_text_of(held[: end + 1])) for end in range(first, len(held))]
         if self.cells_held() > self.facts.kv_cells:
             raise AssertionError("more tokens are held than there are KV cells")
         if is_slow:
             time.sleep(SLOW_STEP_S)
-        return rows
+        return np.stack(rows) if rows else np.empty((0, VOCAB_TOKENS), dtype=np.float32)
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Free the cells of a slot from `length` on. Checks that there are some to free."""
+        if not 0 <= length < len(self._slots[slot]):
+            raise AssertionError(f"slot {slot} holds {len(self._slots[slot])} tokens, cannot be cut to {length}")
+        del self._slots[slot][length:]
 
     def cells_held(self) -> int:
         """Count the cells that some slot holds."""
@@ -137,6 +144,10 @@ class _ByteVocabulary:
 def _template(path: Path) -> str | None:
     """Read the chat template that stands where a model's file would; its messages must be ChatML."""
     return path.read_text() if path.is_file() else None
+
+
+def _text_of(held: Sequence[tuple[int, int]]) -> bytes:
+    return bytes(token for _, token in held if token < BYTES)
 
 
 def _next_row(text: bytes) -> NDArray[np.float32]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.backends.base import BackendOptions, BatchEntry, ModelFacts
+from hybrid.backends.llama_batch import LlamaBatch
 from hybrid.errors import LocalFailure, ModelFileError
 from hybrid.gguf import GgufHeader, read_header
 
@@ -66,9 +67,10 @@ class LlamaCppBackend:
             self._model, context_tokens, min(options.slots + options.idle_sequences, most), threads
         )
         self._memory = llama.llama_get_memory(self._ctx)
-        self._batch = llama.llama_batch_init(MICRO_BATCH_TOKENS, 0, 1)
+        self._batch = LlamaBatch(MICRO_BATCH_TOKENS)
         self._pieces: dict[int, bytes] = {}
         self.facts = self._facts(options, header, context_tokens, trained, threads)
+        self._no_rows = np.empty((0, self.facts.vocab_tokens), dtype=np.float32)
 
     def _facts(
         self, options: BackendOptions, header: GgufHeader, context_tokens: int, trained: int, threads: int
@@ -150,49 +152,32 @@ class LlamaCppBackend:
             warnings.filterwarnings("ignore", "llama_token_get_attr is deprecated", DeprecationWarning)
             return lltokenizer_from_vocab(self._vocab, eos_token=ends)
 
-    def decode(self, entries: Sequence[BatchEntry]) -> list[NDArray[np.float32] | None]:
+    def decode(self, entries: Sequence[BatchEntry]) -> NDArray[np.float32]:
         """Run one `llama_decode` over all entries."""
-        rows = self._fill_batch(entries)
-        status = int(llama.llama_decode(self._ctx, self._batch))
+        count = self._batch.fill(entries)
+        status = int(llama.llama_decode(self._ctx, self._batch.native))
         if status != 0:
             kind = "no KV cells are free" if status == 1 else f"status {status}"
-            raise LocalFailure(f"llama_decode failed on {self._batch.n_tokens} tokens: {kind}")
-        vocab_tokens = self.facts.vocab_tokens
-        return [
-            None
-            if row is None
-            else np.ctypeslib.as_array(llama.llama_get_logits_ith(self._ctx, row), shape=(vocab_tokens,))
-            for row in rows
-        ]
-
-    def _fill_batch(self, entries: Sequence[BatchEntry]) -> list[int | None]:
-        """Write the entries into the native batch; return the batch row of each wanted logits row."""
-        batch, row = self._batch, 0
-        rows: list[int | None] = []
-        for entry in entries:
-            last = len(entry.tokens) - 1
-            for offset, token in enumerate(entry.tokens):
-                batch.token[row] = token
-                batch.pos[row] = entry.position + offset
-                batch.n_seq_id[row] = 1
-                batch.seq_id[row][0] = entry.slot
-                batch.logits[row] = entry.wants_logits and offset == last
-                row += 1
-            rows.append(row - 1 if entry.wants_logits else None)
-        batch.n_tokens = row
-        return rows
+            raise LocalFailure(f"llama_decode failed on {self._batch.tokens} tokens: {kind}")
+        if count == 0:
+            return self._no_rows
+        # llama.cpp keeps the rows in the order of the batch, one after the other.
+        return np.ctypeslib.as_array(llama.llama_get_logits(self._ctx), shape=(count, self.facts.vocab_tokens))
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Let `target` share cells of `source`: with the unified cache only their owners are written down."""
         llama.llama_memory_seq_cp(self._memory, source, target, 0, count)
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Free the cells of a slot from position `length` on."""
+        llama.llama_memory_seq_rm(self._memory, slot, length, -1)
 
     def forget(self, slot: int) -> None:
         """Free every KV cell of a slot."""
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def close(self) -> None:
-        """Free batch, context and model, in that order."""
-        llama.llama_batch_free(self._batch)
+        """Free context and model, in that order."""
         llama.llama_free(self._ctx)
         llama.llama_model_free(self._model)
 

@@ -66,9 +66,9 @@ class Constraint:
         return self._mask
 
     @property
-    def forced(self) -> int | None:
-        """The only token that may come next, where that is known without a mask. Needs `prepare`."""
-        return self._forced[0] if self._forced and self._failure is None else None
+    def forced_run(self) -> tuple[int, ...]:
+        """The tokens that come next because nothing else may, as far as that is known without a mask."""
+        return () if self._failure is not None else tuple(self._forced)
 
     def advance(self, token: int, *, is_end: bool) -> None:
         """Take the token that was drawn; `is_end` if it ends the generation.

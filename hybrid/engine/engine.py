@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.backends.base import Backend
+from hybrid.engine.drafting import Drafter
 from hybrid.engine.kv_cache import KvCache, common_length
 from hybrid.engine.pace import Pace
-from hybrid.engine.sampling import draw_token, prepare_all
-from hybrid.engine.scheduler import Plan, fits, plan
+from hybrid.engine.sampling import prepare_all, row_draws
+from hybrid.engine.scheduler import Plan, Work, fits, plan
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import LocalFailure
-from hybrid.native import Sampled
+from hybrid.native import RowDraw, Sampled, SampleParams, sample_rows
 from hybrid.types import FinishReason, TokenLogprob, TokenSignal
 
 HEADROOM_CELLS = 32
@@ -26,11 +27,19 @@ WORTH_WAITING_TOKENS = 64
 """A prompt waits for a running one to compute a common beginning that is this much longer than what is there."""
 
 
+UNUSED_DRAW = RowDraw(params=SampleParams(temperature=0.0), seed=0, position=0)
+"""For the rows of a sequence that is broken already: each row needs a draw."""
+
+
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What one step did to one sequence: maybe text, maybe the signal of a token, maybe its end."""
+    """What one step did to one sequence: maybe text, maybe the signal of a token, maybe its end.
+
+    choice: which of the request's answers it is about.
+    """
 
     id: str
+    choice: int = 0
     text: str = ""
     signal: TokenSignal | None = None
     finish: FinishReason | None = None
@@ -53,8 +62,12 @@ class StepReport:
 class Engine:
     """Continuous batching over one backend. Every method belongs to the one thread that owns the model."""
 
-    def __init__(self, backend: Backend, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, backend: Backend, *, drafter: Drafter | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """`drafter`: who guesses tokens ahead; None takes the text itself for a guide."""
         self._backend = backend
+        self._drafter = drafter or Drafter()
         self._clock = clock
         facts = backend.facts
         self.cache = KvCache(
@@ -89,12 +102,10 @@ class Engine:
         self.waiting.append(sequence)
 
     def cancel(self, sequence_id: str) -> None:
-        """Take a sequence out, wherever it is; its slot and cells are free at once. Unknown ids are over already."""
+        """Take all answers to a request out; slots and cells are free at once. Unknown ids are over already."""
         self.waiting = [sequence for sequence in self.waiting if sequence.id != sequence_id]
-        for sequence in self.running:
-            if sequence.id == sequence_id:
-                self._leave(sequence)
-                break
+        for sequence in [sequence for sequence in self.running if sequence.id == sequence_id]:
+            self._leave(sequence)
 
     def step(self) -> StepReport:
         """Run one step. A step that fails ends the sequences in it, never the loop."""
@@ -103,34 +114,45 @@ class Engine:
         if self.waiting and not self.running:
             # With nobody running everything is there to be had: what does not enter now never will.
             lost = self.waiting.pop(0)
-            report.deltas.append(Delta(lost.id, failure="it does not fit the cache even when it is alone"))
+            report.deltas.append(Delta(lost.id, lost.choice, failure="it does not fit the cache even when it is alone"))
         step = self._plan()
         while step.preempted is not None:
             self._preempt(step.preempted)
             step = self._plan()
         if not step.work:
             return report
-        prefill_tokens, decode_tokens = step.prefill_tokens, step.decode_tokens
+        if step.prefill_tokens == 0:
+            room = min(self._backend.facts.batch_tokens, self.cache.available_cells) - step.tokens
+            self._drafter.draft(step, self.pace.decode_s, most_tokens=room if self._can_judge else 0)
         self.cache.reserve(step.tokens)
+        self._run(step, report)
+        return report
+
+    @property
+    def _can_judge(self) -> bool:
+        """Whether drafted tokens that were wrong can be taken out of the cache again."""
+        return self._backend.facts.can_share_cells
+
+    def _run(self, step: Plan, report: StepReport) -> None:
+        """Compute a step, draw from its rows, and say what came of it."""
+        sequences, drafted = len(step.decoding), step.tokens - step.prefill_tokens - len(step.decoding)
+        prefill_tokens = step.prefill_tokens
         started_s = self._clock()
         masks = self._begin_masks(step)
         try:
-            rows = self._backend.decode(step.entries())
+            rows = self._backend.decode([work.entry() for work in step.work])
         except LocalFailure as failure:
-            for sequence, _ in step.work:
-                self._leave(sequence, is_kept=False)
-                report.deltas.append(Delta(sequence.id, failure=str(failure)))
-            return report
+            for work in step.work:
+                self._leave(work.sequence, is_kept=False)
+                report.deltas.append(self._failed(work.sequence, failure))
+            return
         if masks is not None:
             masks.result()
-        self.pace.observe(step_s=self._clock() - started_s, prefill_tokens=prefill_tokens, decode_tokens=decode_tokens)
-        for (sequence, count), row in zip(step.work, rows, strict=True):
-            assert sequence.slot is not None
-            self.cache.extend(sequence.slot, np.asarray(sequence.tokens_at(sequence.computed, count), dtype=np.int32))
-            sequence.computed += count
-            if row is not None:
-                report.deltas.append(self._draw(sequence, row))
-        return report
+        step_s = self._clock() - started_s
+        drawn = sum(self._settle(work, found, report) for work, found in self._draw(step, rows))
+        self.pace.observe(
+            step_s=step_s, prefill_tokens=prefill_tokens, sequences=sequences, drafted=drafted, drawn=drawn
+        )
 
     def _admit(self, report: StepReport) -> None:
         """Let waiting sequences in, the earliest due first, while slots and cells last.
@@ -161,6 +183,8 @@ class Engine:
         if not self._backend.facts.can_share_cells:
             return False
         for other in self.running:
+            if other.pending > 1 and other.id == sequence.id:
+                return True  # another answer to the same request: its whole prompt
             if other.pending > 1 and other.isolation == sequence.isolation:
                 planned = common_length(other.all_tokens(), tokens[:-1])
                 if planned > other.computed and planned - shared >= WORTH_WAITING_TOKENS:
@@ -187,6 +211,7 @@ class Engine:
         self.running.remove(sequence)
         assert sequence.slot is not None
         self.cache.close(sequence.slot, is_kept=is_kept)
+        self._drafter.forget(sequence)
         sequence.slot = None
 
     def _begin_masks(self, step: Plan) -> Future[None] | None:
@@ -194,19 +219,64 @@ class Engine:
 
         A usual mask takes some 0.05 ms and could as well be computed before, a mean grammar's takes 10 ms.
         """
-        constraints = [s.constraint for s, count in step.work if s.constraint is not None and count == s.pending]
+        constraints = [
+            work.sequence.constraint for work in step.work if work.sequence.constraint is not None and work.rows
+        ]
         return self._mask_thread.submit(prepare_all, constraints) if constraints else None
 
-    def _draw(self, sequence: Sequence, row: NDArray[np.float32]) -> Delta:
-        """Draw the next token of one sequence and say what came of it."""
+    def _draw(self, step: Plan, rows: NDArray[np.float32]) -> Iterator[tuple[Work, list[Sampled | Exception]]]:
+        """Draw from all rows at once; give each work what its rows gave: tokens, or why there are none."""
+        draws: list[RowDraw] = []
+        broken: dict[int, LocalFailure] = {}
+        for work in step.work:
+            try:
+                draws += row_draws(work)
+            except LocalFailure as failure:
+                broken[id(work)] = failure
+                draws += [UNUSED_DRAW] * work.rows
+        found = iter(sample_rows(rows, draws, threads=self._backend.facts.threads))
+        for work in step.work:
+            of_work: list[Sampled | Exception] = [next(found) for _ in range(work.rows)]
+            yield work, [broken[id(work)]] if id(work) in broken else of_work
+
+    def _settle(self, work: Work, found: list[Sampled | Exception], report: StepReport) -> int:
+        """Keep what was computed rightly, and tell the tokens that were drawn; gives how many those are."""
+        sequence, draft = work.sequence, work.draft
+        drawn = [sampled.token for sampled in found if isinstance(sampled, Sampled)]
+        accepted = next((n for n, token in enumerate(draft) if drawn[n : n + 1] != [token]), len(draft))
+        kept = sequence.tokens_at(sequence.computed, work.count) + draft[:accepted]
+        assert sequence.slot is not None
+        self.cache.extend(sequence.slot, np.asarray(kept, dtype=np.int32))
+        sequence.computed += len(kept)
+        if accepted < len(draft):
+            self._backend.truncate(sequence.slot, sequence.computed)
+        self._drafter.judged(work, accepted)
+        for number, sampled in enumerate(found[: accepted + 1], start=1):
+            delta = self._take(sequence, sampled)
+            report.deltas.append(delta)
+            if delta.finish is not None or delta.failure is not None:
+                return number
+        return len(found[: accepted + 1])
+
+    def _take(self, sequence: Sequence, sampled: Sampled | Exception) -> Delta:
+        """Add a drawn token to its sequence and say what came of it."""
         try:
-            drawn = draw_token(sequence, row, is_end=self._backend.is_end)
+            if isinstance(sampled, LocalFailure):
+                raise sampled
+            if isinstance(sampled, Exception):
+                raise LocalFailure(f"the model gave unusable logits: {sampled}")
+            if sequence.constraint is not None:
+                sequence.constraint.advance(sampled.token, is_end=self._backend.is_end(sampled.token))
         except LocalFailure as broken:
             # This answer is lost; the others may be sound.
             self._leave(sequence)
-            return Delta(sequence.id, failure=str(broken))
-        sequence.output.append(drawn.token)
-        return self._advance(sequence, drawn)
+            return self._failed(sequence, broken)
+        sequence.output.append(sampled.token)
+        return self._advance(sequence, sampled)
+
+    @staticmethod
+    def _failed(sequence: Sequence, failure: LocalFailure) -> Delta:
+        return Delta(sequence.id, sequence.choice, failure=str(failure))
 
     def _advance(self, sequence: Sequence, drawn: Sampled) -> Delta:
         detokenizer, logprobs = sequence.detokenizer, sequence.logprobs
@@ -227,6 +297,7 @@ class Engine:
             self._leave(sequence)
         return Delta(
             sequence.id,
+            sequence.choice,
             text,
             TokenSignal(drawn.logprob, drawn.entropy, drawn.margin),
             finish,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 SMOOTHING = 0.2
 """Weight of the newest step in a running average: about the last five steps count."""
@@ -14,13 +14,23 @@ IDLE_STEP_S = 0.15
 MIN_BUSY_STEP_S = 0.06
 
 
+MAX_KNOWN_SIZES = 64
+"""Step sizes whose time is kept apart; larger decode steps are taken for the nearest."""
+DRIFT = 0.1
+"""Weight of the newest step in how fast the machine is now against when the other sizes were seen."""
+
+
 @dataclass(slots=True)
 class Pace:
-    """Running averages of step times; None until the first step of the kind."""
+    """Running averages of step times; None until the first step of the kind.
+
+    decode_step_s: a step that only decodes. decode_token_s: what one sequence waits for one more token of its own.
+    """
 
     prefill_token_s: float | None = None
     decode_step_s: float | None = None
-    decode_sequences: float = 1.0
+    decode_token_s: float | None = None
+    _step_s: dict[int, float] = field(default_factory=dict)
 
     def prefill_budget_tokens(self, *, decoding: int, batch_tokens: int) -> int:
         """Give the prompt tokens the next step may take.
@@ -35,14 +45,46 @@ class Pace:
             target_s = min(max(self.decode_step_s or MIN_BUSY_STEP_S, MIN_BUSY_STEP_S), IDLE_STEP_S)
         return max(MIN_CHUNK_TOKENS, min(batch_tokens, int(target_s / self.prefill_token_s)))
 
-    def observe(self, *, step_s: float, prefill_tokens: int, decode_tokens: int) -> None:
-        """Learn from one finished step of `step_s` seconds."""
-        if decode_tokens and not prefill_tokens:
+    def observe(self, *, step_s: float, prefill_tokens: int, sequences: int, drafted: int = 0, drawn: int = 0) -> None:
+        """Learn from one finished step.
+
+        Args:
+            step_s: its seconds. sequences: how many decoded. drafted: guessed tokens computed along.
+            drawn: tokens that came out for the decoding sequences.
+        """
+        if sequences and not prefill_tokens:
             self.decode_step_s = _smooth(self.decode_step_s, step_s)
-            self.decode_sequences = _smooth(self.decode_sequences, float(decode_tokens))
+            self.decode_token_s = _smooth(self.decode_token_s, step_s * sequences / max(drawn, 1))
+            self._note_size(sequences + drafted, step_s)
         elif prefill_tokens >= MIN_CHUNK_TOKENS:
-            share_s = max(step_s - (self.decode_step_s or 0.0) * bool(decode_tokens), step_s * 0.25)
+            share_s = max(step_s - (self.decode_step_s or 0.0) * bool(sequences), step_s * 0.25)
             self.prefill_token_s = _smooth(self.prefill_token_s, share_s / prefill_tokens)
+
+    def decode_s(self, tokens: int) -> float | None:
+        """Predict a step that decodes so many tokens, drafted ones among them; None while none was measured.
+
+        Between sizes that were seen on a straight line; beyond them each token costs what a prompt's does.
+        """
+        seen = self._step_s.get(tokens)
+        if seen is not None or not self._step_s:
+            return seen
+        below = max((size for size in self._step_s if size < tokens), default=None)
+        above = min((size for size in self._step_s if size > tokens), default=None)
+        if below is None:
+            return self._step_s[above] if above is not None else None
+        if above is None:
+            return self._step_s[below] + (tokens - below) * (self.prefill_token_s or self._step_s[below] / below)
+        share = (tokens - below) / (above - below)
+        return self._step_s[below] + share * (self._step_s[above] - self._step_s[below])
+
+    def _note_size(self, tokens: int, step_s: float) -> None:
+        tokens = min(tokens, MAX_KNOWN_SIZES)
+        expected_s = self._step_s.get(tokens)
+        if expected_s is not None:
+            # A machine that became slower or faster did so for every size, also for those not seen since.
+            drift = 1.0 + DRIFT * (min(max(step_s / expected_s, 0.5), 2.0) - 1.0)
+            self._step_s = {size: seconds * drift for size, seconds in self._step_s.items()}
+        self._step_s[tokens] = _smooth(self._step_s.get(tokens), step_s)
 
     @property
     def prefill_tok_s(self) -> float | None:
@@ -52,7 +94,7 @@ class Pace:
     @property
     def decode_tok_s(self) -> float | None:
         """Tokens a second that ONE sequence gets in the batches seen lately."""
-        return None if self.decode_step_s is None else 1.0 / self.decode_step_s
+        return None if self.decode_token_s is None else 1.0 / self.decode_token_s
 
 
 def _smooth(average: float | None, value: float) -> float:

@@ -10,42 +10,60 @@ from hybrid.engine.sequence import Sequence
 
 
 @dataclass(slots=True)
+class Work:
+    """What one sequence computes in a step: `count` of its pending tokens, then `draft`, guesses of what follows.
+
+    A draft is judged by the rows of the same step: what the sequence draws itself is kept, the rest is computed again.
+    """
+
+    sequence: Sequence
+    count: int
+    draft: list[int] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """The cells it takes."""
+        return self.count + len(self.draft)
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether it draws its next token from one computed token."""
+        return self.sequence.pending == 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of logits it needs: one a token it may draw."""
+        return 1 + len(self.draft) if self.count == self.sequence.pending else 0
+
+    def entry(self) -> BatchEntry:
+        """It as the backend takes it."""
+        sequence = self.sequence
+        assert sequence.slot is not None
+        tokens = sequence.tokens_at(sequence.computed, self.count) + self.draft
+        return BatchEntry(sequence.slot, tokens, sequence.computed, logits=self.rows)
+
+
+@dataclass(slots=True)
 class Plan:
     """One step: what each sequence computes, or else who must give way before anyone can go on."""
 
     preempted: Sequence | None = None
-    work: list[tuple[Sequence, int]] = field(default_factory=list)
-    """Each running sequence of this step and how many of its pending tokens it computes."""
+    work: list[Work] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
         """All tokens of the step: the cells it takes."""
-        return sum(count for _, count in self.work)
+        return sum(work.tokens for work in self.work)
 
     @property
     def prefill_tokens(self) -> int:
         """Tokens of this step that belong to prompts."""
-        return sum(count for sequence, count in self.work if sequence.pending > 1)
+        return sum(work.count for work in self.work if not work.is_decode)
 
     @property
-    def decode_tokens(self) -> int:
-        """Sequences of this step that draw their next token from one computed token."""
-        return sum(1 for sequence, _ in self.work if sequence.pending == 1)
-
-    def entries(self) -> list[BatchEntry]:
-        """The step as the backend takes it."""
-        entries = []
-        for sequence, count in self.work:
-            assert sequence.slot is not None
-            entries.append(
-                BatchEntry(
-                    sequence.slot,
-                    sequence.tokens_at(sequence.computed, count),
-                    sequence.computed,
-                    wants_logits=count == sequence.pending,
-                )
-            )
-        return entries
+    def decoding(self) -> list[Work]:
+        """The part of it that draws from one computed token."""
+        return [work for work in self.work if work.is_decode]
 
 
 def plan(running: Seq[Sequence], *, available_cells: int, prefill_budget_tokens: int, batch_tokens: int) -> Plan:
@@ -63,12 +81,12 @@ def plan(running: Seq[Sequence], *, available_cells: int, prefill_budget_tokens:
         # One at a time: how many cells that frees depends on who else shares them, so the caller plans anew.
         return Plan(preempted=keep[-1])
     step = Plan()
-    step.work = [(sequence, 1) for sequence in keep if sequence.pending == 1]
+    step.work = [Work(sequence, 1) for sequence in keep if sequence.pending == 1]
     budget = min(prefill_budget_tokens, batch_tokens - len(step.work), available_cells - len(step.work))
     for sequence in keep:
         count = min(sequence.pending, budget)
         if sequence.pending > 1 and count > 0:
-            step.work.append((sequence, count))
+            step.work.append(Work(sequence, count))
             budget -= count
     return step
 

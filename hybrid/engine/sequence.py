@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hybrid.engine.detokenize import Detokenizer
 from hybrid.engine.logprobs import LogprobQueue
+from hybrid.engine.speculation import PRIOR_ACCEPTANCE
 from hybrid.native import SampleParams
 
 if TYPE_CHECKING:
@@ -29,8 +30,10 @@ class Sequence:
     slot: llama.cpp's sequence id while running, None while waiting.
     due_s: when its answer is wanted, by the worker's clock; the earliest is served first.
     isolation: only sequences of the same key may share cells. cached_tokens: of the prompt, found in the cache.
+    choice: which of the answers to one request it is; they share its id, its prompt and one prefill.
     bias: token ids and what is added to their logits. constraint: the grammar the output follows, and where it is.
     logprobs: the tokens to tell of, where the request asks for them. shown: control tokens that are text here.
+    acceptance: the share of drafted tokens it would have drawn itself, lately.
     """
 
     id: str
@@ -42,6 +45,7 @@ class Sequence:
     output: list[int] = field(default_factory=list)
     computed: int = 0
     slot: int | None = None
+    choice: int = 0
     isolation: str = ""
     cached_tokens: int = 0
     due_s: float = 0.0
@@ -49,12 +53,18 @@ class Sequence:
     constraint: Constraint | None = None
     logprobs: LogprobQueue | None = None
     shown: Mapping[int, bytes] = field(default_factory=dict)
+    acceptance: float = PRIOR_ACCEPTANCE
     order: int = field(default_factory=lambda: next(_order))
 
     @property
     def urgency(self) -> tuple[float, int]:
         """What orders the queue, the smallest first: when it is due, then arrival. Preemption changes neither."""
         return self.due_s, self.order
+
+    @property
+    def can_draft(self) -> bool:
+        """Whether guessed tokens may be tried: a grammar's state would have to follow each guess."""
+        return self.constraint is None
 
     @property
     def length(self) -> int:

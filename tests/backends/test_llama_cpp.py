@@ -70,7 +70,7 @@ def _plain_loop(backend: LlamaCppBackend, prompt: list[int]) -> list[int]:
     output: list[int] = []
     tokens, position = prompt, 0
     while len(output) < ANSWER_TOKENS and not (output and backend.is_end(output[-1])):
-        (row,) = backend.decode([BatchEntry(0, tokens, position, wants_logits=True)])
+        (row,) = backend.decode([BatchEntry(0, tokens, position, logits=1)])
         position += len(tokens)
         tokens = [int(np.argmax(row))]
         output += tokens
@@ -137,7 +137,7 @@ def test_an_answer_from_cached_cells_equals_one_from_none(backend, prompts):
 
 def test_signals_are_those_of_the_full_distribution(backend, prompts):
     """The log-probability equals log-softmax of the raw row in float64, over the whole vocabulary."""
-    (row,) = backend.decode([BatchEntry(0, prompts[0], 0, wants_logits=True)])
+    (row,) = backend.decode([BatchEntry(0, prompts[0], 0, logits=1)])
     exact = row.astype(np.float64)
     exact -= exact.max() + np.log(np.exp(exact - exact.max()).sum())
     token = int(np.argmax(row))
@@ -159,13 +159,13 @@ def test_a_full_cache_is_a_failure_and_not_a_crash(backend):
     """More tokens than cells: LocalFailure, and the same slot works afterwards."""
     fill = [1] * 500
     for slot in range(2):
-        backend.decode([BatchEntry(slot, fill, 0, wants_logits=False)])
+        backend.decode([BatchEntry(slot, fill, 0)])
     with pytest.raises(LocalFailure, match="no KV cells"):
-        backend.decode([BatchEntry(2, fill, 0, wants_logits=False)])
+        backend.decode([BatchEntry(2, fill, 0)])
     for slot in range(4):
         backend.forget(slot)
 
-    assert backend.decode([BatchEntry(0, [1, 2], 0, wants_logits=True)])[0] is not None
+    assert backend.decode([BatchEntry(0, [1, 2], 0, logits=1)]).shape[0] == 1
     backend.forget(0)
 
 

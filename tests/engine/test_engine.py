@@ -38,7 +38,7 @@ def _sequence(name: str, text: str, *, limit: int = 1000, stop: tuple[str, ...] 
 def _finish(
     engine: Engine, drawn: list[int] | None = None, max_steps: int = 20_000
 ) -> dict[str, tuple[str, FinishReason | None, str | None]]:
-    """Step to the end; give each sequence's text, finish reason and failure; collect each step's draws."""
+    """Step to the end; give each sequence's text, finish reason and failure; collect how many drew in each step."""
     texts: dict[str, str] = {}
     ends = {}
     for _ in range(max_steps):
@@ -46,7 +46,7 @@ def _finish(
             return {name: (texts.get(name, ""), *end) for name, end in ends.items()}
         deltas = engine.step().deltas
         if drawn is not None:
-            drawn.append(len(deltas))
+            drawn.append(len({delta.id for delta in deltas}))
         for delta in deltas:
             texts[delta.id] = texts.get(delta.id, "") + delta.text
             if delta.finish or delta.failure:

@@ -1,4 +1,4 @@
-"""Do the rows of one step come out as each row alone does, on any number of threads, and does a broken one stay alone?"""
+"""Do the rows of one step come out as each row alone does, on any number of threads? Does a broken one stay alone?"""
 
 from __future__ import annotations
 
