@@ -13,7 +13,6 @@ from typing import TypeAlias, TypeVar
 
 from hybrid.clouds import Clouds, is_worth_falling_back
 from hybrid.engine.checker import Checker
-from hybrid.engine.formats.listen import Listener
 from hybrid.engine.frames import Submit
 from hybrid.engine.generation import Generation, Started
 from hybrid.engine.supervisor import Supervisor
@@ -32,12 +31,12 @@ from hybrid.errors import (
     StoreError,
     UnsupportedCapability,
 )
-from hybrid.journal import DraftLog, Journal
+from hybrid.journal import Journal
+from hybrid.local_answer import LocalAnswers, count_ends
 from hybrid.local_request import LocalRequest
 from hybrid.policy.model import Escalate, Limits, Reason, Reject, RunLocal, Signals
-from hybrid.policy.review import review
 from hybrid.pricing import saved_usd
-from hybrid.types import ChatRequest, Event, Finished, FinishReason, Head, Route, Sampling, Tail, TextDelta, Usage
+from hybrid.types import ChatRequest, Event, Finished, Head, Route, Sampling, Tail, TextDelta, Usage
 
 Item: TypeAlias = Head | Event | Tail
 _T = TypeVar("_T")
@@ -84,9 +83,8 @@ class Attempt:
         self._checker = checker
         self._clouds = clouds
         self._options = options
-        self._listener = Listener()
+        self._answers: LocalAnswers | None = None
         self._heard: deque[Event] = deque()
-        self._answer: list[str] = []
         self._has_started = False
 
     def _in_local_terms(self) -> LocalRequest:
@@ -98,20 +96,21 @@ class Attempt:
 
     async def local(self, decision: RunLocal) -> AsyncGenerator[Item, None]:
         """Answer locally. What `review` doubts, and what fails before its release, goes to the decision's fallback."""
-        journal, draft = self._journal, DraftLog()
+        journal = self._journal
         journal.degraded = decision.degraded
         held: list[Event] = []
         try:
             with await self._generate() as generation:
-                doubt = await self._hold(generation, decision, draft, held)
+                doubt = await self._hold(generation, decision, held)
                 if doubt is None:
                     yield journal.released(Route.LOCAL, self._local_name)
                     for event in held:
                         yield event
-                    last = held[-1] if held else None
-                    while not isinstance(last, Finished):
-                        last = await self._next(generation, draft)
-                        yield last
+                    left = self._wanted_ends - count_ends(held)
+                    while left:
+                        event = await self._next(generation)
+                        left -= isinstance(event, Finished)
+                        yield event
         except (LocalError, QueueFull) as failure:
             if journal.route is not None or decision.fallback is None:
                 raise
@@ -120,8 +119,7 @@ class Attempt:
             doubt = Escalate(reason=reason, option=decision.fallback)
             held = []
         if doubt is None:
-            assert isinstance(last, Finished)
-            yield self._local_tail(decision, draft, last)
+            yield self._local_tail(decision)
             return
         async with aclosing(self.cloud(doubt, held)) as items:
             async for item in items:
@@ -140,8 +138,8 @@ class Attempt:
 
         seed = given.seed if given.seed is not None else secrets.randbits(64)
         local, is_thinking = self._in_local_terms(), self._local.is_thinking(self._journal.id)
-        self._listener, self._heard, self._has_started = local.listener(is_thinking=is_thinking), deque(), False
-        self._answer = []
+        self._answers = LocalAnswers(local, self._checker, is_thinking=is_thinking)
+        self._heard, self._has_started = deque(), False
         return await self._local.submit(
             Submit(
                 id=self._journal.id,
@@ -161,6 +159,7 @@ class Attempt:
                 grammar=local.grammar(is_thinking=is_thinking),
                 isolation=self._request.client_key or "",
                 deadline_s=self._deadline_left_s(),
+                choices=local.choices,
             )
         )
 
@@ -168,38 +167,45 @@ class Attempt:
         deadline_s = self._request.deadline_s
         return None if deadline_s is None else max(0.0, deadline_s - self._journal.elapsed_s)
 
-    async def _hold(
-        self, generation: Generation, decision: RunLocal, draft: DraftLog, held: list[Event]
-    ) -> Escalate | None:
+    async def _hold(self, generation: Generation, decision: RunLocal, held: list[Event]) -> Escalate | None:
         """Fill `held` until it may be judged; None releases it, an `Escalate` sends the request on.
 
         Without a fallback there is nothing to wait for but the first event, so that a failure before it is still
         an error with a status of its own.
         """
-        while not held or (decision.fallback is not None and not self._is_judgeable(draft, held)):
+        while not held or (decision.fallback is not None and not self._is_judgeable(held)):
             try:
-                held.append(await self._next(generation, draft, until_s=self._hold_until_s(decision)))
+                held.append(await self._next(generation, until_s=self._hold_until_s(decision)))
             except _HoldExpired:
                 self._journal.note("judged early: the first token is due")
                 break
+        answers = self._said
         if decision.fallback is None:
-            if draft.unfit is not None:
-                raise LocalFailure(draft.unfit)
+            if answers.unfit is not None:
+                raise LocalFailure(answers.unfit)
             return None
-        finished = held[-1] if held and isinstance(held[-1], Finished) else None
-        verdict = review(draft.draft(finished.reason if finished else None), self._limits)
+        verdict = answers.verdict(self._limits)
         journal = self._journal
         journal.review, journal.confidence = verdict, verdict.confidence
         journal.is_calibrated = self._limits.is_calibrated
-        journal.note(f"reviewed {len(draft.logprobs)} tokens: {verdict.checks[-1].detail}")
+        journal.note(f"reviewed {answers.tokens} tokens: {verdict.checks[-1].detail}")
         if verdict.is_accepted:
             return None
-        return Escalate(reason=verdict.reason, option=decision.fallback, may_fall_back=draft.unfit is None)
+        return Escalate(reason=verdict.reason, option=decision.fallback, may_fall_back=answers.unfit is None)
 
-    def _is_judgeable(self, draft: DraftLog, held: list[Event]) -> bool:
-        if isinstance(held[-1], Finished):
+    @property
+    def _said(self) -> LocalAnswers:
+        assert self._answers is not None, "a generation has begun"
+        return self._answers
+
+    @property
+    def _wanted_ends(self) -> int:
+        return self._in_local_terms().choices
+
+    def _is_judgeable(self, held: list[Event]) -> bool:
+        if count_ends(held) == self._wanted_ends:
             return True
-        return self._request.is_stream and len(draft.logprobs) >= self._limits.hold_tokens
+        return self._request.is_stream and self._said.are_held(self._limits.hold_tokens)
 
     def _hold_until_s(self, decision: RunLocal) -> float | None:
         """When, in seconds after arrival, a stream is judged by what is there, so that its first token is in time."""
@@ -207,28 +213,27 @@ class Attempt:
             return None
         return self._limits.ttft_s
 
-    def _local_tail(self, decision: RunLocal, draft: DraftLog, last: Finished) -> Tail:
+    def _local_tail(self, decision: RunLocal) -> Tail:
         journal = self._journal
-        usage = last.usage
+        usage = self._said.usage
         if usage is not None:
             journal.usage = usage
             journal.saved_usd = self._saved(usage)
-        verdict = review(draft.draft(last.reason), self._limits)
+        verdict = self._said.verdict(self._limits)
         journal.confidence, journal.is_calibrated = verdict.confidence, self._limits.is_calibrated
         journal.review = journal.review or verdict
         if decision.no_fallback is not None and not verdict.is_accepted:
             journal.degraded = decision.no_fallback
         return Tail(head=journal.head(), usage=usage)
 
-    async def _next(self, generation: Generation, draft: DraftLog, *, until_s: float | None = None) -> Event:
+    async def _next(self, generation: Generation, *, until_s: float | None = None) -> Event:
         """Wait for the next event of the local generation, and write down what it tells.
 
         Raises: DeadlineExceeded, or _HoldExpired `until_s` seconds after arrival if tokens are there to be judged.
         """
-        journal = self._journal
+        journal, answers = self._journal, self._said
         while not self._heard:
-            hold_s = until_s if draft.logprobs else None
-            item = await self._in_time(generation.next(), hold_s)
+            item = await self._in_time(generation.next(), until_s if answers.tokens else None)
             if isinstance(item, Started):
                 # Once a generation: after a preemption it leaves the queue again, and pays for nothing new.
                 if not self._has_started:
@@ -238,33 +243,13 @@ class Attempt:
                     journal.note("left the queue: prefill begins")
                 continue
             if isinstance(item, TextDelta):
-                draft.add(item.signals)
                 journal.local_completion_tokens += len(item.signals)
-            heard = self._listener.hear(item)
-            self._answer += [event.text for event in heard if isinstance(event, TextDelta)]
-            self._heard.extend(heard)
+            self._heard.extend(answers.hear(item))
             if isinstance(item, Finished):
-                draft.unfit = await self._fault_of_answer(heard[-1])
-                draft.flaw = draft.unfit or self._listener.flaw or await self._fault_of_calls()
-                if draft.unfit is not None and journal.route is not None:
-                    raise LocalFailure(draft.unfit)
+                unfit = await self._in_time(answers.check(item.choice))
+                if unfit is not None and journal.route is not None:
+                    raise LocalFailure(unfit)
         return self._heard.popleft()
-
-    async def _fault_of_calls(self) -> str | None:
-        calls = self._listener.calls
-        return await self._in_time(self._in_local_terms().fault_of_calls(self._checker, calls)) if calls else None
-
-    async def _fault_of_answer(self, last: Event) -> str | None:
-        """See whether a whole answer is what the client asked for; one that was cut, by a limit or the client, is not.
-
-        It was made under the format's grammar, so this finds mistakes of ours, and nobody gets them for an answer.
-        """
-        wanted = self._in_local_terms().answer_format
-        assert isinstance(last, Finished)
-        if wanted is None or last.reason is not FinishReason.STOP or last.stopped_by is not None:
-            return None
-        fault = await self._in_time(self._checker.fault_of("".join(self._answer), wanted.grammar))
-        return None if fault is None else f"the answer is not what {wanted.param} asks for: {fault}"
 
     async def _in_time(self, waited_for: Awaitable[_T], hold_until_s: float | None = None) -> _T:
         """Wait within the request's deadline and, if given, a nearer time to stop holding back."""
@@ -319,7 +304,7 @@ class Attempt:
         """Let local stand in for a failed cloud, if it may and can; else the failure is the answer."""
         journal = self._journal
         reason = Reason.BUDGET if isinstance(failed, BudgetExhausted | StoreError) else Reason.CLOUD_FAILURE
-        is_worth = is_worth_falling_back(failed) or (isinstance(failed, DeadlineExceeded) and _is_whole(held))
+        is_worth = is_worth_falling_back(failed) or (isinstance(failed, DeadlineExceeded) and self._is_whole(held))
         if journal.route is not None or not decision.may_fall_back or not is_worth:
             if journal.route is None and reason is Reason.BUDGET:
                 journal.reason = reason
@@ -340,11 +325,11 @@ class Attempt:
         journal = self._journal
         journal.reason = journal.degraded = reason
         stand_in = RunLocal(reason=reason, degraded=reason)
-        if held and isinstance(held[-1], Finished):
+        if self._is_whole(held):
             yield journal.released(Route.LOCAL, self._local_name)
             for event in held:
                 yield event
-            usage = held[-1].usage
+            usage = self._said.usage
             journal.usage = usage
             journal.saved_usd = None if usage is None else self._saved(usage)
             yield Tail(head=journal.head(), usage=usage)
@@ -355,13 +340,13 @@ class Attempt:
             async for item in items:
                 yield item
 
+    def _is_whole(self, held: list[Event]) -> bool:
+        """Whether the answers that were held back are there to their ends."""
+        return count_ends(held) == self._wanted_ends
+
     def _saved(self, usage: Usage) -> Decimal | None:
         price = self._clouds.reference_price
         return None if price is None else saved_usd(price, usage, self._journal.cost_usd)
-
-
-def _is_whole(held: list[Event]) -> bool:
-    return bool(held) and isinstance(held[-1], Finished)
 
 
 class _HoldExpired(Exception):

@@ -12,40 +12,9 @@ from decimal import Decimal
 import msgspec
 
 from hybrid.errors import HybridError
-from hybrid.policy.model import Check, Decision, Draft, Escalate, Reason, Reject, Review, RunLocal, Signals
+from hybrid.policy.model import Check, Decision, Escalate, Reason, Reject, Review, RunLocal, Signals
 from hybrid.store.records import RequestClosed, RequestOpened
-from hybrid.types import ChatRequest, FinishReason, Head, Json, Outcome, Route, TokenSignal, Usage
-
-
-@dataclass(slots=True)
-class DraftLog:
-    """The signals of a local generation as they arrive.
-
-    flaw: what a verifier found wrong with it. unfit: such a flaw that nobody may get it for an answer.
-    """
-
-    logprobs: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    margins: list[float] = field(default_factory=list)
-    flaw: str | None = None
-    unfit: str | None = None
-
-    def add(self, signals: tuple[TokenSignal, ...]) -> None:
-        """Append the signals of some tokens."""
-        for signal in signals:
-            self.logprobs.append(signal.logprob)
-            self.entropies.append(signal.entropy)
-            self.margins.append(signal.margin)
-
-    def draft(self, finish_reason: FinishReason | None) -> Draft:
-        """Freeze what is there for `review`."""
-        return Draft(
-            logprobs=tuple(self.logprobs),
-            entropies=tuple(self.entropies),
-            margins=tuple(self.margins),
-            finish_reason=finish_reason,
-            flaw=self.flaw,
-        )
+from hybrid.types import ChatRequest, Head, Json, Outcome, Route, Usage
 
 
 @dataclass(slots=True, kw_only=True)

@@ -22,7 +22,15 @@ from hybrid.types import Capability, ChatRequest, Json, ToolCall
 
 EFFORT_TOKENS: Mapping[str, int] = {"none": 0, "minimal": 128, "low": 512, "medium": 2048}
 """The most thinking an effort allows; a higher effort is bounded by the configuration alone."""
-ALWAYS = frozenset({Capability.TOOLS, Capability.STRUCTURED_OUTPUT, Capability.LOGPROBS, Capability.LOGIT_BIAS})
+ALWAYS = frozenset(
+    {
+        Capability.TOOLS,
+        Capability.STRUCTURED_OUTPUT,
+        Capability.LOGPROBS,
+        Capability.LOGIT_BIAS,
+        Capability.MULTIPLE_CHOICES,
+    }
+)
 """What any loaded model can do."""
 THOUGHTLESS = ("none", "minimal")
 """Efforts at which a model that can answer without thinking does so."""
@@ -106,6 +114,12 @@ class LocalRequest:
         return self.facts.name if self.facts is not None else "the local model"
 
     # ---- the answer
+
+    @property
+    def choices(self) -> int:
+        """How many answers the client wants."""
+        count: int = self.request.extra.get("n", 1)
+        return count
 
     @property
     def shown(self) -> list[str]:

@@ -202,11 +202,13 @@ class TextDelta:
     """Some more answer text, and the signals of the tokens behind it (none from a cloud).
 
     logprobs: where the request asks for them, the tokens whose text is shown whole with this.
+    choice: here and below, which of several answers to the request it belongs to.
     """
 
     text: str
     signals: tuple[TokenSignal, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,7 @@ class ReasoningDelta:
     """Some more thinking text, which is not part of the answer."""
 
     text: str
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,18 +227,21 @@ class ToolCallDelta:
     id: str | None = None
     name: str | None = None
     arguments: str = ""
+    choice: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The last event of an answer. `usage` is None where a provider never told; that is not zero.
 
+    With several answers to one request each has its own, and its usage is that of its own tokens.
     stopped_by: the stop string that ended it, if one did and its maker says so.
     """
 
     reason: FinishReason
     usage: Usage | None
     stopped_by: str | None = None
+    choice: int = 0
 
 
 Event: TypeAlias = TextDelta | ReasoningDelta | ToolCallDelta | Finished

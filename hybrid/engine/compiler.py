@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ class Compiler:
         # Guards the moment in which a sequence is passed on: a cancel comes either before it, and is obeyed here, or
         # after it, and finds the sequence in the model's inbox.
         self._lock = threading.Lock()
-        self._pending: set[str] = set()
+        self._pending: Counter[str] = Counter()  # how many answers to each request wait here
         self._thread: threading.Thread | None = None
 
     def put(self, sequence: Sequence, grammar: Grammar) -> None:
@@ -45,15 +46,13 @@ class Compiler:
             self._thread = threading.Thread(target=self._run, name="grammars", daemon=True)
             self._thread.start()
         with self._lock:
-            self._pending.add(sequence.id)
+            self._pending[sequence.id] += 1
         self._inbox.put((sequence, grammar))
 
-    def cancel(self, sequence_id: str) -> bool:
-        """Forget a sequence; False if it is not here, or no longer."""
+    def cancel(self, sequence_id: str) -> None:
+        """Forget the sequences of a request that are still here."""
         with self._lock:
-            was_here = sequence_id in self._pending
-            self._pending.discard(sequence_id)
-        return was_here
+            del self._pending[sequence_id]
 
     def _run(self) -> None:
         from hybrid.engine.constraint import Grammars
@@ -65,7 +64,8 @@ class Compiler:
             with self._lock:
                 if sequence.id not in self._pending:
                     continue
-                self._pending.discard(sequence.id)
+                self._pending[sequence.id] -= 1
+                self._pending += Counter()  # drops what counts nothing
                 if failure is None:
                     self._submit(sequence)
                 else:

@@ -71,6 +71,7 @@ class Submit(Frame, frozen=True):
     logit_bias: token id to what is added to its logit. top_logprobs: how many alternatives to tell at each token;
     None tells no log-probabilities of tokens. isolation: only requests of the same key may share cached prompts.
     deadline_s: seconds until the answer is wanted; the queue is served by it. shown: control tokens that are text.
+    choices: how many answers are wanted; they share one prefill, and the n-th draws with `seed` + n.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Submit(Frame, frozen=True):
     isolation: str = ""
     deadline_s: float | None = None
     shown: list[str] = []
+    choices: int = 1
 
 
 class Cancel(Frame, frozen=True):
@@ -148,6 +150,7 @@ class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
     entropy: float
     margin: float
     logprobs: tuple[TokenLogprob, ...] = ()
+    choice: int = 0
 
 
 class End(msgspec.Struct, frozen=True, array_like=True):
@@ -160,6 +163,7 @@ class End(msgspec.Struct, frozen=True, array_like=True):
     completion_tokens: int
     cached_tokens: int = 0
     stopped_by: str | None = None
+    choice: int = 0
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):

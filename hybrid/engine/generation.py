@@ -41,7 +41,7 @@ class Generation:
         self._started_s: float | None = None
 
     async def next(self) -> Started | TextDelta | Finished:
-        """Wait for the next item; `Finished` is the last.
+        """Wait for the next item; the `Finished` of the last answer is the last.
 
         Raises: LocalError if the worker dies or the generation breaks.
         """
@@ -64,7 +64,8 @@ class Generation:
 
 def text_delta(token: TokenDelta) -> TextDelta:
     """Turn the worker's token into an event."""
-    return TextDelta(token.text, (TokenSignal(token.logprob, token.entropy, token.margin),), token.logprobs)
+    signal = TokenSignal(token.logprob, token.entropy, token.margin)
+    return TextDelta(token.text, (signal,), token.logprobs, token.choice)
 
 
 def ended(end: End) -> Finished | LocalError:
@@ -74,4 +75,4 @@ def ended(end: End) -> Finished | LocalError:
     usage = Usage(
         prompt_tokens=end.prompt_tokens, completion_tokens=end.completion_tokens, cached_tokens=end.cached_tokens
     )
-    return Finished(FinishReason(end.finish), usage, end.stopped_by)
+    return Finished(FinishReason(end.finish), usage, end.stopped_by, end.choice)

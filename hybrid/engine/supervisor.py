@@ -70,7 +70,7 @@ class Supervisor:
         self._requests: dict[str, asyncio.Queue[Item]] = {}
         self._run_ids: dict[str, str] = {}
         self._run_numbers = itertools.count()
-        self._submitted: set[str] = set()
+        self._submitted: dict[str, int] = {}  # answers that are still to end, by run
         self._thinking: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -173,7 +173,7 @@ class Supervisor:
             raise WorkerDied(f"the local worker ended before the request began: {self.problem}")
         try:
             self._check_queue()
-            self._submitted.add(run_id)
+            self._submitted[run_id] = submit.choices
             await self._write(msgspec.structs.replace(submit, id=run_id))
         except BaseException:
             self.release(submit.id)
@@ -185,7 +185,7 @@ class Supervisor:
         run_id = self._run_ids.pop(request_id, None)
         if run_id is None:
             return
-        self._submitted.discard(run_id)
+        self._submitted.pop(run_id, None)
         self._thinking.discard(run_id)
         if self._requests.pop(run_id, None) is not None and self._writer is not None:
             self._writer.write(pack(Cancel(run_id)))
@@ -196,7 +196,7 @@ class Supervisor:
         While slots are free only the prompts before it count; else as many answers must end as are ahead of it.
         """
         slots = self.facts.slots if self.facts else self._options.slots
-        ahead = len(self._submitted) - slots + 1
+        ahead = sum(self._submitted.values()) - slots + 1
         if ahead > 0:
             return None if self._service_s is None else self._service_s * ahead / slots
         prefill_tok_s = self.load.prefill_tok_s
@@ -208,8 +208,9 @@ class Supervisor:
         self._service_s = average + SERVICE_SMOOTHING * (seconds - average)
 
     def _check_queue(self) -> None:
+        """Refuse what finds the queue full. Several answers to one request enter together: half of them is none."""
         slots = self.facts.slots if self.facts else self._options.slots
-        waiting = len(self._submitted) - slots
+        waiting = sum(self._submitted.values()) - slots
         if waiting >= self._options.max_queue:
             raise QueueFull(waiting, retry_after_s=max(1.0, self.queue_wait_s() or 1.0))
 
@@ -347,11 +348,16 @@ class Supervisor:
         for token in step.tokens:
             self._tell(token.id, text_delta(token))
         for end in step.ends:
-            # Over for the worker as well: nothing is left to cancel.
-            inbox = self._requests.pop(end.id, None)
-            self._submitted.discard(end.id)
+            inbox = self._requests.get(end.id)
             if inbox is not None:
                 inbox.put_nowait(ended(end))
+            left = self._submitted.get(end.id, 0) - 1
+            if left > 0:
+                self._submitted[end.id] = left
+            else:
+                # Over for the worker as well: nothing is left to cancel.
+                self._requests.pop(end.id, None)
+                self._submitted.pop(end.id, None)
 
     def _tell(self, request_id: str, item: Item) -> None:
         inbox = self._requests.get(request_id)

@@ -110,11 +110,20 @@ class Worker:
             frequency_penalty=frame.frequency_penalty,
             repetition_penalty=frame.repetition_penalty,
         )
-        sequence = Sequence(
+        for choice in range(frame.choices):
+            sequence = self._sequence(frame, choice, prompt, params)
+            if frame.grammar is None:
+                self._inbox.put(sequence)
+            else:
+                self._compiler.put(sequence, frame.grammar)
+
+    def _sequence(self, frame: Submit, choice: int, prompt: NDArray[np.int32], params: SampleParams) -> Sequence:
+        return Sequence(
             id=frame.id,
+            choice=choice,
             prompt=prompt,
             params=params,
-            seed=frame.seed,
+            seed=(frame.seed + choice) % (1 << 64),
             max_output_tokens=frame.max_output_tokens,
             detokenizer=Detokenizer(tuple(frame.stop)),
             isolation=frame.isolation,
@@ -123,10 +132,6 @@ class Worker:
             bias=_bias(frame.logit_bias),
             logprobs=None if frame.top_logprobs is None else LogprobQueue(self._backend, frame.top_logprobs),
         )
-        if frame.grammar is None:
-            self._inbox.put(sequence)
-        else:
-            self._compiler.put(sequence, frame.grammar)
 
     def _refuse(self, request_id: str, why: HybridError) -> None:
         # The check process has passed it, so it names a control token this model does not have: the client's grammar.
@@ -134,7 +139,9 @@ class Worker:
         self._send(Refused(request_id, str(why), is_caller=isinstance(why, InvalidRequest), param=param))
 
     def _cancel(self, frame: Cancel) -> None:
-        if not self._intake.cancel(frame.id) and not self._compiler.cancel(frame.id):
+        if not self._intake.cancel(frame.id):
+            # Of several answers to a request some may be in the model's hands already.
+            self._compiler.cancel(frame.id)
             self._inbox.put(frame.id)
 
     def _own_model(self) -> None:
@@ -168,7 +175,7 @@ class Worker:
 
     def _send_step(self, report: StepReport) -> None:
         tokens = [
-            TokenDelta(d.id, d.text, d.signal.logprob, d.signal.entropy, d.signal.margin, d.logprobs)
+            TokenDelta(d.id, d.text, d.signal.logprob, d.signal.entropy, d.signal.margin, d.logprobs, d.choice)
             for d in report.deltas
             if d.signal is not None
         ]
@@ -181,6 +188,7 @@ class Worker:
                 d.completion_tokens,
                 d.cached_tokens,
                 d.stopped_by,
+                d.choice,
             )
             for d in report.deltas
             if d.finish or d.failure

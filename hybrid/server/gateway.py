@@ -16,7 +16,7 @@ class Gateway(Protocol):
     def stream(
         self, request: ChatRequest, *, dialect: str, arrived_s: float
     ) -> AsyncGenerator[Head | Event | Tail, None]:
-        """Answer one request: exactly one `Head`, then events with exactly one `Finished`, then one `Tail`.
+        """Answer one request: exactly one `Head`, then events with exactly one `Finished` a choice, then one `Tail`.
 
         The consumer stops it by `aclose()` between items, or by cancelling the task that awaits the next one; either
         way everything behind it is cancelled and settled before control comes back. It does so when the client hangs

@@ -131,18 +131,17 @@ class _Chunk(msgspec.Struct):
     hybrid: dict[str, Json] | UnsetType = UNSET
 
 
-class Answer:
-    """A whole answer being gathered from its events, for a request that is not streamed."""
+class _ChoiceSoFar:
+    """One of the answers being gathered."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
         self._logprobs: list[TokenLogprob] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, _ToolCall] = {}
-        self._finished: Finished | None = None
+        self.finished: Finished | None = None
 
     def add(self, event: Event) -> None:
-        """Take the next event."""
         match event:
             case TextDelta(text=text, logprobs=logprobs):
                 self._text.append(text)
@@ -152,31 +151,19 @@ class Answer:
             case ToolCallDelta():
                 self._add_call(event)
             case Finished():
-                self._finished = event
+                self.finished = event
 
-    def render(self, tail: Tail, created_unix_s: int) -> bytes:
-        """Write the `chat.completion` object."""
-        assert self._finished is not None, "a Tail comes after Finished"
+    def render(self, index: int) -> _Choice:
+        assert self.finished is not None, "a Tail comes after Finished"
         text = "".join(self._text)
-        calls = [self._calls[index] for index in sorted(self._calls)]
+        calls = [self._calls[number] for number in sorted(self._calls)]
         message = _Message(
             role="assistant",
             content=text if text or not calls else None,
             reasoning_content="".join(self._reasoning) if self._reasoning else UNSET,
             tool_calls=calls or UNSET,
         )
-        usage = tail.usage or self._finished.usage
-        choice = _Choice(0, message, self._finished.reason.value, _logprobs(self._logprobs))
-        return _encode(
-            _Completion(
-                id=completion_id(tail.head),
-                object="chat.completion",
-                created=created_unix_s,
-                model=tail.head.model,
-                choices=[choice],
-                usage=UNSET if usage is None else _usage(usage),
-            )
-        )
+        return _Choice(index, message, self.finished.reason.value, _logprobs(self._logprobs))
 
     def _add_call(self, delta: ToolCallDelta) -> None:
         call = self._calls.get(delta.index)
@@ -188,6 +175,36 @@ class Answer:
         call.function.arguments += delta.arguments
 
 
+class Answer:
+    """A whole answer being gathered from its events, for a request that is not streamed."""
+
+    def __init__(self) -> None:
+        self._choices: dict[int, _ChoiceSoFar] = {}
+
+    def add(self, event: Event) -> None:
+        """Take the next event."""
+        self._choices.setdefault(event.choice, _ChoiceSoFar()).add(event)
+
+    def render(self, tail: Tail, created_unix_s: int) -> bytes:
+        """Write the `chat.completion` object."""
+        assert self._choices, "a Tail comes after Finished"
+        choices = [self._choices[index].render(index) for index in sorted(self._choices)]
+        usage = tail.usage
+        if usage is None and len(choices) == 1:
+            [only] = self._choices.values()
+            usage = only.finished.usage if only.finished else None
+        return _encode(
+            _Completion(
+                id=completion_id(tail.head),
+                object="chat.completion",
+                created=created_unix_s,
+                model=tail.head.model,
+                choices=choices,
+                usage=UNSET if usage is None else _usage(usage),
+            )
+        )
+
+
 class Chunks:
     """The data events of one stream, stable in id, time and model."""
 
@@ -195,22 +212,25 @@ class Chunks:
         self._id, self._model, self._created_unix_s = completion_id(head), head.model, created_unix_s
         self._wants_usage = wants_usage
         self._wants_hybrid = wants_hybrid or wants_usage
-        self._is_first = True
+        self._begun: set[int] = set()
         self._held: _Chunk | None = None
         self._usage: Usage | None = None
 
     def event(self, event: Event) -> bytes:
-        """Write one event. The finish chunk is held when the `hybrid` object must ride on it; then this is empty."""
+        """Write one event. The finish chunk is held when the `hybrid` object must ride on it; then this is empty.
+
+        Of several answers' finish chunks the last is held, and each lets the one before it go.
+        """
         if not isinstance(event, Finished):
-            chunk = self._chunk(self._delta(event))
+            chunk = self._chunk(self._delta(event), event.choice)
             if isinstance(event, TextDelta):
                 chunk.choices[0].logprobs = _logprobs(event.logprobs)
             return self._data(chunk)
         self._usage = event.usage
-        chunk = self._chunk(self._role_once(_Delta()), finish_reason=event.reason.value)
+        chunk = self._chunk(self._role_once(_Delta(), event.choice), event.choice, finish_reason=event.reason.value)
         if self._wants_hybrid and not self._wants_usage:
-            self._held = chunk
-            return b""
+            before, self._held = self._held, chunk
+            return b"" if before is None else self._data(before)
         return self._data(chunk)
 
     def end(self, tail: Tail) -> bytes:
@@ -218,7 +238,7 @@ class Chunks:
         last = self._held
         if self._wants_usage:
             usage = tail.usage or self._usage
-            last = self._chunk(None)
+            last = self._chunk(None, 0)
             last.usage = None if usage is None else _usage(usage)
         if last is None:
             return _DONE
@@ -233,29 +253,30 @@ class Chunks:
     def _delta(self, event: TextDelta | ReasoningDelta | ToolCallDelta) -> _Delta:
         match event:
             case TextDelta(text=text):
-                return self._role_once(_Delta(content=text))
+                delta = _Delta(content=text)
             case ReasoningDelta(text=text):
-                return self._role_once(_Delta(reasoning_content=text))
+                delta = _Delta(reasoning_content=text)
             case ToolCallDelta(index=index, id=call_id, name=name, arguments=arguments):
                 kind: Literal["function"] | None = None if name is None else "function"
                 call = _ToolCall(_Function(name, arguments), index=index, id=call_id, type=kind)
-                return self._role_once(_Delta(tool_calls=[call]))
+                delta = _Delta(tool_calls=[call])
+        return self._role_once(delta, event.choice)
 
-    def _role_once(self, delta: _Delta) -> _Delta:
-        if self._is_first:
-            self._is_first = False
+    def _role_once(self, delta: _Delta, choice: int) -> _Delta:
+        if choice not in self._begun:
+            self._begun.add(choice)
             delta.role = "assistant"
             if delta.content is UNSET:
                 delta.content = None if delta.tool_calls is not UNSET else ""
         return delta
 
-    def _chunk(self, delta: _Delta | None, finish_reason: str | None = None) -> _Chunk:
+    def _chunk(self, delta: _Delta | None, choice: int, finish_reason: str | None = None) -> _Chunk:
         return _Chunk(
             id=self._id,
             object="chat.completion.chunk",
             created=self._created_unix_s,
             model=self._model,
-            choices=[] if delta is None else [_ChunkChoice(0, delta, finish_reason)],
+            choices=[] if delta is None else [_ChunkChoice(choice, delta, finish_reason)],
             usage=None if self._wants_usage else UNSET,
         )
 

@@ -346,3 +346,17 @@ def test_any_end_token_of_the_vocabulary_ends_a_complete_answer(starter):
 
     assert {token for token in range(backend.facts.vocab_tokens) if backend.is_end(token)} <= set(allowed.tolist())
     assert not backend.is_end(backend.tokenize("yes")[0])
+
+
+def test_what_a_grammar_forces_is_computed_in_one_step():
+    """A constant of 40 characters takes the steps of its beginning and its end, not one a character."""
+    fake, constant = Fake(), "a constant of some forty characters here"
+    wanted = sequence(fake.backend, "s", "x", constraint=fake.grammars.constraint(Grammar("regex", constant)))
+    fake.engine.submit(wanted)
+    steps = 0
+    while fake.engine.has_work:
+        fake.engine.step()
+        steps += 1
+
+    assert constant == bytes(wanted.output).decode()
+    assert steps < 8

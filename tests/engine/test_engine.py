@@ -189,6 +189,27 @@ def test_prompts_that_arrive_together_compute_their_common_beginning_once():
     assert [answers[f"s{n}"][0] for n in range(4)] == [f"{common}{n}" for n in range(4)]
 
 
+def test_answers_to_one_request_share_one_prefill():
+    """Of five answers the first computes the prompt, the others its last token only, and one cancel takes all."""
+    engine = _engine(slots=5)
+    computed = 0
+    siblings = [_sequence("s", "a question") for _ in range(5)]
+    for choice, sibling in enumerate(siblings):
+        sibling.choice = choice
+        engine.submit(sibling)
+    while any(sibling.computed < len(sibling.prompt) for sibling in siblings):
+        before = sum(sibling.computed - sibling.cached_tokens for sibling in siblings)
+        deltas = engine.step().deltas
+        computed = sum(min(s.computed, len(s.prompt)) - s.cached_tokens for s in siblings)
+        assert deltas or computed > before
+    engine.cancel("s")
+
+    assert len(siblings[0].prompt) + 4 == computed
+    assert [0, *[len(siblings[0].prompt) - 1] * 4] == [sibling.cached_tokens for sibling in siblings]
+    assert not engine.has_work
+    assert engine.free_cells == 4096
+
+
 @pytest.mark.parametrize("prompt_tokens", [480, 481, 500, 511])
 def test_a_prompt_that_just_fits_the_cache_is_answered(prompt_tokens):
     """No room is kept free for neighbours that are not there: whatever the context admits, the engine answers."""
@@ -254,12 +275,14 @@ class Schedules(RuleBasedStateMachine):
         text=st.sampled_from(["a", "ab" * 20, "ab" * 20 + "c", "ab" * 40, "x" * 90]),
         limit=st.integers(1, 100),
         isolation=st.sampled_from(["", "", "ann", "bob"]),
+        choices=st.sampled_from([1, 1, 1, 3]),
     )
-    def submit(self, text: str, limit: int, isolation: str) -> None:
-        sequence = _sequence(f"s{self.names}", text, limit=min(limit, 300 - len(text) - 60))
-        sequence.isolation = isolation
+    def submit(self, text: str, limit: int, isolation: str, choices: int) -> None:
+        for choice in range(choices):
+            sequence = _sequence(f"s{self.names}", text, limit=min(limit, 300 - len(text) - 60))
+            sequence.isolation, sequence.choice = isolation, choice
+            self.engine.submit(sequence)
         self.names += 1
-        self.engine.submit(sequence)
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
