@@ -68,6 +68,13 @@ class LocalConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         int, Meta(ge=0, le=100_000, description="Requests that may wait for a slot; one more is a 429.")
     ] = 64
     threads: Annotated[int, Meta(ge=0, le=4096, description="CPU threads for the model; 0 takes every core.")] = 0
+    speculation: Annotated[
+        Literal["auto", "off"],
+        Meta(description="Guess tokens ahead where the text repeats and it measures faster; off never guesses."),
+    ] = "auto"
+    draft_model: Annotated[
+        str, Meta(description='Small model with the same vocabulary that guesses too: name or path; "" is none.')
+    ] = ""
     temperature: Annotated[float, Meta(ge=0, le=2, description="Where a client gives none; 0 is greedy.")] = 0.7
     top_p: Annotated[Share, Meta(description="Where a client gives none; 1 is off.")] = 0.95
     min_p: Annotated[Share, Meta(description="Where a client gives none; 0 is off.")] = 0.05

@@ -50,7 +50,9 @@ def spawn_local(config: Config, model_path: Path | None, environ: Mapping[str, s
     """Start loading the local model in its worker process; None where none is configured."""
     if model_path is None and config.local.backend != "fake":
         return None
-    supervisor = Supervisor(_worker_options(config, model_path, environ))
+    draft_path = resolve(config.local.draft_model, data_dir(environ) / "models") if config.local.draft_model else None
+    options = _worker_options(config, model_path, environ)
+    supervisor = Supervisor(replace(options, draft_model_path=str(draft_path or "")))
     supervisor.spawn()
     return supervisor
 
@@ -62,6 +64,7 @@ def _worker_options(config: Config, model_path: Path | None, environ: Mapping[st
         context_tokens=config.local.context_tokens,
         slots=config.local.slots or DEFAULT_SLOTS,
         threads=config.local.threads,
+        drafts=config.local.speculation == "auto",
         max_queue=config.local.max_queue,
         environment={"GOMP_SPINCOUNT": BARRIER_SPINS, **environ},
     )
@@ -75,11 +78,11 @@ def _fleet(config: Config, environ: Mapping[str, str], first: Supervisor | None)
 
     def plan(name: str) -> ModelPlan:
         if name == default and first is not None:
-            path = Path(first.model_path) if first.model_path else None
+            options = first.options
         else:
-            path = resolve(name, folder)
-        needed = 0 if path is None or is_fake else needed_bytes(path, config.local.context_tokens)
-        return ModelPlan(_worker_options(config, path, environ), needed)
+            options = _worker_options(config, resolve(name, folder), environ)
+        files = [] if is_fake else [Path(path) for path in (options.model_path, options.draft_model_path) if path]
+        return ModelPlan(options, sum(needed_bytes(path, config.local.context_tokens) for path in files))
 
     return Fleet(
         default=default,

@@ -26,6 +26,7 @@ class SupervisorOptions:
     """How to start a worker.
 
     max_queue: bounds the requests that wait for a slot. environment: the worker's environment; None inherits ours.
+    drafts: whether tokens may be guessed ahead. draft_model_path: a small model that guesses too; "" is none.
     """
 
     backend: str
@@ -33,6 +34,8 @@ class SupervisorOptions:
     context_tokens: int
     slots: int
     threads: int
+    drafts: bool = True
+    draft_model_path: str = ""
     max_queue: int = 64
     environment: Mapping[str, str] | None = None
 
@@ -51,6 +54,8 @@ class WorkerProcess:
             "context_tokens": options.context_tokens,
             "slots": options.slots,
             "threads": options.threads,
+            "drafts": options.drafts,
+            "draft_model_path": options.draft_model_path,
         }
         command = [sys.executable, "-m", "hybrid.engine.worker", str(theirs.fileno())]
         command.append(msgspec.json.encode(worker_options).decode())

@@ -113,9 +113,9 @@ class Supervisor:
         self._fail_all("the server is stopping")
 
     @property
-    def model_path(self) -> str:
-        """The file it runs; empty for a backend without one."""
-        return self._options.model_path
+    def options(self) -> SupervisorOptions:
+        """How its worker is started."""
+        return self._options
 
     @property
     def is_busy(self) -> bool:

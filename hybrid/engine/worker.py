@@ -27,6 +27,7 @@ from hybrid.backends.base import Backend, BackendOptions
 from hybrid.engine.chat_template import ChatTemplate
 from hybrid.engine.compiler import Compiler
 from hybrid.engine.detokenize import Detokenizer
+from hybrid.engine.drafting import Drafter, ModelDrafts, check_vocabulary
 from hybrid.engine.engine import Engine, StepReport
 from hybrid.engine.formats.speech import hear
 from hybrid.engine.frames import (
@@ -48,12 +49,14 @@ from hybrid.engine.frames import (
 from hybrid.engine.intake import Intake
 from hybrid.engine.logprobs import LogprobQueue
 from hybrid.engine.sequence import Sequence
-from hybrid.errors import HybridError, InvalidRequest, LocalError
+from hybrid.errors import HybridError, InvalidRequest, LocalError, LocalFailure
 from hybrid.native import SampleParams
 
 log = logging.getLogger(__name__)
 
 
+IDLE_SEQUENCES = 32
+"""Finished sequences that may stay in the cache beside the running ones."""
 PATIENCE_S = 60.0
 """A request without a deadline is due so long after its arrival: urgent ones pass it, but not for ever."""
 
@@ -66,6 +69,8 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     context_tokens: int
     slots: int
     threads: int
+    drafts: bool = True
+    draft_model_path: str = ""
 
 
 Order: TypeAlias = Sequence | str | None
@@ -75,13 +80,13 @@ Order: TypeAlias = Sequence | str | None
 class Worker:
     """The two threads of a worker and what they share: an inbox one way, a locked socket the other."""
 
-    def __init__(self, connection: socket.socket, backend: Backend, template: ChatTemplate) -> None:
+    def __init__(self, connection: socket.socket, backend: Backend, template: ChatTemplate, drafter: Drafter) -> None:
         self._connection = connection
         self._send_lock = threading.Lock()
         self._backend = backend
         self._intake = Intake(backend, template, hear(backend.facts.chat_template), send=self._send)
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self._engine = Engine(backend)
+        self._engine = Engine(backend, drafter=drafter)
         self._compiler = Compiler(backend, submit=self._inbox.put, refuse=self._refuse)
 
     def run(self) -> None:
@@ -244,7 +249,7 @@ def _receive_exactly(connection: socket.socket, size: int) -> bytes | None:
     return bytes(data)
 
 
-def load_backend(options: WorkerOptions) -> Backend:
+def load_backend(options: WorkerOptions, *, idle_sequences: int = IDLE_SEQUENCES) -> Backend:
     """Load the configured backend; imports only the one that is used, for each is heavy.
 
     Raises: LocalError if the file or the backend cannot be used.
@@ -253,6 +258,7 @@ def load_backend(options: WorkerOptions) -> Backend:
         model_path=Path(options.model_path),
         context_tokens=options.context_tokens,
         slots=options.slots,
+        idle_sequences=idle_sequences,
         threads=options.threads,
     )
     if options.backend == "fake":
@@ -262,6 +268,21 @@ def load_backend(options: WorkerOptions) -> Backend:
     from hybrid.backends.llama_cpp import LlamaCppBackend
 
     return LlamaCppBackend(wanted)
+
+
+def load_drafter(options: WorkerOptions, target: Backend) -> Drafter:
+    """Load the draft model, if there is one, with the sequences of the model it drafts for.
+
+    Raises: LocalError if it cannot be loaded, or its tokens are not the other's.
+    """
+    if not options.drafts or not options.draft_model_path or not target.facts.can_share_cells:
+        return Drafter(is_on=options.drafts)
+    small = msgspec.structs.replace(options, model_path=options.draft_model_path)
+    draft = load_backend(small, idle_sequences=0)
+    check_vocabulary(draft, target)
+    if not draft.facts.can_share_cells:
+        raise LocalFailure(f"{draft.facts.name} cannot draft: its cache gives back no single tokens")
+    return Drafter(ModelDrafts(draft))
 
 
 def find_markers(backend: Backend, texts: Iterable[str]) -> dict[str, int]:
@@ -300,10 +321,11 @@ def main(argv: list[str]) -> None:
         backend = load_backend(options)
         facts = backend.facts
         template = ChatTemplate(facts.chat_template, bos_text=facts.bos_text, eos_text=facts.eos_text)
+        drafter = load_drafter(options, backend)
     except LocalError as failed:
         _send(connection, threading.Lock(), LoadFailed(str(failed)))
         os._exit(1)
-    worker = Worker(connection, backend, template)
+    worker = Worker(connection, backend, template, drafter)
     _send(connection, threading.Lock(), _ready(backend))
     worker.run()
     os._exit(0)

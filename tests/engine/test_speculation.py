@@ -51,7 +51,7 @@ def test_a_repeat_is_always_one(text, limit):
     assert not guess or text[-3:] + guess in text
 
 
-FLAT = {size: 0.01 for size in range(1, 200)}
+FLAT = dict.fromkeys(range(1, 200), 0.01)
 LINEAR = {size: 0.01 * size for size in range(1, 200)}
 
 
