@@ -257,7 +257,9 @@ class Attempt:
         until_s = min((s for s in (deadline_s, hold_until_s) if s is not None), default=None)
         try:
             with journal.waiting():
-                async with asyncio.timeout(None if until_s is None else until_s - journal.elapsed_s):
+                if until_s is None:
+                    return await waited_for
+                async with asyncio.timeout(until_s - journal.elapsed_s):
                     return await waited_for
         except TimeoutError as late:
             # Which limit it was is known beforehand; the clock may be read a little before the timer's own time.

@@ -14,21 +14,18 @@ class Work:
     """What one sequence computes in a step: `count` of its pending tokens, then `draft`, guesses of what follows.
 
     A draft is judged by the rows of the same step: what the sequence draws itself is kept, the rest is computed again.
+    is_decode: whether it draws its next token from one computed token.
     """
 
     sequence: Sequence
     count: int
+    is_decode: bool
     draft: list[int] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
         """The cells it takes."""
         return self.count + len(self.draft)
-
-    @property
-    def is_decode(self) -> bool:
-        """Whether it draws its next token from one computed token."""
-        return self.sequence.pending == 1
 
     @property
     def rows(self) -> int:
@@ -81,12 +78,12 @@ def plan(running: Seq[Sequence], *, available_cells: int, prefill_budget_tokens:
         # One at a time: how many cells that frees depends on who else shares them, so the caller plans anew.
         return Plan(preempted=keep[-1])
     step = Plan()
-    step.work = [Work(sequence, 1) for sequence in keep if sequence.pending == 1]
+    step.work = [Work(sequence, 1, is_decode=True) for sequence in keep if sequence.pending == 1]
     budget = min(prefill_budget_tokens, batch_tokens - len(step.work), available_cells - len(step.work))
     for sequence in keep:
         count = min(sequence.pending, budget)
         if sequence.pending > 1 and count > 0:
-            step.work.append(Work(sequence, count))
+            step.work.append(Work(sequence, count, is_decode=False))
             budget -= count
     return step
 

@@ -41,6 +41,8 @@ PREPARE_LIMIT_S = 20.0
 """A worker that does not take a prompt in this time is stuck: it is killed, and another one started."""
 STALL_LIMIT_S = 120.0
 """So is one that holds requests and says nothing for this long; a step takes a fraction of a second."""
+STALL_CHECKS = 12
+"""How often in that time it is looked for."""
 MAX_FAILED_STARTS = 3
 """A worker that dies so often in a row before it is ready will not become ready by trying again."""
 SERVICE_SMOOTHING = 0.1
@@ -80,6 +82,7 @@ class Supervisor:
         self.load = NO_LOAD
         self.restarts = 0
         self._service_s: float | None = None
+        self._heard_s = 0.0
 
     # ---- life of the process
 
@@ -287,10 +290,13 @@ class Supervisor:
         assert process is not None
         reader, self._writer = await process.attach()
         self._spawn_task(process.listen(), "worker-stderr")
+        self._heard_s = time.monotonic()
+        watch = asyncio.create_task(self._watch_silence(), name="worker-silence")
         was_ready = False
         try:
             while True:
-                size = LENGTH.unpack(await self._header(reader))[0]
+                size = LENGTH.unpack(await reader.readexactly(LENGTH.size))[0]
+                self._heard_s = time.monotonic()
                 if size > MAX_FRAME_BYTES:
                     raise ConnectionError(f"a frame of {size} bytes")
                 frame = from_worker.decode(await reader.readexactly(size))
@@ -299,6 +305,7 @@ class Supervisor:
         except (asyncio.IncompleteReadError, ConnectionError, msgspec.MsgspecError) as gone:
             log.debug("worker connection ended: %r", gone)
         finally:
+            watch.cancel()
             self._hang_up()
             self._process = None
         code = await asyncio.to_thread(process.end)
@@ -308,15 +315,14 @@ class Supervisor:
         self._fail_all(self.problem or "it ended")
         return was_ready
 
-    async def _header(self, reader: asyncio.StreamReader) -> bytes:
-        """Read the next frame's length; a worker that holds requests and is silent for too long is killed."""
+    async def _watch_silence(self) -> None:
+        """Kill a worker that holds requests and says nothing for too long. A timer beside, not one a frame."""
         while True:
-            try:
-                async with asyncio.timeout(STALL_LIMIT_S):
-                    return await reader.readexactly(LENGTH.size)
-            except TimeoutError:
-                if self._submitted:
-                    self._kill(f"it held requests and was silent for {STALL_LIMIT_S:g} s")
+            await asyncio.sleep(STALL_LIMIT_S / STALL_CHECKS)
+            if not self._submitted:
+                self._heard_s = time.monotonic()
+            elif time.monotonic() - self._heard_s > STALL_LIMIT_S:
+                self._kill(f"it held requests and was silent for {STALL_LIMIT_S:g} s")
 
     def _kill(self, why: str) -> None:
         log.error("local worker: %s; killing it", why)

@@ -1,5 +1,6 @@
 """The step loop: who runs, what it draws, and that nothing is ever left behind."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ GREEDY = SampleParams(temperature=0.0)
 
 
 def _engine(*, context_tokens: int = 4096, slots: int = 4) -> Engine:
-    return Engine(FakeBackend(BackendOptions(model_path=Path("unused"), context_tokens=context_tokens, slots=slots)))
+    """An engine for which every step takes as long: what it does must not depend on the machine's mood."""
+    options = BackendOptions(model_path=Path("unused"), context_tokens=context_tokens, slots=slots)
+    return Engine(FakeBackend(options), clock=itertools.count(step=0.01).__next__)
 
 
 def _sequence(name: str, text: str, *, limit: int = 1000, stop: tuple[str, ...] = ()) -> Sequence:
