@@ -18,6 +18,8 @@ KEEP_FEWER_GAIN, KEEP_MORE_GAIN = 1.03, 1.15
 """Fewer are kept if they are no slower, beyond noise; more must pay. The band between them keeps it steady."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 """Until the next trial in a direction that failed, doubled each time: wrong guesses cost some 1 % in the long run."""
+LONGEST_BLIND_PAUSE_S = 10.0
+"""The same for more threads where nobody tells what others use: trying is the only way to learn that they are gone."""
 FIRST_HOLD_S, LONGEST_HOLD_S = 0.5, 16.0
 """How long there must be room before threads come back; doubled each time they came back too soon."""
 TOO_SOON_S = 10.0
@@ -65,7 +67,8 @@ class Trial:
 class Choice:
     """The threads to use now, and what the next decision must remember.
 
-    recent: the work of the last tick with these threads. fewer_at_s, more_at_s: no trial in that direction before.
+    recent: the work of the last tick with these threads. was_held_up: whether others held them up in it.
+    fewer_at_s, more_at_s: no trial in that direction before.
     room_since_s: since when there is room for more. raised_at_s: when threads last came back.
     others_cores: what others used when a trial of more failed last.
     """
@@ -73,6 +76,7 @@ class Choice:
     threads: int
     trial: Trial | None = None
     recent: Work = NO_WORK
+    was_held_up: bool = False
     fewer_at_s: float = 0.0
     fewer_pause_s: float = FIRST_PAUSE_S
     more_at_s: float = 0.0
@@ -90,20 +94,24 @@ def decide(choice: Choice, tick: Tick, bounds: Bounds) -> Choice:
         return _judge(choice, choice.trial, tick)
     if choice.room_since_s is not None and tick.at_s - choice.room_since_s >= choice.hold_s:
         return _come_back(choice, tick, bounds)
-    base = choice.recent.plus(tick.work)
+    # What was done just now; with few long steps, also what was before.
+    base = tick.work if tick.work.steps >= TRIAL_STEPS else choice.recent.plus(tick.work)
     fewer = _fewer(choice.threads, tick.pressure, bounds)
-    if fewer and tick.at_s >= choice.fewer_at_s and is_held_up(tick, now=choice.threads, then=fewer):
+    # Twice in a row: the tick in which others came is partly undisturbed, and no trial would win against it.
+    held_up = fewer > 0 and is_held_up(tick, now=choice.threads, then=fewer)
+    if held_up and choice.was_held_up and tick.at_s >= choice.fewer_at_s:
         return _try(choice, tick, fewer, base)
-    if choice.threads < bounds.most and (tick.at_s >= choice.more_at_s or _others_left(choice, tick)):
+    is_time_for_more = tick.at_s >= choice.more_at_s or _others_left(choice, tick)
+    if choice.threads < bounds.most and choice.room_since_s is None and is_time_for_more:
         return _try(choice, tick, choice.threads + 1, base)
-    return replace(choice, recent=tick.work)
+    return replace(choice, recent=tick.work, was_held_up=held_up)
 
 
 def rest(choice: Choice, tick: Tick, bounds: Bounds) -> Choice:
     """Choose for when work comes again, as nothing runs: trials are given up, threads come back where there is room."""
     if choice.trial is not None:
         choice = replace(choice, threads=choice.trial.back_to, trial=None)
-    choice = _watch_room(replace(choice, recent=NO_WORK), tick, bounds)
+    choice = _watch_room(replace(choice, recent=NO_WORK, was_held_up=False), tick, bounds)
     return choice if choice.room_since_s is None else _come_back(choice, tick, bounds)
 
 
@@ -185,13 +193,12 @@ def _come_back(choice: Choice, tick: Tick, bounds: Bounds) -> Choice:
         raised_at_s=tick.at_s,
         fewer_at_s=tick.at_s + FIRST_HOLD_S,
         fewer_pause_s=FIRST_PAUSE_S,
-        more_pause_s=FIRST_PAUSE_S,
     )
 
 
 def _try(choice: Choice, tick: Tick, threads: int, base: Work) -> Choice:
     trial = Trial(began_s=tick.at_s, back_to=choice.threads, base=base)
-    return replace(choice, threads=threads, trial=trial, recent=NO_WORK)
+    return replace(choice, threads=threads, trial=trial, recent=NO_WORK, was_held_up=False)
 
 
 def _judge(choice: Choice, trial: Trial, tick: Tick) -> Choice:
@@ -211,23 +218,26 @@ def _judge(choice: Choice, trial: Trial, tick: Tick) -> Choice:
         pause_s = choice.fewer_pause_s
         return replace(choice, fewer_at_s=tick.at_s + pause_s, fewer_pause_s=min(2 * pause_s, LONGEST_PAUSE_S))
     pause_s = choice.more_pause_s
+    longest_s = LONGEST_BLIND_PAUSE_S if tick.pressure.others_cores is None else LONGEST_PAUSE_S
     return replace(
         choice,
-        more_at_s=tick.at_s + pause_s,
-        more_pause_s=min(2 * pause_s, LONGEST_PAUSE_S),
+        more_at_s=tick.at_s + min(pause_s, longest_s),
+        more_pause_s=min(2 * pause_s, longest_s),
         others_cores=tick.pressure.others_cores,
     )
 
 
 def _keep(choice: Choice, tick: Tick, *, is_fewer: bool) -> Choice:
     if not is_fewer:
-        return replace(choice, fewer_at_s=tick.at_s + FIRST_PAUSE_S, more_at_s=tick.at_s)
+        return replace(choice, fewer_at_s=tick.at_s + FIRST_HOLD_S, more_at_s=tick.at_s, raised_at_s=tick.at_s)
     came_back_too_soon = choice.raised_at_s is not None and tick.at_s - choice.raised_at_s < TOO_SOON_S
+    more_pause_s = min(2 * choice.more_pause_s, LONGEST_PAUSE_S) if came_back_too_soon else FIRST_PAUSE_S
     return replace(
         choice,
         hold_s=min(2 * choice.hold_s, LONGEST_HOLD_S) if came_back_too_soon else FIRST_HOLD_S,
         fewer_at_s=tick.at_s,
-        more_at_s=tick.at_s + 2 * choice.more_pause_s,
         fewer_pause_s=FIRST_PAUSE_S,
+        more_at_s=tick.at_s + more_pause_s,
+        more_pause_s=more_pause_s,
         others_cores=tick.pressure.others_cores,
     )
