@@ -1,4 +1,4 @@
-"""What runs beside a server under test? Busy competitors that count their loops, a bare `llama_decode` loop, a watcher."""
+"""What runs beside a server under test? Busy competitors that count their loops, a bare loop, and who asks /readyz."""
 
 from __future__ import annotations
 
