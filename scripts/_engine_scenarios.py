@@ -26,6 +26,8 @@ SINGLE_TOKENS = 192
 COMPETITORS = (0, 1, 2)
 NEIGHBOUR_WINDOWS_S = {1: 5.0, 8: 16.0}
 """How long so many clients ask; three rounds of both, beside each number of competitors, take under eight minutes."""
+NEIGHBOUR_PROMPT_TOKENS = {1: 50, 8: PROMPT_TOKENS}
+"""One client asks shortly, so that even where a step takes a second its window is not over before the first token."""
 ALONE_S = 1.0
 QUICK_WINDOW_S = 8.0
 STEP_SYSTEM_TOKENS, STEP_ANSWER_TOKENS = 40, 192
@@ -269,7 +271,7 @@ def neighbour_measure(bench: Bench, clients: int, count: int, *, window_s: float
     window_s = min(window_s, QUICK_WINDOW_S) if bench.is_quick else window_s
 
     async def measure(target: Target, key: str) -> Sample:
-        jobs = (bench.prompts.story(PROMPT_TOKENS, f"{key}-{n}") for n in itertools.count())
+        jobs = (bench.prompts.story(NEIGHBOUR_PROMPT_TOKENS[clients], f"{key}-{n}") for n in itertools.count())
         with Competitors(count) as rivals:
             alone_per_s = await rivals.loops_per_s(ALONE_S)
             before, started_s = rivals.loops(), time.perf_counter()

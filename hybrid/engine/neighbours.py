@@ -102,9 +102,11 @@ class Neighbours:
         if self.threads == self._bounds.most and is_undisturbed(pressure):
             self._undisturbed.learn(work)
         slowdown = self._undisturbed.slowdown(work)
-        if slowdown is not None:
-            self._follow(slowdown, work)
-            self._told_slowdown = slowdown
+        # Where no quiet moment was ever seen, a guess is told; decisions take none.
+        told = slowdown if slowdown is not None else expected_slowdown(pressure, self._bounds)
+        if told is not None:
+            self._follow(told, work)
+            self._told_slowdown = told
         tick = Tick(at_s=now_s, work=work, pressure=pressure, slowdown=slowdown)
         self._apply(decide(self._choice, tick, self._bounds))
 

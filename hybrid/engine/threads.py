@@ -28,7 +28,9 @@ ROOM_SLACK_CORES = 0.35
 WAITING, STALLED, PREEMPTED_PER_S = 0.10, 0.15, 20.0
 """From where threads are held up, each used only where the one before it is unknown."""
 QUIET_WAITING, QUIET_CORES = 0.05, 0.3
-"""Below these nothing disturbs."""
+"""Below either nothing disturbs: the gateway and its clients use some of a core themselves."""
+HOLDING_CORES = 0.5
+"""Others that use less cannot hold a thread up so much that computing without it pays."""
 NOTABLE_CORES = 0.5
 NOTABLY_SLOW = 1.25
 HOPEFUL = 0.75
@@ -120,6 +122,8 @@ def is_held_up(tick: Tick, *, now: int, then: int) -> bool:
     if tick.slowdown is not None and tick.slowdown < max(NOTABLY_SLOW, HOPEFUL * now / then):
         return False
     seen = tick.pressure
+    if seen.others_cores is not None and seen.others_cores < HOLDING_CORES:
+        return False
     if seen.waiting is not None:
         return seen.waiting > WAITING
     if seen.stalled is not None:
@@ -131,9 +135,11 @@ def is_held_up(tick: Tick, *, now: int, then: int) -> bool:
 
 def is_undisturbed(pressure: Pressure) -> bool:
     """Say whether a step as it was just now may serve as the reference. Where nothing is known, any may."""
-    if pressure.waiting is not None:
-        return pressure.waiting < QUIET_WAITING
-    return pressure.others_cores is None or pressure.others_cores < QUIET_CORES
+    waiting, others_cores = pressure.waiting, pressure.others_cores
+    if waiting is None and others_cores is None:
+        return True
+    is_unhindered = waiting is not None and waiting < QUIET_WAITING
+    return is_unhindered or (others_cores is not None and others_cores < QUIET_CORES)
 
 
 def expected_slowdown(pressure: Pressure, bounds: Bounds) -> float | None:

@@ -111,6 +111,14 @@ def test_what_is_told_follows_the_machine():
     assert expected == [pytest.approx(facts, rel=0.25, abs=0.01) for facts in told]
 
 
+def test_without_a_quiet_moment_a_guess_is_told():
+    """Where others were there from the beginning no reference exists; what they use says what to expect."""
+    machine = Machine(is_adaptive=False)
+    machine.competitors = 1
+    machine.run(2)
+    assert 4 / 3 == pytest.approx(machine.engine.neighbours.slowdown, rel=0.2)
+
+
 def test_counters_are_read_four_times_a_second():
     """A second of a hundred steps costs four readings."""
     machine = Machine()

@@ -201,6 +201,8 @@ def _fate(choice: Choice) -> tuple[int, object]:
     [
         pytest.param({"waiting": 0.5}, None, True, id="waits"),
         pytest.param({"waiting": 0.5}, 1.1, False, id="waits-but-is-not-slow"),
+        pytest.param({"waiting": 0.5, "others_cores": 1.0}, None, True, id="waits-for-others"),
+        pytest.param({"waiting": 0.5, "others_cores": 0.2}, None, False, id="waits-for-our-own-gateway"),
         pytest.param({"waiting": 0.01, "stalled": 0.9, "preempted_per_s": 99.0}, 9.0, False, id="slow-by-itself"),
         pytest.param({"stalled": 0.5}, 2.0, True, id="somebody-waits"),
         pytest.param({"stalled": 0.01, "preempted_per_s": 99.0}, 2.0, False, id="nobody-waits"),
@@ -222,6 +224,8 @@ def test_what_holds_threads_up(pressure, slowdown, expected):
         pytest.param({}, True, id="unknown"),
         pytest.param({"waiting": 0.0, "others_cores": 1.0}, True, id="room-for-all"),
         pytest.param({"waiting": 0.2}, False, id="waits"),
+        pytest.param({"waiting": 0.2, "others_cores": 0.1}, True, id="waits-for-our-own-gateway"),
+        pytest.param({"waiting": 0.2, "others_cores": 0.8}, False, id="waits-for-others"),
         pytest.param({"others_cores": 0.8}, False, id="others"),
     ],
 )
