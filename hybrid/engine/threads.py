@@ -31,7 +31,8 @@ QUIET_WAITING, QUIET_CORES = 0.05, 0.3
 """Below either nothing disturbs: the gateway and its clients use some of a core themselves."""
 HOLDING_CORES = 0.5
 """Others that use less cannot hold a thread up so much that computing without it pays."""
-NOTABLE_CORES = 0.5
+NOTABLE_CORES, NOTABLE_SHARE, NOTABLE_WAITING = 0.4, 0.1, 0.2
+"""Others changed if they use so many cores, and that share of all, more or less, or if waiting changed so much."""
 NOTABLY_SLOW = 1.25
 HOPEFUL = 0.75
 """Fewer threads can win only if the step is slower by about their share; less is asked, for memory may be the bound."""
@@ -60,6 +61,7 @@ class Trial:
     """Another number of threads is being tried since `began_s`; `back_to` was in use before and did `base`."""
 
     began_s: float
+    pressure: Pressure
     back_to: int
     base: Work
     work: Work = NO_WORK
@@ -72,7 +74,8 @@ class Choice:
     recent: the work of the last tick with these threads. was_held_up: whether others held them up in it.
     fewer_at_s, more_at_s: no trial in that direction before.
     room_since_s: since when there is room for more. raised_at_s: when threads last came back.
-    others_cores: what others used when a trial of more failed last.
+    settled: the pressure when the last trial was judged; notably another one, twice in a row (was_changed), is a reason
+    to try again before the pause is over, but not before `early_at_s`.
     """
 
     threads: int
@@ -86,7 +89,9 @@ class Choice:
     room_since_s: float | None = None
     hold_s: float = FIRST_HOLD_S
     raised_at_s: float | None = None
-    others_cores: float | None = None
+    settled: Pressure | None = None
+    was_changed: bool = False
+    early_at_s: float = 0.0
 
 
 def decide(choice: Choice, tick: Tick, bounds: Bounds) -> Choice:
@@ -101,12 +106,14 @@ def decide(choice: Choice, tick: Tick, bounds: Bounds) -> Choice:
     fewer = _fewer(choice.threads, tick.pressure, bounds)
     # Twice in a row: the tick in which others came is partly undisturbed, and no trial would win against it.
     held_up = fewer > 0 and is_held_up(tick, now=choice.threads, then=fewer)
-    if held_up and choice.was_held_up and tick.at_s >= choice.fewer_at_s:
+    changed = _has_changed(choice.settled, tick.pressure, bounds)
+    is_early = changed and choice.was_changed and tick.at_s >= choice.early_at_s
+    if held_up and choice.was_held_up and (is_early or tick.at_s >= choice.fewer_at_s):
         return _try(choice, tick, fewer, base)
-    is_time_for_more = tick.at_s >= choice.more_at_s or _others_left(choice, tick)
+    is_time_for_more = is_early or tick.at_s >= choice.more_at_s
     if choice.threads < bounds.most and choice.room_since_s is None and is_time_for_more:
         return _try(choice, tick, choice.threads + 1, base)
-    return replace(choice, recent=tick.work, was_held_up=held_up)
+    return replace(choice, recent=tick.work, was_held_up=held_up, was_changed=changed)
 
 
 def rest(choice: Choice, tick: Tick, bounds: Bounds) -> Choice:
@@ -175,10 +182,18 @@ def _with_room(pressure: Pressure, bounds: Bounds) -> int | None:
     return max(1, min(bounds.most, int(bounds.cores - pressure.others_cores + ROOM_SLACK_CORES)))
 
 
-def _others_left(choice: Choice, tick: Tick) -> bool:
-    """Say whether others use notably less than when more threads were tried in vain."""
-    before, now = choice.others_cores, tick.pressure.others_cores
-    return before is not None and now is not None and before - now > NOTABLE_CORES
+def _has_changed(settled: Pressure | None, now: Pressure, bounds: Bounds) -> bool:
+    """Say whether others press notably more or less than when a trial was judged last."""
+    if settled is None:
+        return False
+
+    def differs(before: float | None, after: float | None, by: float) -> bool:
+        return before is not None and after is not None and abs(after - before) > by
+
+    notable_cores = max(NOTABLE_CORES, NOTABLE_SHARE * bounds.cores)
+    return differs(settled.others_cores, now.others_cores, notable_cores) or differs(
+        settled.waiting, now.waiting, NOTABLE_WAITING
+    )
 
 
 def _fewer(threads: int, pressure: Pressure, bounds: Bounds) -> int:
@@ -203,8 +218,8 @@ def _come_back(choice: Choice, tick: Tick, bounds: Bounds) -> Choice:
 
 
 def _try(choice: Choice, tick: Tick, threads: int, base: Work) -> Choice:
-    trial = Trial(began_s=tick.at_s, back_to=choice.threads, base=base)
-    return replace(choice, threads=threads, trial=trial, recent=NO_WORK, was_held_up=False)
+    trial = Trial(began_s=tick.at_s, pressure=tick.pressure, back_to=choice.threads, base=base)
+    return replace(choice, threads=threads, trial=trial, recent=NO_WORK, was_held_up=False, was_changed=False)
 
 
 def _judge(choice: Choice, trial: Trial, tick: Tick) -> Choice:
@@ -220,20 +235,21 @@ def _judge(choice: Choice, trial: Trial, tick: Tick) -> Choice:
     if is_enough and times_faster is not None and times_faster >= wanted:
         return _keep(choice, tick, is_fewer=is_fewer)
     choice = replace(choice, threads=trial.back_to, recent=NO_WORK)
+    pause_s = choice.fewer_pause_s if is_fewer else choice.more_pause_s
+    early_at_s = tick.at_s + max(FIRST_PAUSE_S, pause_s / 4)
+    choice = replace(choice, settled=trial.pressure, early_at_s=early_at_s)
     if is_fewer:
-        pause_s = choice.fewer_pause_s
         return replace(choice, fewer_at_s=tick.at_s + pause_s, fewer_pause_s=min(2 * pause_s, LONGEST_PAUSE_S))
-    pause_s = choice.more_pause_s
     longest_s = LONGEST_BLIND_PAUSE_S if tick.pressure.others_cores is None else LONGEST_PAUSE_S
     return replace(
         choice,
         more_at_s=tick.at_s + min(pause_s, longest_s),
         more_pause_s=min(2 * pause_s, longest_s),
-        others_cores=tick.pressure.others_cores,
     )
 
 
 def _keep(choice: Choice, tick: Tick, *, is_fewer: bool) -> Choice:
+    choice = replace(choice, settled=tick.pressure, early_at_s=tick.at_s + FIRST_PAUSE_S)
     if not is_fewer:
         return replace(choice, fewer_at_s=tick.at_s + FIRST_HOLD_S, more_at_s=tick.at_s, raised_at_s=tick.at_s)
     came_back_too_soon = choice.raised_at_s is not None and tick.at_s - choice.raised_at_s < TOO_SOON_S
@@ -245,5 +261,4 @@ def _keep(choice: Choice, tick: Tick, *, is_fewer: bool) -> Choice:
         fewer_pause_s=FIRST_PAUSE_S,
         more_at_s=tick.at_s + more_pause_s,
         more_pause_s=more_pause_s,
-        others_cores=tick.pressure.others_cores,
     )
