@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.25
 READING_COSTS_AT_MOST = 0.001
 """A reading that takes long, as /proc/stat does on machines with many devices, is made so much more rarely."""
+LOOK_AT_LEAST_EVERY_S = 2.0
 RETOLD_CHANGE = 0.1
 """While nothing runs, a slowdown that changed by this much is told to the gateway."""
 
@@ -116,11 +117,14 @@ class Neighbours:
 
     def _pressure(self, now_s: float, *, computing_s: float) -> Pressure | None:
         """Read the counters; None the first time, when there is nothing to compare them with."""
-        started_s = time.perf_counter()
+        # The thread's own time: by the clock, one that others push off while it reads would look dear, and look away
+        # just when there is something to see.
+        started_s = time.thread_time()
         reading = self._read()
-        cost_s = time.perf_counter() - started_s
+        cost_s = time.thread_time() - started_s
         before, self._reading = self._reading, reading
-        self._next_look_s = now_s + max(LOOK_EVERY_S, cost_s / READING_COSTS_AT_MOST)
+        pause_s = max(LOOK_EVERY_S, cost_s / READING_COSTS_AT_MOST)
+        self._next_look_s = now_s + min(pause_s, LOOK_AT_LEAST_EVERY_S)
         if before is None:
             return None
         pressure = between(before, reading, threads=self.threads, computing_s=computing_s)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from hybrid.engine.pressure import Pressure
 from hybrid.engine.work import NO_WORK, Work, gain
 
-TRIAL_S, TRIAL_STEPS, TRIAL_LIMIT_S = 0.35, 3, 4.0
+TRIAL_S, TRIAL_STEPS, TRIAL_LIMIT_S = 0.35, 3, 2.0
 """A trial is judged after so much time in so many steps, and given up if it cannot be by then."""
 KEEP_FEWER_GAIN, KEEP_MORE_GAIN = 1.03, 1.15
 """Fewer are kept if they are no slower, beyond noise; more must pay. The band between them keeps it steady."""

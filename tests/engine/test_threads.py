@@ -179,7 +179,7 @@ def test_a_trial_that_cannot_be_judged_is_given_up():
         work = work_of(step_s=TICK_S, prefill_tokens=0, decode_tokens=number + 1)
         choice = decide(choice, Tick(at_s=number * TICK_S, work=work, pressure=pressed), TWO)
         used.append(choice.threads)
-    assert [1] * 16 + [2] * 4 == used
+    assert [1] * 8 + [2] * 8 + [1] * 4 == used
 
 
 def test_rest_ends_trials_and_brings_threads_back():
