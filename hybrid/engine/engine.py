@@ -64,8 +64,8 @@ class StepReport:
 class Engine:
     """Continuous batching over one backend. Every method belongs to the one thread that owns the model.
 
-    drafter: who guesses tokens ahead; None takes the text itself for a guide. read_pressure: gives the kernel's counters,
-    see `pressure.py`. is_adaptive: whether it may change the threads.
+    drafter: who guesses tokens ahead; None takes the text itself for a guide.
+    read_pressure: gives the kernel's counters, see `pressure.py`. is_adaptive: whether it may change the threads.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from hybrid.engine.pace import IDLE_STEP_S, Pace
 def _pace_after(*steps_s: float) -> Pace:
     pace = Pace()
     for step_s in steps_s:
-        pace.observe(step_s=step_s, prefill_tokens=0, decode_tokens=1)
+        pace.observe(step_s=step_s, prefill_tokens=0, sequences=1, drawn=1)
     return pace
 
 
@@ -38,15 +38,15 @@ def test_prefill_speed_follows_long_chunks():
     """Two chunks of half a second are enough to know that prompts are slow now."""
     pace = Pace()
     for step_s in [0.15] * 20 + [0.6] * 2:
-        pace.observe(step_s=step_s, prefill_tokens=60, decode_tokens=0)
+        pace.observe(step_s=step_s, prefill_tokens=60, sequences=0)
     assert pace.prefill_tok_s == pytest.approx(100, rel=0.25)
     assert pace.prefill_budget_tokens(decoding=0, batch_tokens=512) == pytest.approx(IDLE_STEP_S * 100, rel=0.35)
 
 
 def _both_kinds() -> Pace:
     pace = Pace()
-    pace.observe(step_s=0.1, prefill_tokens=50, decode_tokens=0)
-    pace.observe(step_s=0.02, prefill_tokens=0, decode_tokens=1)
+    pace.observe(step_s=0.1, prefill_tokens=50, sequences=0)
+    pace.observe(step_s=0.02, prefill_tokens=0, sequences=1, drawn=1)
     pace.follow(1.0, prefill=True, decode=True)
     return pace
 
