@@ -55,8 +55,8 @@ def test_the_number_of_threads_changes_no_bit(backend, prompts):
     rows = []
     for threads in (backend.facts.threads, 1, backend.facts.threads):
         backend.set_threads(threads, threads)
-        prefill = backend.decode([BatchEntry(0, prompts[0], 0, wants_logits=True)])[0].copy()
-        decode = backend.decode([BatchEntry(0, [5], len(prompts[0]), wants_logits=True)])[0].copy()
+        prefill = backend.decode([BatchEntry(0, prompts[0], 0, logits=1)])[0].copy()
+        decode = backend.decode([BatchEntry(0, [5], len(prompts[0]), logits=1)])[0].copy()
         rows.append(np.concatenate([prefill, decode]))
         backend.forget(0)
     assert all(np.array_equal(rows[0], other) for other in rows[1:])

@@ -99,16 +99,16 @@ def test_threads_stay_where_adapting_is_off():
 
 
 def test_what_is_told_follows_the_machine():
-    """Slowdown, what others use and the speed of decoding are right 1.5 s after a competitor came or went."""
+    """Slowdown, what others use and the time of a step are right 1.5 s after a competitor came or went."""
     machine = Machine()
     told = []
     for competitors in (0, 1, 0):
         machine.competitors = competitors
         machine.run(1.5)
         neighbours, pace = machine.engine.neighbours, machine.engine.pace
-        told.append((neighbours.slowdown, neighbours.others_cores, pace.decode_tok_s))
-    expected = [(1.0, 0.0, 100.0), (2.0, 1.0, 50.0), (1.0, 0.0, 100.0)]
-    assert expected == [pytest.approx(facts, rel=0.25, abs=0.01) for facts in told]
+        told.append((neighbours.slowdown, neighbours.others_cores, pace.decode_step_s))
+    expected = [(1.0, 0.0, 0.01), (2.0, 1.0, 0.02), (1.0, 0.0, 0.01)]
+    assert expected == [pytest.approx(facts, rel=0.25, abs=0.001) for facts in told]
 
 
 def test_without_a_quiet_moment_a_guess_is_told():
@@ -133,13 +133,13 @@ def test_an_idle_engine_tells_what_to_expect():
     machine = Machine()
     machine.run(2)
     neighbours, pace = machine.engine.neighbours, machine.engine.pace
-    told, speeds = [], []
+    told, steps_s = [], []
     for competitors in (0, 0, 1, 1, 0, 0):
         machine.competitors = competitors
         told.append(neighbours.look_idly(machine.pass_time(1.0)))
-        speeds.append(pace.decode_tok_s)
+        steps_s.append(pace.decode_step_s)
     assert [False, False, True, False, True, False] == told
-    assert [100, 100, 50, 50, 100, 100] == [pytest.approx(speed, rel=0.1) for speed in speeds]
+    assert [pytest.approx(step_s, rel=0.1) for step_s in (0.01, 0.01, 0.02, 0.02, 0.01, 0.01)] == steps_s
 
 
 def test_idle_threads_come_back():
