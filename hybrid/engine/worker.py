@@ -99,9 +99,7 @@ class Worker:
         self._backend = backend
         self._intake = Intake(backend, template, hear(backend.facts.chat_template), send=self._send)
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self._engine = Engine(
-            backend, drafter=drafter, read_pressure=PressureReader().read, is_adaptive=is_adaptive
-        )
+        self._engine = Engine(backend, drafter=drafter, read_pressure=PressureReader().read, is_adaptive=is_adaptive)
         self._compiler = Compiler(backend, submit=self._inbox.put, refuse=self._refuse)
 
     def run(self) -> None:
