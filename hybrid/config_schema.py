@@ -68,6 +68,12 @@ class LocalConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         int, Meta(ge=0, le=100_000, description="Requests that may wait for a slot; one more is a 429.")
     ] = 64
     threads: Annotated[int, Meta(ge=0, le=4096, description="CPU threads for the model; 0 takes every core.")] = 0
+    adapt_threads: Annotated[
+        bool, Meta(description="Use fewer threads while other programs keep cores busy, where that is no slower.")
+    ] = True
+    nice: Annotated[
+        int, Meta(ge=0, le=19, description="How far the model steps back behind other programs; 0: an equal of theirs.")
+    ] = 0
     speculation: Annotated[
         Literal["auto", "off"],
         Meta(description="Guess tokens ahead where the text repeats and it measures faster; off never guesses."),

@@ -139,6 +139,9 @@ class Runtime:
                 "free_slots": load.free_slots,
                 "free_cells": load.free_cells,
                 "kv_cells": facts.kv_cells if facts else None,
+                "threads": load.threads,
+                "slowdown": load.slowdown,
+                "others_cores": load.others_cores,
                 "restarts": local.restarts,
             }
             is_ready = is_ready or local.state is WorkerState.READY
@@ -246,6 +249,8 @@ class Runtime:
             queue_wait_s=local.queue_wait_s() if local is not None else None,
             prefill_tok_s=load.prefill_tok_s if load else None,
             decode_tok_s=load.decode_tok_s if load else None,
+            local_threads=load.threads if load else None,
+            local_slowdown=load.slowdown if load else None,
             clouds=tuple(self._option(cloud, request, target) for cloud in clouds),
             budget_left_usd=await self._left_usd(journal) if clouds else None,
             deadline_s=None if request.deadline_s is None else request.deadline_s - journal.elapsed_s,

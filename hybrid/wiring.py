@@ -67,6 +67,8 @@ def _worker_options(config: Config, model_path: Path | None, environ: Mapping[st
         drafts=config.local.speculation == "auto",
         max_queue=config.local.max_queue,
         environment={"GOMP_SPINCOUNT": BARRIER_SPINS, **environ},
+        nice=config.local.nice,
+        is_adaptive=config.local.adapt_threads,
     )
 
 

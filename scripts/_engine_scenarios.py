@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias
 
 from scripts._load import Messages, Prompts, Stream, Target, chat, closed_loop
 from scripts._measure import OthersWatch, Sample, compare, progress, quantile, tree_cpu_s, wait_quiet
-from scripts._neighbours import BareLoop, Competitors
+from scripts._neighbours import BareLoop, Competitors, TellTale
 from scripts._servers import Contestants, Size, worker_environ
 
 Measure: TypeAlias = Callable[[Target, str], Awaitable[Sample]]
@@ -23,6 +24,11 @@ SYSTEM_TOKENS, SHARING_CHATS = 1_000, 8
 LONG_PROMPT_TOKENS, STREAMS, STREAM_TOKENS = 4_000, 4, 600
 SINGLE_TOKENS = 192
 COMPETITORS = (0, 1, 2)
+NEIGHBOUR_WINDOWS_S = {1: 5.0, 8: 16.0}
+"""How long so many clients ask; three rounds of both, beside each number of competitors, take under eight minutes."""
+NEIGHBOUR_PROMPT_TOKENS = {1: 50, 8: PROMPT_TOKENS}
+"""One client asks shortly, so that even where a step takes a second its window is not over before the first token."""
+ALONE_S = 1.0
 QUICK_WINDOW_S = 8.0
 STEP_SYSTEM_TOKENS, STEP_ANSWER_TOKENS = 40, 192
 """Short in, long out: most steps decode a token of every sequence."""
@@ -246,29 +252,37 @@ def _silences(watched: Sequence[Stream], sent_s: float, first_s: float, prompt_t
 
 
 async def neighbours(bench: Bench) -> dict[str, Any]:
-    """Throughput of eight clients beside 0, 1 and 2 busy processes, and what these lose by it."""
+    """Throughput of one and of eight clients beside 0, 1 and 2 busy processes, and what these lose by it.
+
+    Of hybrid also what it tells meanwhile: threads that compute, and the slowdown its latency policy reckons with.
+    """
     result = {}
     with bench.contestants.both(Size(slots=8, slot_tokens=1_024)) as targets:
         await warm_up(bench, targets)
-        for count in COMPETITORS:
-            label = f"{count} competitors"
-            result[label] = compare(await bench.rounds_of(label, targets, neighbour_measure(bench, 8, count)))
+        for count, (clients, window_s) in itertools.product(COMPETITORS, NEIGHBOUR_WINDOWS_S.items()):
+            label = f"{count} competitors, {clients} clients"
+            measure = neighbour_measure(bench, clients, count, window_s=window_s)
+            result[label] = compare(await bench.rounds_of(label, targets, measure))
     return result
 
 
-def neighbour_measure(bench: Bench, clients: int, count: int, *, window_s: float = 30.0) -> Measure:
+def neighbour_measure(bench: Bench, clients: int, count: int, *, window_s: float) -> Measure:
     """Give the measurement of a fixed span of `clients` asking on and on, beside `count` busy processes."""
     window_s = min(window_s, QUICK_WINDOW_S) if bench.is_quick else window_s
 
     async def measure(target: Target, key: str) -> Sample:
-        jobs = (bench.prompts.story(PROMPT_TOKENS, f"{key}-{n}") for n in itertools.count())
+        jobs = (bench.prompts.story(NEIGHBOUR_PROMPT_TOKENS[clients], f"{key}-{n}") for n in itertools.count())
         with Competitors(count) as rivals:
-            alone_per_s = await rivals.loops_per_s(2.0)
+            alone_per_s = await rivals.loops_per_s(ALONE_S)
             before, started_s = rivals.loops(), time.perf_counter()
-            streams = await closed_loop(target, clients, jobs, ANSWER_TOKENS, until_s=started_s + window_s)
+            async with TellTale(target) as told:
+                streams = await closed_loop(target, clients, jobs, ANSWER_TOKENS, until_s=started_s + window_s)
             elapsed_s = time.perf_counter() - started_s
             loops_per_s = (rivals.loops() - before) / elapsed_s
-        sample = figures(streams, elapsed_s)
+        sample = figures(streams, elapsed_s) | told.sample()
+        sample["longest_gap_ms"] = (
+            max((gap for stream in streams for gap in stream.read().gaps_s), default=math.nan) * 1e3
+        )
         if count:
             sample["competitor_slowdown"] = alone_per_s / loops_per_s
         return sample
@@ -335,7 +349,7 @@ SCENARIOS: dict[int, tuple[str, Callable[[Bench], Awaitable[dict[str, Any]]]]] =
     2: ("eight chats sharing a 1,000-token system prompt, cold", shared_prefix),
     3: ("one stream's decode against a bare llama_decode loop", single_stream),
     4: ("a 4,000-token prompt arriving while four streams run", long_prompt),
-    5: ("eight clients beside busy processes", neighbours),
+    5: ("one and eight clients beside busy processes", neighbours),
     6: ("soak: requests of random sizes", soak),
     7: ("worker's time outside llama_decode, a step", overhead),
     8: ("how long OpenMP threads spin (only if asked for)", spins),

@@ -1,10 +1,11 @@
-"""What runs beside a server under test? Busy competitors that count their loops, and a bare `llama_decode` loop."""
+"""What runs beside a server under test? Busy competitors that count their loops, a bare loop, and who asks /readyz."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import mmap
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+import httpx2
+
+from scripts._load import Target
 from scripts._measure import Sample, quantile
 
 LIFE_LIMIT_S = 600
@@ -72,6 +76,44 @@ class Competitors:
     def _counts(self) -> list[int]:
         starts = range(0, self._count * COUNTER_BYTES, COUNTER_BYTES)
         return [int.from_bytes(self._shared[at : at + COUNTER_BYTES], "little") for at in starts]
+
+
+TELL_EVERY_S = 0.5
+
+
+class TellTale:
+    """Asks hybrid's /readyz now and then what it says of its threads and the machine. An async context manager.
+
+    A server that has no such page, as the peer, is not asked.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._seen: dict[str, list[float]] = {"threads": [], "slowdown": [], "others_cores": []}
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._ask()) if self._target.name == "ours" else None
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def sample(self) -> Sample:
+        """The mean of each figure; NaN where it was unknown all along, nothing for a server that was not asked."""
+        if self._task is None:
+            return {}
+        return {f"told_{name}": statistics.mean(seen) if seen else float("nan") for name, seen in self._seen.items()}
+
+    async def _ask(self) -> None:
+        async with httpx2.AsyncClient() as client:
+            while True:
+                await asyncio.sleep(TELL_EVERY_S)
+                local = (await client.get(f"http://{self._target.host}:{self._target.port}/readyz")).json()["local"]
+                for name, seen in self._seen.items():
+                    if local[name] is not None:
+                        seen.append(local[name])
 
 
 class BareLoop:

@@ -105,6 +105,12 @@ class Backend(Protocol):
     def truncate(self, slot: int, length: int) -> None:
         """Free the KV cells of a slot from position `length` on. Only with `can_share_cells`."""
 
+    def set_threads(self, decode: int, prefill: int) -> None:
+        """Let so many threads compute from the next step on: in steps that only decode, and in those with prompts.
+
+        Changes nothing of what is computed.
+        """
+
     def copy(self, source: int, target: int, count: int) -> None:
         """Let the empty slot `target` share the first `count` KV cells of `source`. Only with `can_share_cells`."""
 

@@ -38,6 +38,8 @@ class FakeBackend:
     def __init__(self, options: BackendOptions) -> None:
         self._slots: dict[int, list[tuple[int, int]]] = {}  # the cell and the token at each position
         self._cells = itertools.count()
+        self.threads = (options.threads or 1,) * 2
+        """As last set, for decoding and for prompts."""
         self.facts = ModelFacts(
             name="fake",
             architecture="fake",
@@ -49,7 +51,7 @@ class FakeBackend:
             can_share_cells=True,
             sequence_ids=options.slots + options.idle_sequences,
             batch_tokens=512,
-            threads=1,
+            threads=options.threads or 1,
             device="cpu",
             file_bytes=0,
             fingerprint="fake",
@@ -114,6 +116,12 @@ class FakeBackend:
     def cells_held(self) -> int:
         """Count the cells that some slot holds."""
         return len({cell for held in self._slots.values() for cell, _ in held})
+
+    def set_threads(self, decode: int, prefill: int) -> None:
+        """Remember them. Checks that they are numbers that llama.cpp takes."""
+        if not 1 <= min(decode, prefill) <= max(decode, prefill) <= self.facts.threads:
+            raise AssertionError(f"{decode} and {prefill} threads, of {self.facts.threads}")
+        self.threads = (decode, prefill)
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Share cells. Checks that the target is empty and the source holds so many."""

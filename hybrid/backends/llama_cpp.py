@@ -164,6 +164,10 @@ class LlamaCppBackend:
         # llama.cpp keeps the rows in the order of the batch, one after the other.
         return np.ctypeslib.as_array(llama.llama_get_logits(self._ctx), shape=(count, self.facts.vocab_tokens))
 
+    def set_threads(self, decode: int, prefill: int) -> None:
+        """Tell llama.cpp; OpenMP threads that are too many sleep from the next step on."""
+        llama.llama_set_n_threads(self._ctx, decode, prefill)
+
     def copy(self, source: int, target: int, count: int) -> None:
         """Let `target` share cells of `source`: with the unified cache only their owners are written down."""
         llama.llama_memory_seq_cp(self._memory, source, target, 0, count)

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from hybrid.backends.base import Backend
 from hybrid.engine.drafting import Drafter
 from hybrid.engine.kv_cache import KvCache, common_length
+from hybrid.engine.neighbours import Neighbours, no_reading
 from hybrid.engine.pace import Pace
+from hybrid.engine.pressure import Reading
 from hybrid.engine.sampling import prepare_all, row_draws
 from hybrid.engine.scheduler import Plan, Work, fits, plan
 from hybrid.engine.sequence import Sequence
@@ -60,12 +62,21 @@ class StepReport:
 
 
 class Engine:
-    """Continuous batching over one backend. Every method belongs to the one thread that owns the model."""
+    """Continuous batching over one backend. Every method belongs to the one thread that owns the model.
+
+    drafter: who guesses tokens ahead; None takes the text itself for a guide.
+    read_pressure: gives the kernel's counters, see `pressure.py`. is_adaptive: whether it may change the threads.
+    """
 
     def __init__(
-        self, backend: Backend, *, drafter: Drafter | None = None, clock: Callable[[], float] = time.perf_counter
+        self,
+        backend: Backend,
+        *,
+        drafter: Drafter | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+        read_pressure: Callable[[], Reading] = no_reading,
+        is_adaptive: bool = True,
     ) -> None:
-        """`drafter`: who guesses tokens ahead; None takes the text itself for a guide."""
         self._backend = backend
         self._drafter = drafter or Drafter()
         self._clock = clock
@@ -79,6 +90,7 @@ class Engine:
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
         self.pace = Pace()
+        self.neighbours = Neighbours(backend, self.pace, read=read_pressure, is_adaptive=is_adaptive)
         self._mask_thread = ThreadPoolExecutor(1, "masks")  # starts with its first mask
 
     @property
@@ -148,11 +160,14 @@ class Engine:
             return
         if masks is not None:
             masks.result()
-        step_s = self._clock() - started_s
+        ended_s = self._clock()
+        step_s = ended_s - started_s
         drawn = sum(self._settle(work, found, report) for work, found in self._draw(step, rows))
         self.pace.observe(
             step_s=step_s, prefill_tokens=prefill_tokens, sequences=sequences, drafted=drafted, drawn=drawn
         )
+        computed = sequences + drafted
+        self.neighbours.observe(ended_s, step_s=step_s, prefill_tokens=prefill_tokens, decode_tokens=computed)
 
     def _admit(self, report: StepReport) -> None:
         """Let waiting sequences in, the earliest due first, while slots and cells last.

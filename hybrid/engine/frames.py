@@ -167,7 +167,11 @@ class End(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Load(msgspec.Struct, frozen=True, array_like=True):
-    """How busy the worker is after a step. Speeds are None until measured."""
+    """How busy the worker is after a step. Speeds are None until measured.
+
+    threads: that compute now. slowdown: how many times longer steps take than undisturbed ones; None while unknown.
+    others_cores: cores that other processes keep busy; None where the system does not tell.
+    """
 
     running: int
     waiting: int
@@ -176,6 +180,9 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
     free_cells: int
     prefill_tok_s: float | None
     decode_tok_s: float | None
+    threads: int | None = None
+    slowdown: float | None = None
+    others_cores: float | None = None
 
 
 class Step(Frame, frozen=True):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 SMOOTHING = 0.2
 """Weight of the newest step in a running average: about the last five steps count."""
+SMOOTHING_S = 0.5
+"""Steps that take long weigh more, so that an average follows a change within a second, not within five long steps."""
 MIN_CHUNK_TOKENS = 16
 """Below this llama.cpp's matrix kernels lose most of their speed to per-step overhead."""
 FIRST_CHUNK_TOKENS = 64
@@ -31,6 +34,8 @@ class Pace:
     decode_step_s: float | None = None
     decode_token_s: float | None = None
     _step_s: dict[int, float] = field(default_factory=dict)
+    _prefill_slowdown: float | None = None
+    _decode_slowdown: float | None = None
 
     def prefill_budget_tokens(self, *, decoding: int, batch_tokens: int) -> int:
         """Give the prompt tokens the next step may take.
@@ -53,12 +58,31 @@ class Pace:
             drawn: tokens that came out for the decoding sequences.
         """
         if sequences and not prefill_tokens:
-            self.decode_step_s = _smooth(self.decode_step_s, step_s)
-            self.decode_token_s = _smooth(self.decode_token_s, step_s * sequences / max(drawn, 1))
+            self.decode_step_s = _smooth(self.decode_step_s, step_s, step_s)
+            self.decode_token_s = _smooth(self.decode_token_s, step_s * sequences / max(drawn, 1), step_s)
             self._note_size(sequences + drafted, step_s)
         elif prefill_tokens >= MIN_CHUNK_TOKENS:
             share_s = max(step_s - (self.decode_step_s or 0.0) * bool(sequences), step_s * 0.25)
-            self.prefill_token_s = _smooth(self.prefill_token_s, share_s / prefill_tokens)
+            self.prefill_token_s = _smooth(self.prefill_token_s, share_s / prefill_tokens, step_s)
+
+    def follow(self, slowdown: float, *, prefill: bool, decode: bool) -> None:
+        """Learn that steps now take `slowdown` times the undisturbed time, as seen at prefill, decode or neither.
+
+        Speeds of a kind that was not seen are taken to have changed by as much; else a prompt that comes after a long
+        stretch of mere decoding, or of nothing, is promised what the machine gave before others came or went.
+        """
+        if prefill or self._prefill_slowdown is None:
+            self._prefill_slowdown = slowdown
+        elif self.prefill_token_s is not None:
+            self.prefill_token_s *= slowdown / self._prefill_slowdown
+            self._prefill_slowdown = slowdown
+        if decode or self._decode_slowdown is None:
+            self._decode_slowdown = slowdown
+        elif self.decode_step_s is not None and self.decode_token_s is not None:
+            change, self._decode_slowdown = slowdown / self._decode_slowdown, slowdown
+            self.decode_step_s *= change
+            self.decode_token_s *= change
+            self._step_s = {size: seconds * change for size, seconds in self._step_s.items()}
 
     def decode_s(self, tokens: int) -> float | None:
         """Predict a step that decodes so many tokens, drafted ones among them; None while none was measured.
@@ -84,7 +108,7 @@ class Pace:
             # A machine that became slower or faster did so for every size, also for those not seen since.
             drift = 1.0 + DRIFT * (min(max(step_s / expected_s, 0.5), 2.0) - 1.0)
             self._step_s = {size: seconds * drift for size, seconds in self._step_s.items()}
-        self._step_s[tokens] = _smooth(self._step_s.get(tokens), step_s)
+        self._step_s[tokens] = _smooth(self._step_s.get(tokens), step_s, step_s)
 
     @property
     def prefill_tok_s(self) -> float | None:
@@ -97,5 +121,6 @@ class Pace:
         return None if self.decode_token_s is None else 1.0 / self.decode_token_s
 
 
-def _smooth(average: float | None, value: float) -> float:
-    return value if average is None else average + SMOOTHING * (value - average)
+def _smooth(average: float | None, value: float, step_s: float) -> float:
+    weight = max(SMOOTHING, 1 - math.exp(-step_s / SMOOTHING_S))
+    return value if average is None else average + weight * (value - average)

@@ -27,6 +27,7 @@ class SupervisorOptions:
 
     max_queue: bounds the requests that wait for a slot. environment: the worker's environment; None inherits ours.
     drafts: whether tokens may be guessed ahead. draft_model_path: a small model that guesses too; "" is none.
+    nice: of the worker, 0 to 19. is_adaptive: whether it may use fewer threads while others use the machine.
     """
 
     backend: str
@@ -38,6 +39,8 @@ class SupervisorOptions:
     draft_model_path: str = ""
     max_queue: int = 64
     environment: Mapping[str, str] | None = None
+    nice: int = 0
+    is_adaptive: bool = True
 
 
 class WorkerProcess:
@@ -56,6 +59,8 @@ class WorkerProcess:
             "threads": options.threads,
             "drafts": options.drafts,
             "draft_model_path": options.draft_model_path,
+            "nice": options.nice,
+            "is_adaptive": options.is_adaptive,
         }
         command = [sys.executable, "-m", "hybrid.engine.worker", str(theirs.fileno())]
         command.append(msgspec.json.encode(worker_options).decode())

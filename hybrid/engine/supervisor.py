@@ -201,14 +201,23 @@ class Supervisor:
         slots = self.facts.slots if self.facts else self._options.slots
         ahead = sum(self._submitted.values()) - slots + 1
         if ahead > 0:
-            return None if self._service_s is None else self._service_s * ahead / slots
+            return None if self._service_s is None else self._service_s * self._slowdown * ahead / slots
         prefill_tok_s = self.load.prefill_tok_s
         return self.load.waiting_tokens / prefill_tok_s if prefill_tok_s else None
 
     def served(self, seconds: float) -> None:
-        """Learn how long one generation took from leaving the queue to its end."""
-        average = seconds if self._service_s is None else self._service_s
-        self._service_s = average + SERVICE_SMOOTHING * (seconds - average)
+        """Learn how long one generation took from leaving the queue to its end.
+
+        What other programs added is taken out, and put in again as it is when a wait is predicted: they come and go
+        within a second, the average follows over many requests.
+        """
+        undisturbed_s = seconds / self._slowdown
+        average = undisturbed_s if self._service_s is None else self._service_s
+        self._service_s = average + SERVICE_SMOOTHING * (undisturbed_s - average)
+
+    @property
+    def _slowdown(self) -> float:
+        return self.load.slowdown or 1.0
 
     def _check_queue(self) -> None:
         """Refuse what finds the queue full. Several answers to one request enter together: half of them is none."""

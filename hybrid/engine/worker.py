@@ -48,6 +48,7 @@ from hybrid.engine.frames import (
 )
 from hybrid.engine.intake import Intake
 from hybrid.engine.logprobs import LogprobQueue
+from hybrid.engine.pressure import PressureReader
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import HybridError, InvalidRequest, LocalError, LocalFailure
 from hybrid.native import SampleParams
@@ -59,6 +60,8 @@ IDLE_SEQUENCES = 32
 """Finished sequences that may stay in the cache beside the running ones."""
 PATIENCE_S = 60.0
 """A request without a deadline is due so long after its arrival: urgent ones pass it, but not for ever."""
+IDLE_LOOK_S = 1.0
+"""How often the machine is looked at while nothing runs, until the model is unloaded."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
@@ -71,6 +74,8 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     threads: int
     drafts: bool = True
     draft_model_path: str = ""
+    nice: int = 0
+    is_adaptive: bool = True
 
 
 Order: TypeAlias = Sequence | str | None
@@ -80,13 +85,21 @@ Order: TypeAlias = Sequence | str | None
 class Worker:
     """The two threads of a worker and what they share: an inbox one way, a locked socket the other."""
 
-    def __init__(self, connection: socket.socket, backend: Backend, template: ChatTemplate, drafter: Drafter) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        backend: Backend,
+        template: ChatTemplate,
+        drafter: Drafter,
+        *,
+        is_adaptive: bool = True,
+    ) -> None:
         self._connection = connection
         self._send_lock = threading.Lock()
         self._backend = backend
         self._intake = Intake(backend, template, hear(backend.facts.chat_template), send=self._send)
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self._engine = Engine(backend, drafter=drafter)
+        self._engine = Engine(backend, drafter=drafter, read_pressure=PressureReader().read, is_adaptive=is_adaptive)
         self._compiler = Compiler(backend, submit=self._inbox.put, refuse=self._refuse)
 
     def run(self) -> None:
@@ -168,8 +181,10 @@ class Worker:
         was_cancelled = False
         while True:
             try:
-                order = self._inbox.get(block=is_waiting)
+                order = self._inbox.get(block=is_waiting, timeout=IDLE_LOOK_S)
             except queue.Empty:
+                if is_waiting and self._engine.neighbours.look_idly(time.perf_counter()):
+                    self._send_step(StepReport())  # so that the next request is routed by how busy the machine is now
                 return was_cancelled
             is_waiting = False
             if isinstance(order, Sequence):
@@ -210,6 +225,9 @@ class Worker:
             free_cells=engine.free_cells,
             prefill_tok_s=engine.pace.prefill_tok_s,
             decode_tok_s=engine.pace.decode_tok_s,
+            threads=engine.neighbours.threads,
+            slowdown=engine.neighbours.slowdown,
+            others_cores=engine.neighbours.others_cores,
         )
 
     def _send(self, frame: Frame) -> None:
@@ -317,6 +335,8 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     connection = socket.socket(fileno=int(argv[0]))
     options = msgspec.json.decode(argv[1], type=WorkerOptions)
+    # Never below what whoever started us chose, which takes a privilege. Threads inherit it, so it comes before them.
+    os.setpriority(os.PRIO_PROCESS, 0, max(options.nice, os.getpriority(os.PRIO_PROCESS, 0)))
     try:
         backend = load_backend(options)
         facts = backend.facts
@@ -325,7 +345,7 @@ def main(argv: list[str]) -> None:
     except LocalError as failed:
         _send(connection, threading.Lock(), LoadFailed(str(failed)))
         os._exit(1)
-    worker = Worker(connection, backend, template, drafter)
+    worker = Worker(connection, backend, template, drafter, is_adaptive=options.is_adaptive)
     _send(connection, threading.Lock(), _ready(backend))
     worker.run()
     os._exit(0)

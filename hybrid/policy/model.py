@@ -53,6 +53,7 @@ class Signals:
     local_problem: why the local model is not ready; None if it is.
     local_refusal: why the local model does not take this request; None if it does. local_refusal_param: for what in it.
     queue_wait_s, prefill_tok_s, decode_tok_s: predicted or measured; None while nothing was measured.
+    local_threads, local_slowdown: that compute, and how many times slower than undisturbed; the speeds include it.
     budget_left_usd: None where no budget is configured, which means no cloud.
     """
 
@@ -71,6 +72,8 @@ class Signals:
     queue_wait_s: float | None = None
     prefill_tok_s: float | None = None
     decode_tok_s: float | None = None
+    local_threads: int | None = None
+    local_slowdown: float | None = None
     clouds: tuple[CloudOption, ...] = ()
     budget_left_usd: Decimal | None = None
     deadline_s: float | None = None

@@ -18,6 +18,9 @@ from hybrid.policy.model import (
 )
 from hybrid.types import PolicyChoice
 
+NOTABLY_SLOW = 1.25
+"""A slowdown from which a check says that other programs are why."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
@@ -146,15 +149,22 @@ def _cloud_obstacle(option: CloudOption, signals: Signals) -> tuple[Reason | Non
 
 def _latency_check(signals: Signals, limits: Limits) -> Check | None:
     predicted = predict(signals)
+    # Why it is late matters to whoever reads it: this is no slow machine but a busy one.
+    slowed = signals.local_slowdown is not None and signals.local_slowdown >= NOTABLY_SLOW
+    because = f"; other programs make local {signals.local_slowdown:.1f} times slower" if slowed else ""
     total_limit_s = min((s for s in (limits.total_s, signals.deadline_s) if s is not None), default=None)
     if limits.ttft_s is not None and predicted.ttft_s is not None and predicted.ttft_s > limits.ttft_s:
-        return Check("latency", False, f"first token predicted in {predicted.ttft_s:.2f} s > {limits.ttft_s:g} s")
+        return Check(
+            "latency", False, f"first token predicted in {predicted.ttft_s:.2f} s > {limits.ttft_s:g} s{because}"
+        )
     if total_limit_s is not None and predicted.total_s is not None and predicted.total_s > total_limit_s:
-        return Check("latency", False, f"completion predicted in {predicted.total_s:.2f} s > {total_limit_s:g} s")
+        return Check(
+            "latency", False, f"completion predicted in {predicted.total_s:.2f} s > {total_limit_s:g} s{because}"
+        )
     if predicted.ttft_s is None:
         return None
     limit = "no limit" if limits.ttft_s is None else f"limit {limits.ttft_s:g} s"
-    return Check("latency", True, f"first token predicted in {predicted.ttft_s:.2f} s ({limit})")
+    return Check("latency", True, f"first token predicted in {predicted.ttft_s:.2f} s ({limit}){because}")
 
 
 def _join(*parts: str) -> str:

@@ -50,6 +50,18 @@ def _sequence(name: str, prompt: list[int]) -> Sequence:
     )
 
 
+def test_the_number_of_threads_changes_no_bit(backend, prompts):
+    """Threads may come and go in the middle of an answer: logits of prompts and of single tokens are the same."""
+    rows = []
+    for threads in (backend.facts.threads, 1, backend.facts.threads):
+        backend.set_threads(threads, threads)
+        prefill = backend.decode([BatchEntry(0, prompts[0], 0, logits=1)])[0].copy()
+        decode = backend.decode([BatchEntry(0, [5], len(prompts[0]), logits=1)])[0].copy()
+        rows.append(np.concatenate([prefill, decode]))
+        backend.forget(0)
+    assert all(np.array_equal(rows[0], other) for other in rows[1:])
+
+
 def _generate(backend: LlamaCppBackend, prompts: list[list[int]]) -> list[tuple[list[int], list[float]]]:
     """Run all prompts together; give each one's tokens and their log-probabilities."""
     engine = Engine(backend)

@@ -109,6 +109,22 @@ def test_a_cloud_that_cannot_be_used_is_passed_over_with_its_reason(option, word
     assert any(words in check.detail and not check.is_passed for check in decision.checks)
 
 
+@pytest.mark.parametrize(
+    ("slowdown", "words"),
+    [
+        pytest.param(3.2, "; other programs make local 3.2 times slower", id="busy-machine"),
+        pytest.param(1.1, "", id="nothing-to-speak-of"),
+        pytest.param(None, "", id="unknown"),
+    ],
+)
+def test_a_late_answer_says_whether_other_programs_are_why(slowdown, words):
+    """The latency check tells a slow machine from a busy one; the speeds already include the slowdown."""
+    decision = route(facts(queue_wait_s=2.0, local_slowdown=slowdown, local_threads=1), LIMITS)
+
+    late = next(check for check in decision.checks if check.rule == "latency")
+    assert late.detail.endswith(f" s > {LIMITS.ttft_s:g} s{words}")
+
+
 def test_a_decision_is_a_pure_function_of_its_inputs():
     """The same facts give an equal decision, checks and all, so that explain can replay it."""
     assert route(facts(queue_wait_s=2.0), LIMITS) == route(facts(queue_wait_s=2.0), LIMITS)

@@ -1,0 +1,83 @@
+"""Do the speeds that requests are routed by follow what the machine gives, soon and in both directions?"""
+
+import pytest
+
+from hybrid.engine.pace import IDLE_STEP_S, Pace
+
+
+def _pace_after(*steps_s: float) -> Pace:
+    pace = Pace()
+    for step_s in steps_s:
+        pace.observe(step_s=step_s, prefill_tokens=0, sequences=1, drawn=1)
+    return pace
+
+
+@pytest.mark.parametrize(
+    ("before_s", "after_s"),
+    [
+        pytest.param(0.03, 0.09, id="worse"),
+        pytest.param(0.09, 0.03, id="better"),
+        pytest.param(0.03, 1.0, id="much-worse"),
+        pytest.param(1.0, 0.03, id="much-better"),
+    ],
+)
+def test_decode_speed_follows_within_about_a_second(before_s, after_s):
+    """Whatever the steps' length, after a second of new ones the old speed is out of the average, but for a fifth."""
+    steps = max(1, round(1.0 / after_s))
+    pace = _pace_after(*[before_s] * 50, *[after_s] * steps)
+    assert pace.decode_tok_s == pytest.approx(1 / after_s, rel=0.2)
+
+
+def test_one_long_step_is_soon_forgotten():
+    """A single slow step does not hold prompts back for long: half a second later the usual speed is told again."""
+    pace = _pace_after(*[0.03] * 50, 1.0, *[0.03] * 17)
+    assert pace.decode_tok_s == pytest.approx(1 / 0.03, rel=0.5)
+
+
+def test_prefill_speed_follows_long_chunks():
+    """Two chunks of half a second are enough to know that prompts are slow now."""
+    pace = Pace()
+    for step_s in [0.15] * 20 + [0.6] * 2:
+        pace.observe(step_s=step_s, prefill_tokens=60, sequences=0)
+    assert pace.prefill_tok_s == pytest.approx(100, rel=0.25)
+    assert pace.prefill_budget_tokens(decoding=0, batch_tokens=512) == pytest.approx(IDLE_STEP_S * 100, rel=0.35)
+
+
+def _both_kinds() -> Pace:
+    pace = Pace()
+    pace.observe(step_s=0.1, prefill_tokens=50, sequences=0)
+    pace.observe(step_s=0.02, prefill_tokens=0, sequences=1, drawn=1)
+    pace.follow(1.0, prefill=True, decode=True)
+    return pace
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param({"prefill": False, "decode": True}, (125.0, 50.0), id="prompts-not-seen"),
+        pytest.param({"prefill": True, "decode": False}, (500.0, 12.5), id="decoding-not-seen"),
+        pytest.param({"prefill": False, "decode": False}, (125.0, 12.5), id="nothing-ran"),
+        pytest.param({"prefill": True, "decode": True}, (500.0, 50.0), id="both-measured"),
+    ],
+)
+def test_speeds_of_what_was_not_seen_change_alike(seen, expected):
+    """Steps of one kind that became four times slower say the same of the other kind, and of both while nothing ran."""
+    pace = _both_kinds()
+    pace.follow(4.0, **seen)
+    assert expected == (pytest.approx(pace.prefill_tok_s), pytest.approx(pace.decode_tok_s))
+
+
+def test_speeds_come_back():
+    """When the machine is quiet again, speeds are what they were, however often that happens."""
+    pace = _both_kinds()
+    for slowdown in (3.0, 1.5, 4.0, 1.0):
+        pace.follow(slowdown, prefill=False, decode=False)
+    assert (500.0, 50.0) == (pytest.approx(pace.prefill_tok_s), pytest.approx(pace.decode_tok_s))
+
+
+def test_nothing_measured_stays_unknown():
+    """A slowdown alone makes no speed."""
+    pace = Pace()
+    pace.follow(1.0, prefill=False, decode=False)
+    pace.follow(3.0, prefill=False, decode=False)
+    assert (None, None) == (pace.prefill_tok_s, pace.decode_tok_s)
