@@ -20,6 +20,8 @@ class BackendOptions:
     context_tokens: the longest sequence to serve, prompt and answer together; lowered to what the model was trained on.
     slots: sequences decoded together. idle_sequences: finished ones that may stay in the cache beside them.
     threads: 0 takes every core this process may use.
+    has_one_pool: whether all sequences take their KV cells from one pool and may share them; else each slot has a cache
+    of its own of `context_tokens`, and a prompt may only go on in a slot where its beginning was computed.
     """
 
     model_path: Path
@@ -27,6 +29,7 @@ class BackendOptions:
     slots: int = 8
     idle_sequences: int = 32
     threads: int = 0
+    has_one_pool: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,7 @@ class ModelFacts:
     kv_cells: tokens of all sequences together that the KV cache holds.
     sequence_ids: how many sequences, running and idle, the cache tells apart.
     can_share_cells: whether a sequence may begin with another's cells; not with recurrent state or sliding windows.
+    can_truncate: whether the last cells of a sequence can be given back alone; as above.
     batch_tokens: the most tokens one `decode` takes.
     fingerprint: SHA-256 over the file's size and its header bytes; names the file without reading a gigabyte.
     """
@@ -48,6 +52,7 @@ class ModelFacts:
     slots: int
     kv_cells: int
     can_share_cells: bool
+    can_truncate: bool
     sequence_ids: int
     batch_tokens: int
     threads: int
@@ -103,7 +108,7 @@ class Backend(Protocol):
         """
 
     def truncate(self, slot: int, length: int) -> None:
-        """Free the KV cells of a slot from position `length` on. Only with `can_share_cells`."""
+        """Free the KV cells of a slot from position `length` on. Only with `can_truncate`."""
 
     def set_threads(self, decode: int, prefill: int) -> None:
         """Let so many threads compute from the next step on: in steps that only decode, and in those with prompts.

@@ -62,10 +62,7 @@ class LlamaCppBackend:
         trained = int(llama.llama_model_n_ctx_train(self._model))
         context_tokens = min(options.context_tokens, trained) if trained > 0 else options.context_tokens
         threads = options.threads or len(os.sched_getaffinity(0))
-        most = int(llama.llama_max_parallel_sequences())
-        self._ctx = _make_context(
-            self._model, context_tokens, min(options.slots + options.idle_sequences, most), threads
-        )
+        self._ctx = _make_context(self._model, options, context_tokens, threads)
         self._memory = llama.llama_get_memory(self._ctx)
         self._batch = LlamaBatch(MICRO_BATCH_TOKENS)
         self._pieces: dict[int, bytes] = {}
@@ -84,7 +81,8 @@ class LlamaCppBackend:
             trained_context_tokens=trained,
             slots=options.slots,
             kv_cells=int(llama.llama_n_ctx(self._ctx)),
-            can_share_cells=_can_share_cells(self._model),
+            can_share_cells=options.has_one_pool and _keeps_every_cell(self._model),
+            can_truncate=_keeps_every_cell(self._model),
             sequence_ids=int(llama.llama_n_seq_max(self._ctx)),
             batch_tokens=MICRO_BATCH_TOKENS,
             threads=threads,
@@ -198,13 +196,16 @@ def _load(path: Path) -> Any:
     return model
 
 
-def _make_context(model: Any, context_tokens: int, sequence_ids: int, threads: int) -> Any:
+def _make_context(model: Any, options: BackendOptions, context_tokens: int, threads: int) -> Any:
     params = llama.llama_context_default_params()
-    params.n_ctx = context_tokens
+    most = int(llama.llama_max_parallel_sequences())
+    if options.has_one_pool:
+        params.n_ctx, params.n_seq_max = context_tokens, min(options.slots + options.idle_sequences, most)
+    else:
+        params.n_ctx, params.n_seq_max = context_tokens * options.slots, min(options.slots, most)
     params.n_batch = params.n_ubatch = MICRO_BATCH_TOKENS
-    params.n_seq_max = sequence_ids
     params.n_threads = params.n_threads_batch = threads
-    params.kv_unified = True
+    params.kv_unified = options.has_one_pool
     ctx = llama.llama_init_from_model(model, params)
     if not ctx:
         raise ModelFileError(
@@ -213,7 +214,7 @@ def _make_context(model: Any, context_tokens: int, sequence_ids: int, threads: i
     return ctx
 
 
-def _can_share_cells(model: Any) -> bool:
+def _keeps_every_cell(model: Any) -> bool:
     """Tell models whose cache is one cell a token: recurrent state and sliding windows keep no full past to share."""
     is_recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
     return not is_recurrent and int(llama.llama_model_n_swa(model)) == 0

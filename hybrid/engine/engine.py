@@ -86,6 +86,7 @@ class Engine:
             cells=facts.kv_cells,
             sequence_ids=facts.sequence_ids,
             can_share=facts.can_share_cells,
+            can_truncate=facts.can_truncate,
         )
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
@@ -143,12 +144,14 @@ class Engine:
     @property
     def _can_judge(self) -> bool:
         """Whether drafted tokens that were wrong can be taken out of the cache again."""
-        return self._backend.facts.can_share_cells
+        return self._backend.facts.can_truncate
 
     def _run(self, step: Plan, report: StepReport) -> None:
         """Compute a step, draw from its rows, and say what came of it."""
         sequences, drafted = len(step.decoding), step.tokens - step.prefill_tokens - len(step.decoding)
         prefill_tokens = step.prefill_tokens
+        # Where each slot has a cache of its own, llama.cpp computes neighbouring ones together.
+        step.work.sort(key=lambda work: work.sequence.slot or 0)
         started_s = self._clock()
         masks = self._begin_masks(step)
         try:

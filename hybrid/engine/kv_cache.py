@@ -21,6 +21,9 @@ class CacheBackend(Protocol):
     def copy(self, source: int, target: int, count: int) -> None:
         """Let `target` share the first `count` cells of `source`."""
 
+    def truncate(self, slot: int, length: int) -> None:
+        """Free the cells of a sequence id from position `length` on."""
+
     def forget(self, slot: int) -> None:
         """Free every cell of a sequence id."""
 
@@ -133,11 +136,23 @@ class KvCache:
     Sequence ids are few (llama.cpp has at most 256), so a prompt is compared with each held sequence in turn:
     a vectorised comparison of some thousand tokens takes microseconds, less than keeping a tree in order would.
     Sequences share only within their isolation key: what one user asked must not speed up another's request.
+
+    can_share: whether sequences may hold the same cells. Where they may not, a prompt goes on in the place of a finished
+    sequence that begins as it does, whose other cells are given back (can_truncate).
     """
 
-    def __init__(self, backend: CacheBackend, *, cells: int, sequence_ids: int, can_share: bool = True) -> None:
+    def __init__(
+        self,
+        backend: CacheBackend,
+        *,
+        cells: int,
+        sequence_ids: int,
+        can_share: bool = True,
+        can_truncate: bool = True,
+    ) -> None:
         self._backend = backend
         self._can_share = can_share
+        self._can_keep = can_share or can_truncate
         self._free_ids = list(range(sequence_ids))[::-1]
         self._held: dict[int, _Held] = {}
         self._ticks = itertools.count()
@@ -152,8 +167,9 @@ class KvCache:
         """Find the longest shared beginning. At least the last token is left to compute: its logits are wanted."""
         best, length = None, MIN_SHARED_TOKENS - 1
         limit = len(tokens) - 1
-        for slot, held in self._held.items() if self._can_share else ():
-            if held.isolation != isolation or held.tokens.size <= length:
+        for slot, held in self._held.items() if self._can_keep else ():
+            is_taken = held.is_running and not self._can_share
+            if held.isolation != isolation or held.tokens.size <= length or is_taken:
                 continue
             shared = common_length(held.tokens.view[:limit], tokens[:limit])
             if shared > length:
@@ -166,11 +182,14 @@ class KvCache:
     def open(self, match: Match, isolation: str) -> int:
         """Give a running sequence a slot that begins with what was matched; the caller computes the rest.
 
-        An idle sequence that is matched whole is continued in place; otherwise its cells are shared.
+        An idle sequence that is matched whole is continued in place, and so is any where cells cannot be shared;
+        otherwise its cells are shared.
         """
         source = None if match.slot is None else self._held[match.slot]
-        if source is not None and not source.is_running and match.length == source.tokens.size:
+        is_whole = source is not None and match.length == source.tokens.size
+        if source is not None and not source.is_running and (is_whole or not self._can_share):
             assert match.slot is not None
+            self._cut(match.slot, match.length)
             source.is_running = True
             self.pool.run(source.cells.view)
             return match.slot
@@ -200,7 +219,7 @@ class KvCache:
         held.is_running = False
         held.used = next(self._ticks)
         self.pool.rest(held.cells.view)
-        if not is_kept or not self._can_share or held.tokens.size < MIN_SHARED_TOKENS:
+        if not is_kept or not self._can_keep or held.tokens.size < MIN_SHARED_TOKENS:
             self._drop(slot)
 
     def clear(self) -> None:
@@ -216,6 +235,14 @@ class KvCache:
     def _evict(self, *, keep: int | None) -> None:
         idle = [(held.used, slot) for slot, held in self._held.items() if not held.is_running and slot != keep]
         self._drop(min(idle)[1])
+
+    def _cut(self, slot: int, length: int) -> None:
+        """Give back the cells of an idle sequence from `length` on."""
+        held = self._held[slot]
+        if length < held.tokens.size:
+            self._backend.truncate(slot, length)
+            self.pool.drop(held.cells.view[length:])
+            held.tokens.size = held.cells.size = length
 
     def _drop(self, slot: int) -> None:
         held = self._held.pop(slot)

@@ -293,12 +293,12 @@ def load_drafter(options: WorkerOptions, target: Backend) -> Drafter:
 
     Raises: LocalError if it cannot be loaded, or its tokens are not the other's.
     """
-    if not options.drafts or not options.draft_model_path or not target.facts.can_share_cells:
+    if not options.drafts or not options.draft_model_path or not target.facts.can_truncate:
         return Drafter(is_on=options.drafts)
     small = msgspec.structs.replace(options, model_path=options.draft_model_path)
     draft = load_backend(small, idle_sequences=0)
     check_vocabulary(draft, target)
-    if not draft.facts.can_share_cells:
+    if not draft.facts.can_truncate:
         raise LocalFailure(f"{draft.facts.name} cannot draft: its cache gives back no single tokens")
     return Drafter(ModelDrafts(draft))
 

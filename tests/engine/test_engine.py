@@ -20,9 +20,11 @@ from hybrid.types import FinishReason
 GREEDY = SampleParams(temperature=0.0)
 
 
-def _engine(*, context_tokens: int = 4096, slots: int = 4) -> Engine:
+def _engine(*, context_tokens: int = 4096, slots: int = 4, has_one_pool: bool = True) -> Engine:
     """An engine for which every step takes as long: what it does must not depend on the machine's mood."""
-    options = BackendOptions(model_path=Path("unused"), context_tokens=context_tokens, slots=slots)
+    options = BackendOptions(
+        model_path=Path("unused"), context_tokens=context_tokens, slots=slots, has_one_pool=has_one_pool
+    )
     return Engine(FakeBackend(options), clock=itertools.count(step=0.01).__next__)
 
 
@@ -266,12 +268,30 @@ def test_cells_of_finished_sequences_are_given_up_oldest_first():
     assert engine.cache.look_up(again_old.prompt, "").length < 90
 
 
+def test_without_a_common_pool_a_prompt_goes_on_where_its_beginning_was_computed():
+    """Each slot has its own cache: a finished answer's slot is cut back and continued, a running one is left alone."""
+    engine = _engine(slots=2, has_one_pool=False)
+    _ask(engine, "first", "a shared beginning, and one ending")
+    _finish(engine)
+    second = _ask(engine, "second", "a shared beginning, and another")
+    beside = _ask(engine, "beside", "a shared beginning, and a third")
+    answers = _finish(engine)
+
+    assert "a shared beginning, and another" == answers["second"][0]
+    assert "a shared beginning, and a third" == answers["beside"][0]
+    assert len("<|im_start|>user\na shared beginning, and ") == second.cached_tokens
+    assert 0 == beside.cached_tokens
+    assert 2 * 4096 == engine.free_cells
+
+
 class Schedules(RuleBasedStateMachine):
     """Random schedules of submit, cancel and step: the backend's own checks and these invariants must hold."""
 
+    has_one_pool = True
+
     def __init__(self) -> None:
         super().__init__()
-        self.engine = _engine(context_tokens=300, slots=3)
+        self.engine = _engine(context_tokens=300, slots=3, has_one_pool=self.has_one_pool)
         self.names = 0
 
     @rule(
@@ -314,10 +334,24 @@ class Schedules(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         _finish(self.engine)
-        assert self.engine.free_cells == 300
+        assert self.engine.free_cells == (300 if self.has_one_pool else 900)
         self.engine.cache.clear()
         assert self.engine._backend.cells_held() == 0
 
 
+class SeparateSchedules(Schedules):
+    """The same where each slot has a cache of its own: no cell is ever held twice."""
+
+    has_one_pool = False
+
+    @invariant()
+    def no_cell_is_held_twice(self) -> None:
+        cells = [cell for entries in self.engine._backend._slots.values() for cell, _ in entries]
+        assert len(cells) == len(set(cells))
+        assert all(len(entries) <= 300 for entries in self.engine._backend._slots.values())
+
+
+TestSeparateSchedules = SeparateSchedules.TestCase
+TestSeparateSchedules.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestSchedules = Schedules.TestCase
 TestSchedules.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
