@@ -94,6 +94,7 @@ class LlamaCppBackend:
             chat_template=header.chat_template,
             bos_text=self._special_text(int(llama.llama_vocab_bos(self._vocab))),
             eos_text=self._special_text(int(llama.llama_vocab_eos(self._vocab))),
+            state_format=_state_format(),
         )
 
     def _special_text(self, token: int) -> str:
@@ -180,6 +181,31 @@ class LlamaCppBackend:
         """Free every KV cell of a slot."""
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
+    def save(self, slot: int) -> bytearray:
+        """Give the cells of a slot in llama.cpp's own format; cells that other slots share count as the slot's."""
+        self._check_slot(slot)
+        size = int(llama.llama_state_seq_get_size(self._ctx, slot))
+        state = bytearray(size)
+        written = int(llama.llama_state_seq_get_data(self._ctx, _pointer(state), size, slot))
+        if written != size:
+            raise LocalFailure(f"llama.cpp gave {written} of {size} bytes of slot {slot}")
+        return state
+
+    def restore(self, slot: int, state: bytes | bytearray, count: int) -> None:
+        """Fill a slot. llama.cpp checks types, shapes and room itself, and takes nothing if they do not fit."""
+        self._check_slot(slot)
+        taken = int(llama.llama_state_seq_set_data(self._ctx, _pointer(state), len(state), slot))
+        first = int(llama.llama_memory_seq_pos_min(self._memory, slot))
+        last = int(llama.llama_memory_seq_pos_max(self._memory, slot))
+        if (taken, first, last) != (len(state), 0, count - 1):
+            self.forget(slot)
+            raise LocalFailure(f"llama.cpp took {taken} of {len(state)} bytes and holds {last + 1} of {count} cells")
+
+    def _check_slot(self, slot: int) -> None:
+        """Refuse what llama.cpp would abort the process on; -1 would even mean every slot."""
+        if not 0 <= slot < self.facts.sequence_ids:
+            raise ValueError(f"slot {slot} is none of the {self.facts.sequence_ids} there are")
+
     def close(self) -> None:
         """Free context and model, in that order."""
         llama.llama_free(self._ctx)
@@ -217,6 +243,23 @@ def _can_share_cells(model: Any) -> bool:
     """Tell models whose cache is one cell a token: recurrent state and sliding windows keep no full past to share."""
     is_recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
     return not is_recurrent and int(llama.llama_model_n_swa(model)) == 0
+
+
+def _state_format() -> str:
+    """Name what the bytes of saved cells depend on beside model and context: the library and the types of the cache."""
+    params = llama.llama_context_default_params()
+    return (
+        f"llama-cpp-python {llama.__version__}, state {llama.LLAMA_STATE_SEQ_VERSION}, "
+        f"types {params.type_k} {params.type_v}, flash attention {params.flash_attn_type}"
+    )
+
+
+def _pointer(data: bytes | bytearray) -> Any:
+    """Point at bytes that are there as long as the call: a copy would double hundreds of megabytes."""
+    pointer = ctypes.POINTER(ctypes.c_uint8)
+    if isinstance(data, bytes):
+        return ctypes.cast(ctypes.c_char_p(data), pointer)
+    return ctypes.cast((ctypes.c_uint8 * len(data)).from_buffer(data), pointer)
 
 
 def _fingerprint(path: Path) -> str:
