@@ -155,6 +155,10 @@ class LlamaCppBackend:
 
     def decode(self, entries: Sequence[BatchEntry]) -> NDArray[np.float32]:
         """Run one `llama_decode` over all entries."""
+        for entry in entries:
+            self._check_slot(entry.slot)
+            if not entry.tokens or min(entry.tokens) < 0 or max(entry.tokens) >= self.facts.vocab_tokens:
+                raise ValueError(f"slot {entry.slot} is given no token, or one that the vocabulary lacks")
         count = self._batch.fill(entries)
         status = int(llama.llama_decode(self._ctx, self._batch.native))
         if status != 0:
@@ -171,14 +175,23 @@ class LlamaCppBackend:
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Let `target` share cells of `source`: with the unified cache only their owners are written down."""
+        self._check_slot(source)
+        self._check_slot(target)
+        held = self._length(source)
+        if source == target or not self.facts.can_share_cells or not 0 < count <= held or self._length(target):
+            raise ValueError(f"{count} of {held} cells cannot be shared by slot {source} with slot {target}")
         llama.llama_memory_seq_cp(self._memory, source, target, 0, count)
 
     def truncate(self, slot: int, length: int) -> None:
         """Free the cells of a slot from position `length` on."""
+        self._check_slot(slot)
+        if not self.facts.can_share_cells or not 0 <= length <= self._length(slot):
+            raise ValueError(f"slot {slot} holds {self._length(slot)} cells and cannot be cut to {length}")
         llama.llama_memory_seq_rm(self._memory, slot, length, -1)
 
     def forget(self, slot: int) -> None:
         """Free every KV cell of a slot."""
+        self._check_slot(slot)
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def save(self, slot: int) -> bytearray:
@@ -194,17 +207,22 @@ class LlamaCppBackend:
     def restore(self, slot: int, state: bytes | bytearray, count: int) -> None:
         """Fill a slot. llama.cpp checks types, shapes and room itself, and takes nothing if they do not fit."""
         self._check_slot(slot)
+        if not 0 < count <= self.facts.kv_cells or self._length(slot):
+            raise ValueError(f"{count} cells cannot be restored into slot {slot}, which holds {self._length(slot)}")
         taken = int(llama.llama_state_seq_set_data(self._ctx, _pointer(state), len(state), slot))
         first = int(llama.llama_memory_seq_pos_min(self._memory, slot))
-        last = int(llama.llama_memory_seq_pos_max(self._memory, slot))
-        if (taken, first, last) != (len(state), 0, count - 1):
+        held = self._length(slot)
+        if (taken, first, held) != (len(state), 0, count):
             self.forget(slot)
-            raise LocalFailure(f"llama.cpp took {taken} of {len(state)} bytes and holds {last + 1} of {count} cells")
+            raise LocalFailure(f"llama.cpp took {taken} of {len(state)} bytes and holds {held} of {count} cells")
 
     def _check_slot(self, slot: int) -> None:
         """Refuse what llama.cpp would abort the process on; -1 would even mean every slot."""
         if not 0 <= slot < self.facts.sequence_ids:
             raise ValueError(f"slot {slot} is none of the {self.facts.sequence_ids} there are")
+
+    def _length(self, slot: int) -> int:
+        return int(llama.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
     def close(self) -> None:
         """Free context and model, in that order."""
