@@ -67,6 +67,14 @@ class LocalConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     max_queue: Annotated[
         int, Meta(ge=0, le=100_000, description="Requests that may wait for a slot; one more is a 429.")
     ] = 64
+    prompt_cache_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2**50,
+            description="Room on disk for the caches of system prompts, kept over restarts; 0 saves none.",
+        ),
+    ] = 0
     threads: Annotated[int, Meta(ge=0, le=4096, description="CPU threads for the model; 0 takes every core.")] = 0
     adapt_threads: Annotated[
         bool, Meta(description="Use fewer threads while other programs keep cores busy, where that is no slower.")

@@ -66,6 +66,8 @@ def _worker_options(config: Config, model_path: Path | None, environ: Mapping[st
         threads=config.local.threads,
         drafts=config.local.speculation == "auto",
         max_queue=config.local.max_queue,
+        prompt_folder=str(data_dir(environ) / "prompts"),
+        prompt_bytes=config.local.prompt_cache_bytes,
         environment={"GOMP_SPINCOUNT": BARRIER_SPINS, **environ},
         nice=config.local.nice,
         is_adaptive=config.local.adapt_threads,

@@ -41,6 +41,7 @@ class ModelFacts:
     can_share_cells: whether a sequence may begin with another's cells; not with recurrent state or sliding windows.
     can_truncate: whether the last cells of a sequence can be given back alone; as above.
     batch_tokens: the most tokens one `decode` takes.
+    state_format: what saved cells depend on beside the file and its context, such as versions; None: not to be saved.
     fingerprint: SHA-256 over the file's size and its header bytes; names the file without reading a gigabyte.
     """
 
@@ -62,6 +63,7 @@ class ModelFacts:
     chat_template: str | None
     bos_text: str
     eos_text: str
+    state_format: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,15 @@ class Backend(Protocol):
 
     def forget(self, slot: int) -> None:
         """Free every KV cell of a slot that no other slot shares."""
+
+    def save(self, slot: int) -> bytearray:
+        """Give the KV cells of a slot as bytes. Only with a `state_format`."""
+
+    def restore(self, slot: int, state: bytes | bytearray, count: int) -> None:
+        """Fill the empty slot with `count` saved cells, which a backend of the same `state_format` has given.
+
+        Raises: LocalFailure if they are not taken; the slot is empty then.
+        """
 
     def close(self) -> None:
         """Free the model. Nothing may be called afterwards."""

@@ -59,6 +59,7 @@ class FakeBackend:
             chat_template=_template(options.model_path),
             bos_text="",
             eos_text="",
+            state_format="fake",
         )
 
     def tokenize(self, text: str) -> list[int]:
@@ -133,6 +134,17 @@ class FakeBackend:
     def forget(self, slot: int) -> None:
         """Free a slot."""
         self._slots.pop(slot, None)
+
+    def save(self, slot: int) -> bytearray:
+        """Give the tokens of a slot."""
+        return bytearray(np.array([token for _, token in self._slots[slot]], dtype="<i4").tobytes())
+
+    def restore(self, slot: int, state: bytes | bytearray, count: int) -> None:
+        """Hold the tokens again, in cells of their own."""
+        tokens = np.frombuffer(state, dtype="<i4")
+        if self._slots.get(slot) or len(tokens) != count:
+            raise LocalFailure(f"cannot restore {count} cells of {len(tokens)} into slot {slot}")
+        self._slots[slot] = [(next(self._cells), int(token)) for token in tokens]
 
     def close(self) -> None:
         """Nothing to free."""

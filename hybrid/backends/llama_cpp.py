@@ -92,6 +92,7 @@ class LlamaCppBackend:
             chat_template=header.chat_template,
             bos_text=self._special_text(int(llama.llama_vocab_bos(self._vocab))),
             eos_text=self._special_text(int(llama.llama_vocab_eos(self._vocab))),
+            state_format=_state_format(),
         )
 
     def _special_text(self, token: int) -> str:
@@ -152,6 +153,10 @@ class LlamaCppBackend:
 
     def decode(self, entries: Sequence[BatchEntry]) -> NDArray[np.float32]:
         """Run one `llama_decode` over all entries."""
+        for entry in entries:
+            self._check_slot(entry.slot)
+            if not entry.tokens or min(entry.tokens) < 0 or max(entry.tokens) >= self.facts.vocab_tokens:
+                raise ValueError(f"slot {entry.slot} is given no token, or one that the vocabulary lacks")
         count = self._batch.fill(entries)
         status = int(llama.llama_decode(self._ctx, self._batch.native))
         if status != 0:
@@ -168,15 +173,54 @@ class LlamaCppBackend:
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Let `target` share cells of `source`: with the unified cache only their owners are written down."""
+        self._check_slot(source)
+        self._check_slot(target)
+        held = self._length(source)
+        if source == target or not self.facts.can_share_cells or not 0 < count <= held or self._length(target):
+            raise ValueError(f"{count} of {held} cells cannot be shared by slot {source} with slot {target}")
         llama.llama_memory_seq_cp(self._memory, source, target, 0, count)
 
     def truncate(self, slot: int, length: int) -> None:
         """Free the cells of a slot from position `length` on."""
+        self._check_slot(slot)
+        if not self.facts.can_share_cells or not 0 <= length <= self._length(slot):
+            raise ValueError(f"slot {slot} holds {self._length(slot)} cells and cannot be cut to {length}")
         llama.llama_memory_seq_rm(self._memory, slot, length, -1)
 
     def forget(self, slot: int) -> None:
         """Free every KV cell of a slot."""
+        self._check_slot(slot)
         llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def save(self, slot: int) -> bytearray:
+        """Give the cells of a slot in llama.cpp's own format; cells that other slots share count as the slot's."""
+        self._check_slot(slot)
+        size = int(llama.llama_state_seq_get_size(self._ctx, slot))
+        state = bytearray(size)
+        written = int(llama.llama_state_seq_get_data(self._ctx, _pointer(state), size, slot))
+        if written != size:
+            raise LocalFailure(f"llama.cpp gave {written} of {size} bytes of slot {slot}")
+        return state
+
+    def restore(self, slot: int, state: bytes | bytearray, count: int) -> None:
+        """Fill a slot. llama.cpp checks types, shapes and room itself, and takes nothing if they do not fit."""
+        self._check_slot(slot)
+        if not 0 < count <= self.facts.kv_cells or self._length(slot):
+            raise ValueError(f"{count} cells cannot be restored into slot {slot}, which holds {self._length(slot)}")
+        taken = int(llama.llama_state_seq_set_data(self._ctx, _pointer(state), len(state), slot))
+        first = int(llama.llama_memory_seq_pos_min(self._memory, slot))
+        held = self._length(slot)
+        if (taken, first, held) != (len(state), 0, count):
+            self.forget(slot)
+            raise LocalFailure(f"llama.cpp took {taken} of {len(state)} bytes and holds {held} of {count} cells")
+
+    def _check_slot(self, slot: int) -> None:
+        """Refuse what llama.cpp would abort the process on; -1 would even mean every slot."""
+        if not 0 <= slot < self.facts.sequence_ids:
+            raise ValueError(f"slot {slot} is none of the {self.facts.sequence_ids} there are")
+
+    def _length(self, slot: int) -> int:
+        return int(llama.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
     def close(self) -> None:
         """Free context and model, in that order."""
@@ -218,6 +262,23 @@ def _keeps_every_cell(model: Any) -> bool:
     """Tell models whose cache is one cell a token: recurrent state and sliding windows keep no full past to share."""
     is_recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
     return not is_recurrent and int(llama.llama_model_n_swa(model)) == 0
+
+
+def _state_format() -> str:
+    """Name what the bytes of saved cells depend on beside model and context: the library and the types of the cache."""
+    params = llama.llama_context_default_params()
+    return (
+        f"llama-cpp-python {llama.__version__}, state {llama.LLAMA_STATE_SEQ_VERSION}, "
+        f"types {params.type_k} {params.type_v}, flash attention {params.flash_attn_type}"
+    )
+
+
+def _pointer(data: bytes | bytearray) -> Any:
+    """Point at bytes that are there as long as the call: a copy would double hundreds of megabytes."""
+    pointer = ctypes.POINTER(ctypes.c_uint8)
+    if isinstance(data, bytes):
+        return ctypes.cast(ctypes.c_char_p(data), pointer)
+    return ctypes.cast((ctypes.c_uint8 * len(data)).from_buffer(data), pointer)
 
 
 def _fingerprint(path: Path) -> str:

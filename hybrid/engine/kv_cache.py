@@ -9,6 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hybrid.errors import LocalFailure
+
 MIN_SHARED_TOKENS = 16
 """A shorter common beginning is not worth a copy: prefilling it costs less than a step."""
 
@@ -26,6 +28,12 @@ class CacheBackend(Protocol):
 
     def forget(self, slot: int) -> None:
         """Free every cell of a sequence id."""
+
+    def save(self, slot: int) -> bytearray:
+        """Give the cells of a sequence id as bytes."""
+
+    def restore(self, slot: int, state: bytes | bytearray, count: int) -> None:
+        """Fill an empty sequence id with `count` saved cells. Raises: LocalFailure; it is empty then."""
 
 
 class CellPool:
@@ -222,10 +230,52 @@ class KvCache:
         if not is_kept or not self._can_keep or held.tokens.size < MIN_SHARED_TOKENS:
             self._drop(slot)
 
+    def export(self, tokens: Tokens, isolation: str) -> bytearray | None:
+        """Give the cells of a beginning as bytes; None if no sequence of the isolation key holds all of it."""
+        source = next(
+            (
+                slot
+                for slot, held in self._held.items()
+                if held.isolation == isolation and common_length(held.tokens.view, tokens) == len(tokens)
+            ),
+            None,
+        )
+        if source is None or not self._can_share or not self._has_id(keep=source):
+            return None
+        spare = self._free_id(keep=source)
+        self._backend.copy(source, spare, len(tokens))
+        state = self._backend.save(spare)
+        self._backend.forget(spare)
+        self._free_ids.append(spare)
+        return state
+
+    def adopt(self, tokens: Tokens, isolation: str, state: bytes | bytearray) -> bool:
+        """Hold exported cells as those of a finished sequence; say whether there was room for them.
+
+        Raises: LocalFailure if the backend does not take them; nothing is held then.
+        """
+        if not self._can_share or len(tokens) > self.available_cells or not self._has_id(keep=None):
+            return False
+        self.reserve(len(tokens))
+        slot = self._free_id(keep=None)
+        try:
+            self._backend.restore(slot, state, len(tokens))
+        except LocalFailure:
+            self._free_ids.append(slot)
+            raise
+        self._held[slot] = _Held(isolation)
+        self.extend(slot, tokens)
+        self.close(slot, is_kept=True)
+        return True
+
     def clear(self) -> None:
         """Give back everything idle."""
         for slot in [slot for slot, held in self._held.items() if not held.is_running]:
             self._drop(slot)
+
+    def _has_id(self, *, keep: int | None) -> bool:
+        """Say whether a sequence id is free or can be freed."""
+        return bool(self._free_ids) or any(not held.is_running and slot != keep for slot, held in self._held.items())
 
     def _free_id(self, *, keep: int | None) -> int:
         if not self._free_ids:

@@ -25,9 +25,10 @@ KILL_AFTER_S = 3.0
 class SupervisorOptions:
     """How to start a worker.
 
-    max_queue: bounds the requests that wait for a slot. environment: the worker's environment; None inherits ours.
     drafts: whether tokens may be guessed ahead. draft_model_path: a small model that guesses too; "" is none.
     nice: of the worker, 0 to 19. is_adaptive: whether it may use fewer threads while others use the machine.
+    max_queue: bounds the requests that wait for a slot. prompt_folder, prompt_bytes: where beginnings of prompts are
+    saved, and how much; 0 saves none. environment: the worker's environment; None inherits ours.
     """
 
     backend: str
@@ -38,6 +39,8 @@ class SupervisorOptions:
     drafts: bool = True
     draft_model_path: str = ""
     max_queue: int = 64
+    prompt_folder: str = ""
+    prompt_bytes: int = 0
     environment: Mapping[str, str] | None = None
     nice: int = 0
     is_adaptive: bool = True
@@ -61,6 +64,8 @@ class WorkerProcess:
             "draft_model_path": options.draft_model_path,
             "nice": options.nice,
             "is_adaptive": options.is_adaptive,
+            "prompt_folder": options.prompt_folder,
+            "prompt_bytes": options.prompt_bytes,
         }
         command = [sys.executable, "-m", "hybrid.engine.worker", str(theirs.fileno())]
         command.append(msgspec.json.encode(worker_options).decode())

@@ -49,6 +49,8 @@ from hybrid.engine.frames import (
 from hybrid.engine.intake import Intake
 from hybrid.engine.logprobs import LogprobQueue
 from hybrid.engine.pressure import PressureReader
+from hybrid.engine.prompt_keeper import Closing, PromptKeeper, Restored
+from hybrid.engine.prompt_store import PromptStore, open_store
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import HybridError, InvalidRequest, LocalError, LocalFailure
 from hybrid.native import SampleParams
@@ -64,6 +66,10 @@ IDLE_LOOK_S = 1.0
 """How often the machine is looked at while nothing runs, until the model is unloaded."""
 
 
+CLOSE_LIMIT_S = 2.0
+"""What is to be saved is saved within this when the gateway goes; it kills a worker that takes longer than 3 s."""
+
+
 class WorkerOptions(msgspec.Struct, frozen=True):
     """What the supervisor tells a worker on its command line."""
 
@@ -76,10 +82,12 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     draft_model_path: str = ""
     nice: int = 0
     is_adaptive: bool = True
+    prompt_folder: str = ""
+    prompt_bytes: int = 0
 
 
-Order: TypeAlias = Sequence | str | None
-"""For the model's thread: a sequence to run, an id to cancel, or None to look at the inbox again."""
+Order: TypeAlias = Sequence | str | Restored | Closing | None
+"""For the model's thread: a sequence to run, an id to cancel, a file that was read, None to look at the inbox again."""
 
 
 class Worker:
@@ -91,6 +99,7 @@ class Worker:
         backend: Backend,
         template: ChatTemplate,
         drafter: Drafter,
+        store: PromptStore | None = None,
         *,
         is_adaptive: bool = True,
     ) -> None:
@@ -100,11 +109,13 @@ class Worker:
         self._intake = Intake(backend, template, hear(backend.facts.chat_template), send=self._send)
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._engine = Engine(backend, drafter=drafter, read_pressure=PressureReader().read, is_adaptive=is_adaptive)
+        self._keeper = None if store is None else PromptKeeper(self._engine.cache, store, wake=self._inbox.put)
         self._compiler = Compiler(backend, submit=self._inbox.put, refuse=self._refuse)
 
     def run(self) -> None:
         """Serve until the gateway closes the socket. Messages here, in the main thread; the model in its own."""
-        threading.Thread(target=self._own_model, name="model", daemon=True).start()
+        model_thread = threading.Thread(target=self._own_model, name="model", daemon=True)
+        model_thread.start()
         self._intake.start()
         while (body := _receive(self._connection)) is not None:
             frame = to_worker.decode(body)
@@ -114,6 +125,9 @@ class Worker:
                 self._submit(frame)
             else:
                 self._cancel(frame)
+        if self._keeper is not None:
+            self._inbox.put(Closing())
+            model_thread.join(CLOSE_LIMIT_S)
 
     def _submit(self, frame: Submit) -> None:
         prompt = self._intake.take(frame.id)
@@ -166,11 +180,15 @@ class Worker:
         """Drain the inbox, step, emit; sleep on the inbox when there is nothing to do."""
         try:
             while True:
-                was_cancelled = self._drain_inbox(is_waiting=not self._engine.has_work)
+                is_idle = not self._engine.has_work
+                has_saved = is_idle and self._keeper is not None and self._keeper.save_next()
+                was_cancelled = self._drain_inbox(is_waiting=is_idle and not has_saved)
                 if was_cancelled:
                     self._send_step(StepReport())  # so that the gateway sees the slot free now, not a step later
                 if self._engine.has_work:
                     self._send_step(self._engine.step())
+        except _Closed:
+            return
         except Exception:
             # The thread boundary: without its model the process is of no use, and the supervisor starts another.
             log.exception("the model's thread failed")
@@ -188,10 +206,29 @@ class Worker:
                 return was_cancelled
             is_waiting = False
             if isinstance(order, Sequence):
-                self._engine.submit(order)
-            elif order is not None:
-                self._engine.cancel(order)
+                self._enter(order)
+            elif isinstance(order, str):
+                self._leave(order)
                 was_cancelled = True
+            elif order is not None:
+                self._obey_keeper(order)
+
+    def _enter(self, sequence: Sequence) -> None:
+        if self._keeper is None or not self._keeper.enter(sequence):
+            self._engine.submit(sequence)
+
+    def _leave(self, sequence_id: str) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel(sequence_id)
+        self._engine.cancel(sequence_id)
+
+    def _obey_keeper(self, order: Restored | Closing) -> None:
+        assert self._keeper is not None
+        if isinstance(order, Closing):
+            self._keeper.close()
+            raise _Closed
+        for sequence in self._keeper.arrive(order):
+            self._engine.submit(sequence)
 
     def _send_step(self, report: StepReport) -> None:
         tokens = [
@@ -232,6 +269,10 @@ class Worker:
 
     def _send(self, frame: Frame) -> None:
         _send(self._connection, self._send_lock, frame)
+
+
+class _Closed(Exception):
+    """The model's thread has nothing left to do."""
 
 
 def _bias(by_token: dict[int, float]) -> tuple[NDArray[np.int32], NDArray[np.float32]] | None:
@@ -345,7 +386,8 @@ def main(argv: list[str]) -> None:
     except LocalError as failed:
         _send(connection, threading.Lock(), LoadFailed(str(failed)))
         os._exit(1)
-    worker = Worker(connection, backend, template, drafter, is_adaptive=options.is_adaptive)
+    store = open_store(Path(options.prompt_folder), options.prompt_bytes, Path(options.model_path), facts)
+    worker = Worker(connection, backend, template, drafter, store, is_adaptive=options.is_adaptive)
     _send(connection, threading.Lock(), _ready(backend))
     worker.run()
     os._exit(0)

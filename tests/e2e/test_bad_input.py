@@ -64,6 +64,30 @@ def test_a_broken_body(server, content, status, code):
         pytest.param({"messages": "hello"}, "messages", id="messages-text"),
         pytest.param({"stream": "yes"}, "stream", id="stream-text"),
         pytest.param({"n_discard": -1}, "n_discard", id="unknown-field"),
+        pytest.param({"max_tokens": 0}, "max_tokens", id="no-tokens"),
+        pytest.param({"max_tokens": 2**63}, "max_tokens", id="max-tokens-of-64-bits"),
+        pytest.param({"max_completion_tokens": -1}, "max_completion_tokens", id="negative-completion-tokens"),
+        pytest.param({"n": 2**31}, "n", id="n-of-32-bits"),
+        pytest.param({"n": 1.5}, "n", id="half-an-answer"),
+        pytest.param({"top_k": 2**31}, "top_k", id="top-k-of-32-bits"),
+        pytest.param({"top_p": -0.1}, "top_p", id="negative-top-p"),
+        pytest.param({"min_p": -1}, "min_p", id="negative-min-p"),
+        pytest.param({"min_p": 1.1}, "min_p", id="min-p"),
+        pytest.param({"seed": -(2**64)}, "seed", id="negative-seed"),
+        pytest.param({"seed": 2**64}, "seed", id="seed-of-65-bits"),
+        pytest.param({"stop": [""]}, "stop", id="empty-stop"),
+        pytest.param({"stop": "x" * 10_000}, "stop", id="long-stop"),
+        pytest.param({"stop": [1]}, "stop", id="stop-number"),
+        pytest.param({"frequency_penalty": -1e300}, "frequency_penalty", id="frequency-penalty"),
+        pytest.param({"repetition_penalty": 0}, "repetition_penalty", id="no-repetition-penalty"),
+        pytest.param({"repetition_penalty": -1}, "repetition_penalty", id="negative-repetition-penalty"),
+        pytest.param({"logprobs": True, "top_logprobs": -1}, "top_logprobs", id="negative-top-logprobs"),
+        pytest.param({"logprobs": True, "top_logprobs": 10**6}, "top_logprobs", id="many-top-logprobs"),
+        pytest.param({"logit_bias": {"-1": 5}}, "logit_bias", id="bias-of-a-negative-token"),
+        pytest.param({"logit_bias": {"4294967296": 5}}, "logit_bias", id="bias-of-a-token-of-33-bits"),
+        pytest.param({"logit_bias": {"260": 5}}, "logit_bias", id="bias-one-past-the-vocabulary"),
+        pytest.param({"logit_bias": {"1": 1e30}}, "logit_bias", id="absurd-bias"),
+        pytest.param({"logit_bias": {"1e3": 1}}, "logit_bias", id="bias-of-no-number"),
     ],
 )
 def test_a_bad_parameter_is_named(server, fields, param):
@@ -72,6 +96,21 @@ def test_a_bad_parameter_is_named(server, fields, param):
 
     assert answer.status_code == 400
     assert param in answer.json()["error"]["param"]
+
+
+@pytest.mark.parametrize("value", ["-1", "0", "nan", "inf", "1e400", "9" * 400, "ten", "\u0663"])
+@pytest.mark.parametrize("header", ["x-hybrid-deadline-ms", "x-hybrid-max-cost-usd"])
+def test_a_hostile_header_is_refused_or_harmless(server, header, value):
+    """A deadline or cost that is no positive number is a 400 that names the header; no cost at all is one."""
+    answer = server.client.post(
+        "/chat/completions",
+        json=body("x"),
+        headers=[(b"content-type", b"application/json"), (header.encode(), value.encode())],
+    )
+
+    is_free = header == "x-hybrid-max-cost-usd" and value == "0"
+    assert answer.status_code == (200 if is_free else 400)
+    assert is_free or answer.json()["error"]["param"] == header
 
 
 def test_an_unknown_model_lists_the_valid_ones(server):
