@@ -145,8 +145,8 @@ class KvCache:
     a vectorised comparison of some thousand tokens takes microseconds, less than keeping a tree in order would.
     Sequences share only within their isolation key: what one user asked must not speed up another's request.
 
-    can_share: whether sequences may hold the same cells. Where they may not, a prompt goes on in the place of a finished
-    sequence that begins as it does, whose other cells are given back (can_truncate).
+    can_share: whether sequences may hold the same cells. Where they may not, a prompt goes on in the place of a
+    finished sequence that begins as it does, whose other cells are given back (can_truncate).
     """
 
     def __init__(
