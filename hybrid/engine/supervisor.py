@@ -15,6 +15,8 @@ from hybrid.engine.frames import (
     LENGTH,
     MAX_FRAME_BYTES,
     Cancel,
+    Embed,
+    Embedded,
     Frame,
     FromWorker,
     Load,
@@ -28,9 +30,10 @@ from hybrid.engine.frames import (
     from_worker,
     pack,
 )
-from hybrid.engine.generation import Generation, Item, Started, ended, text_delta
+from hybrid.engine.generation import Generation, Item, Started, ended, refusal, text_delta
 from hybrid.engine.process import SupervisorOptions, WorkerProcess
-from hybrid.errors import InvalidRequest, LocalError, LocalFailure, ModelNotReady, QueueFull, WorkerDied
+from hybrid.engine.vectors import Vectors, collect
+from hybrid.errors import InvalidRequest, LocalError, ModelNotReady, QueueFull, WorkerDied
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ class Supervisor:
         self._run_numbers = itertools.count()
         self._submitted: dict[str, int] = {}  # answers that are still to end, by run
         self._thinking: set[str] = set()
+        self._embedding: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self.state = WorkerState.LOADING
@@ -183,6 +187,21 @@ class Supervisor:
             raise
         return Generation(submit.id, inbox, self)
 
+    async def embed(self, request_id: str, inputs: Sequence[str | Sequence[int]]) -> Vectors:
+        """Turn inputs into vectors. Cancelling the call frees what it holds in the worker.
+
+        Raises: InvalidRequest for an input the model cannot take, QueueFull, or LocalError if the worker cannot.
+        """
+        if len(self._embedding) >= max(1, self._options.max_queue):
+            raise QueueFull(len(self._embedding), retry_after_s=1.0)
+        run_id, inbox = self._open(request_id)
+        self._embedding.add(run_id)
+        try:
+            await self._write(Embed(run_id, [one if isinstance(one, str) else list(one) for one in inputs]))
+            return await collect(inbox, len(inputs))
+        finally:
+            self.release(request_id)
+
     def release(self, request_id: str) -> None:
         """Forget a request: prepared, queued or running. Does nothing if it is over already."""
         run_id = self._run_ids.pop(request_id, None)
@@ -190,6 +209,7 @@ class Supervisor:
             return
         self._submitted.pop(run_id, None)
         self._thinking.discard(run_id)
+        self._embedding.discard(run_id)
         if self._requests.pop(run_id, None) is not None and self._writer is not None:
             self._writer.write(pack(Cancel(run_id)))
 
@@ -328,7 +348,7 @@ class Supervisor:
         """Kill a worker that holds requests and says nothing for too long. A timer beside, not one a frame."""
         while True:
             await asyncio.sleep(STALL_LIMIT_S / STALL_CHECKS)
-            if not self._submitted:
+            if not self._submitted and not self._embedding:
                 self._heard_s = time.monotonic()
             elif time.monotonic() - self._heard_s > STALL_LIMIT_S:
                 self._kill(f"it held requests and was silent for {STALL_LIMIT_S:g} s")
@@ -341,13 +361,15 @@ class Supervisor:
     def _take(self, frame: FromWorker) -> None:
         if isinstance(frame, Step):
             self._take_step(frame)
+        elif isinstance(frame, Embedded):
+            for vector in frame.vectors:
+                self._tell(vector.id, vector)
         elif isinstance(frame, Prepared):
             if frame.is_thinking and frame.id in self._requests:
                 self._thinking.add(frame.id)
             self._tell(frame.id, frame.prompt_tokens)
         elif isinstance(frame, Refused):
-            kind = InvalidRequest(frame.message, param=frame.param) if frame.is_caller else LocalFailure(frame.message)
-            self._tell(frame.id, kind)
+            self._tell(frame.id, refusal(frame))
         elif isinstance(frame, Ready):
             self.facts, self.problem = frame, None
             self.load = msgspec.structs.replace(NO_LOAD, free_slots=frame.slots, free_cells=frame.kv_cells)
@@ -383,6 +405,7 @@ class Supervisor:
         requests, self._requests = self._requests, {}
         self._submitted.clear()
         self._thinking.clear()
+        self._embedding.clear()
         for inbox in requests.values():
             inbox.put_nowait(WorkerDied(f"the local worker ended while it held the request: {why}"))
 

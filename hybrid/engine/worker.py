@@ -23,16 +23,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.backends.base import Backend, BackendOptions
+from hybrid.backends.base import Adapter, Backend, BackendOptions
 from hybrid.engine.chat_template import ChatTemplate
 from hybrid.engine.compiler import Compiler
 from hybrid.engine.detokenize import Detokenizer
 from hybrid.engine.drafting import Drafter, ModelDrafts, check_vocabulary
+from hybrid.engine.embedding import Embedding, EmbeddingJob
+from hybrid.engine.embedding_intake import EmbeddingIntake
 from hybrid.engine.engine import Engine, StepReport
 from hybrid.engine.formats.speech import hear
 from hybrid.engine.frames import (
     LENGTH,
     Cancel,
+    Embed,
     End,
     Frame,
     Load,
@@ -84,10 +87,12 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     is_adaptive: bool = True
     prompt_folder: str = ""
     prompt_bytes: int = 0
+    is_embedder: bool = False
+    adapters: tuple[tuple[str, float], ...] = ()
 
 
-Order: TypeAlias = Sequence | str | Restored | Closing | None
-"""For the model's thread: a sequence to run, an id to cancel, a file that was read, None to look at the inbox again."""
+Order: TypeAlias = Sequence | EmbeddingJob | str | Restored | Closing | None
+"""For the model's thread: what to run, an id to cancel, a file that was read, None to look at the inbox again."""
 
 
 class Worker:
@@ -110,6 +115,8 @@ class Worker:
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._engine = Engine(backend, drafter=drafter, read_pressure=PressureReader().read, is_adaptive=is_adaptive)
         self._keeper = None if store is None else PromptKeeper(self._engine.cache, store, wake=self._inbox.put)
+        self._embedding = Embedding(backend, self._send)
+        self._embedding_intake = EmbeddingIntake(backend, submit=self._inbox.put, send=self._send)
         self._compiler = Compiler(backend, submit=self._inbox.put, refuse=self._refuse)
 
     def run(self) -> None:
@@ -123,6 +130,8 @@ class Worker:
                 self._intake.prepare(frame)
             elif isinstance(frame, Submit):
                 self._submit(frame)
+            elif isinstance(frame, Embed):
+                self._embedding_intake.put(frame)
             else:
                 self._cancel(frame)
         if self._keeper is not None:
@@ -158,7 +167,8 @@ class Worker:
             seed=(frame.seed + choice) % (1 << 64),
             max_output_tokens=frame.max_output_tokens,
             detokenizer=Detokenizer(tuple(frame.stop)),
-            isolation=frame.isolation,
+            isolation=frame.isolation if frame.adapter is None else f"{frame.isolation}\0{frame.adapter}",
+            adapter=frame.adapter,
             shown={token: text.encode() for text, token in find_markers(self._backend, frame.shown).items()},
             due_s=time.monotonic() + (PATIENCE_S if frame.deadline_s is None else frame.deadline_s),
             bias=_bias(frame.logit_bias),
@@ -171,7 +181,7 @@ class Worker:
         self._send(Refused(request_id, str(why), is_caller=isinstance(why, InvalidRequest), param=param))
 
     def _cancel(self, frame: Cancel) -> None:
-        if not self._intake.cancel(frame.id):
+        if not self._intake.cancel(frame.id) and not self._embedding_intake.cancel(frame.id):
             # Of several answers to a request some may be in the model's hands already.
             self._compiler.cancel(frame.id)
             self._inbox.put(frame.id)
@@ -180,19 +190,25 @@ class Worker:
         """Drain the inbox, step, emit; sleep on the inbox when there is nothing to do."""
         try:
             while True:
-                is_idle = not self._engine.has_work
+                is_idle = not self._engine.has_work and not self._embedding.has_work
                 has_saved = is_idle and self._keeper is not None and self._keeper.save_next()
                 was_cancelled = self._drain_inbox(is_waiting=is_idle and not has_saved)
                 if was_cancelled:
                     self._send_step(StepReport())  # so that the gateway sees the slot free now, not a step later
                 if self._engine.has_work:
                     self._send_step(self._engine.step())
+                if self._embedding.has_work:
+                    self._embed()
         except _Closed:
             return
         except Exception:
             # The thread boundary: without its model the process is of no use, and the supervisor starts another.
             log.exception("the model's thread failed")
             os._exit(70)
+
+    def _embed(self) -> None:
+        decoding = sum(1 for sequence in self._engine.running if sequence.pending == 1)
+        self._embedding.step(decoding=decoding, decode_step_s=self._engine.pace.decode_step_s)
 
     def _drain_inbox(self, *, is_waiting: bool) -> bool:
         """Apply every order in the inbox, waiting for the first if asked; say whether one was a cancel."""
@@ -207,6 +223,8 @@ class Worker:
             is_waiting = False
             if isinstance(order, Sequence):
                 self._enter(order)
+            elif isinstance(order, EmbeddingJob):
+                self._embedding.submit(order)
             elif isinstance(order, str):
                 self._leave(order)
                 was_cancelled = True
@@ -214,13 +232,15 @@ class Worker:
                 self._obey_keeper(order)
 
     def _enter(self, sequence: Sequence) -> None:
-        if self._keeper is None or not self._keeper.enter(sequence):
+        # What an adapter computed is not kept on disk: after a restart its place may be another file's.
+        if self._keeper is None or sequence.adapter is not None or not self._keeper.enter(sequence):
             self._engine.submit(sequence)
 
     def _leave(self, sequence_id: str) -> None:
         if self._keeper is not None:
             self._keeper.cancel(sequence_id)
         self._engine.cancel(sequence_id)
+        self._embedding.cancel(sequence_id)
 
     def _obey_keeper(self, order: Restored | Closing) -> None:
         assert self._keeper is not None
@@ -319,6 +339,8 @@ def load_backend(options: WorkerOptions, *, idle_sequences: int = IDLE_SEQUENCES
         slots=options.slots,
         idle_sequences=idle_sequences,
         threads=options.threads,
+        is_embedder=options.is_embedder,
+        adapters=tuple(Adapter(Path(path), scale) for path, scale in options.adapters),
     )
     if options.backend == "fake":
         from hybrid.backends.fake import FakeBackend
@@ -366,6 +388,7 @@ def _ready(backend: Backend) -> Ready:
         template_fingerprint=hashlib.sha256((facts.chat_template or "").encode()).hexdigest(),
         speech=speech,
         markers=find_markers(backend, speech.markers),
+        dimensions=facts.dimensions,
     )
 
 
