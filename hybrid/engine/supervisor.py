@@ -15,7 +15,6 @@ from hybrid.engine.frames import (
     LENGTH,
     MAX_FRAME_BYTES,
     Cancel,
-    Embed,
     Embedded,
     Frame,
     FromWorker,
@@ -32,7 +31,7 @@ from hybrid.engine.frames import (
 )
 from hybrid.engine.generation import Generation, Item, Started, ended, refusal, text_delta
 from hybrid.engine.process import SupervisorOptions, WorkerProcess
-from hybrid.engine.vectors import Vectors, collect
+from hybrid.engine.vectors import Vectors, collect, embed_frame
 from hybrid.errors import InvalidRequest, LocalError, ModelNotReady, QueueFull, WorkerDied
 
 log = logging.getLogger(__name__)
@@ -197,7 +196,7 @@ class Supervisor:
         run_id, inbox = self._open(request_id)
         self._embedding.add(run_id)
         try:
-            await self._write(Embed(run_id, [one if isinstance(one, str) else list(one) for one in inputs]))
+            await self._write(embed_frame(run_id, inputs))
             return await collect(inbox, len(inputs))
         finally:
             self.release(request_id)

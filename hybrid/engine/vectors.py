@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hybrid.engine.frames import Vector
+from hybrid.engine.frames import Embed, Vector
 from hybrid.engine.generation import Item
 from hybrid.errors import InvalidRequest, LocalError
 
@@ -16,6 +17,11 @@ class Vectors:
 
     prompt_tokens: int
     values: tuple[bytes, ...]
+
+
+def embed_frame(run_id: str, inputs: Sequence[str | Sequence[int]]) -> Embed:
+    """Ask the worker for the vectors of texts or token ids."""
+    return Embed(run_id, [one if isinstance(one, str) else list(one) for one in inputs])
 
 
 async def collect(inbox: asyncio.Queue[Item], count: int) -> Vectors:

@@ -358,7 +358,7 @@ def load_drafter(options: WorkerOptions, target: Backend) -> Drafter:
     """
     if not options.drafts or not options.draft_model_path or not target.facts.can_truncate:
         return Drafter(is_on=options.drafts)
-    small = msgspec.structs.replace(options, model_path=options.draft_model_path)
+    small = msgspec.structs.replace(options, model_path=options.draft_model_path, adapters=())
     draft = load_backend(small, idle_sequences=0)
     check_vocabulary(draft, target)
     if not draft.facts.can_truncate:
