@@ -31,6 +31,7 @@ from hybrid.engine.frames import (
 )
 from hybrid.engine.generation import Generation, Item, Started, ended, refusal, text_delta
 from hybrid.engine.process import SupervisorOptions, WorkerProcess
+from hybrid.engine.service import ServiceTime
 from hybrid.engine.vectors import Vectors, collect, embed_frame
 from hybrid.errors import InvalidRequest, LocalError, ModelNotReady, QueueFull, WorkerDied
 
@@ -47,7 +48,6 @@ STALL_CHECKS = 12
 """How often in that time it is looked for."""
 MAX_FAILED_STARTS = 3
 """A worker that dies so often in a row before it is ready will not become ready by trying again."""
-SERVICE_SMOOTHING = 0.1
 NO_LOAD = Load(0, 0, 0, 0, 0, None, None)
 
 
@@ -84,7 +84,7 @@ class Supervisor:
         self.facts: Ready | None = None
         self.load = NO_LOAD
         self.restarts = 0
-        self._service_s: float | None = None
+        self._service = ServiceTime()
         self._heard_s = 0.0
 
     # ---- life of the process
@@ -213,30 +213,13 @@ class Supervisor:
             self._writer.write(pack(Cancel(run_id)))
 
     def queue_wait_s(self) -> float | None:
-        """Predict how long a request submitted now waits for its prefill; None while nothing was measured.
-
-        While slots are free only the prompts before it count; else as many answers must end as are ahead of it.
-        """
+        """Predict how long a request submitted now waits for its prefill; None while nothing was measured."""
         slots = self.facts.slots if self.facts else self._options.slots
-        ahead = sum(self._submitted.values()) - slots + 1
-        if ahead > 0:
-            return None if self._service_s is None else self._service_s * self._slowdown * ahead / slots
-        prefill_tok_s = self.load.prefill_tok_s
-        return self.load.waiting_tokens / prefill_tok_s if prefill_tok_s else None
+        return self._service.wait_s(self.load, answers=sum(self._submitted.values()), slots=slots)
 
     def served(self, seconds: float) -> None:
-        """Learn how long one generation took from leaving the queue to its end.
-
-        What other programs added is taken out, and put in again as it is when a wait is predicted: they come and go
-        within a second, the average follows over many requests.
-        """
-        undisturbed_s = seconds / self._slowdown
-        average = undisturbed_s if self._service_s is None else self._service_s
-        self._service_s = average + SERVICE_SMOOTHING * (undisturbed_s - average)
-
-    @property
-    def _slowdown(self) -> float:
-        return self.load.slowdown or 1.0
+        """Learn how long one generation took from leaving the queue to its end."""
+        self._service.learn(seconds, self.load)
 
     def _check_queue(self) -> None:
         """Refuse what finds the queue full. Several answers to one request enter together: half of them is none."""
