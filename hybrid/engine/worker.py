@@ -33,7 +33,6 @@ from hybrid.engine.embedding_intake import EmbeddingIntake
 from hybrid.engine.engine import Engine, StepReport
 from hybrid.engine.formats.speech import hear
 from hybrid.engine.frames import (
-    LENGTH,
     Cancel,
     Embed,
     End,
@@ -46,7 +45,6 @@ from hybrid.engine.frames import (
     Step,
     Submit,
     TokenDelta,
-    pack,
     to_worker,
 )
 from hybrid.engine.intake import Intake
@@ -55,6 +53,7 @@ from hybrid.engine.pressure import PressureReader
 from hybrid.engine.prompt_keeper import Closing, PromptKeeper, Restored
 from hybrid.engine.prompt_store import PromptStore, open_store
 from hybrid.engine.sequence import Sequence
+from hybrid.engine.wire import receive, send
 from hybrid.errors import HybridError, InvalidRequest, LocalError, LocalFailure
 from hybrid.native import SampleParams
 
@@ -124,7 +123,7 @@ class Worker:
         model_thread = threading.Thread(target=self._own_model, name="model", daemon=True)
         model_thread.start()
         self._intake.start()
-        while (body := _receive(self._connection)) is not None:
+        while (body := receive(self._connection)) is not None:
             frame = to_worker.decode(body)
             if isinstance(frame, Prepare):
                 self._intake.prepare(frame)
@@ -288,7 +287,7 @@ class Worker:
         )
 
     def _send(self, frame: Frame) -> None:
-        _send(self._connection, self._send_lock, frame)
+        send(self._connection, self._send_lock, frame)
 
 
 class _Closed(Exception):
@@ -299,33 +298,6 @@ def _bias(by_token: dict[int, float]) -> tuple[NDArray[np.int32], NDArray[np.flo
     if not by_token:
         return None
     return np.array(list(by_token), dtype=np.int32), np.array(list(by_token.values()), dtype=np.float32)
-
-
-def _send(connection: socket.socket, lock: threading.Lock, frame: Frame) -> None:
-    with lock:
-        try:
-            connection.sendall(pack(frame))
-        except OSError:
-            os._exit(0)  # the gateway is gone, and nobody else wants what this process knows
-
-
-def _receive(connection: socket.socket) -> bytes | None:
-    """Read one frame; None when the gateway closed the socket."""
-    header = _receive_exactly(connection, LENGTH.size)
-    return None if header is None else _receive_exactly(connection, LENGTH.unpack(header)[0])
-
-
-def _receive_exactly(connection: socket.socket, size: int) -> bytes | None:
-    data = bytearray()
-    while len(data) < size:
-        try:
-            chunk = connection.recv(min(size - len(data), 1 << 20))
-        except OSError:
-            return None
-        if not chunk:
-            return None
-        data += chunk
-    return bytes(data)
 
 
 def load_backend(options: WorkerOptions, *, idle_sequences: int = IDLE_SEQUENCES) -> Backend:
@@ -407,11 +379,11 @@ def main(argv: list[str]) -> None:
         template = ChatTemplate(facts.chat_template, bos_text=facts.bos_text, eos_text=facts.eos_text)
         drafter = load_drafter(options, backend)
     except LocalError as failed:
-        _send(connection, threading.Lock(), LoadFailed(str(failed)))
+        send(connection, threading.Lock(), LoadFailed(str(failed)))
         os._exit(1)
     store = open_store(Path(options.prompt_folder), options.prompt_bytes, Path(options.model_path), facts)
     worker = Worker(connection, backend, template, drafter, store, is_adaptive=options.is_adaptive)
-    _send(connection, threading.Lock(), _ready(backend))
+    send(connection, threading.Lock(), _ready(backend))
     worker.run()
     os._exit(0)
 
