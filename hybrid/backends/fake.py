@@ -108,7 +108,7 @@ class FakeBackend:
             new = [(next(self._cells), token) for token in entry.tokens]
             held.extend(new)
             self._adapters_of.update((cell, self._adapter) for cell, _ in new)
-            if {self._adapters_of[cell] for cell, _ in held} != {self._adapter}:
+            if {self._adapters_of.get(cell) for cell, _ in held} != {self._adapter}:
                 raise AssertionError(f"slot {entry.slot} holds cells of another adapter than {self._adapter}")
             text = _text_of(held)
             is_slow = is_slow or b"[slow]" in text

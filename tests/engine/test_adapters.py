@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hybrid.backends.base import BackendOptions
 from hybrid.backends.fake import FakeBackend
 from hybrid.engine.detokenize import Detokenizer
+from hybrid.engine.drafting import Drafter
 from hybrid.engine.engine import Engine
 from hybrid.engine.scheduler import next_adapter, plan
 from hybrid.engine.sequence import Sequence
@@ -32,7 +33,8 @@ def _sequence(name: str, adapter: int | None, text: str = "hello", *, due_s: flo
 
 
 def _engine(*, context_tokens: int = 4096, slots: int = 4) -> Engine:
-    return Engine(FakeBackend(BackendOptions(model_path=Path("unused"), context_tokens=context_tokens, slots=slots)))
+    backend = FakeBackend(BackendOptions(model_path=Path("unused"), context_tokens=context_tokens, slots=slots))
+    return Engine(backend, drafter=Drafter(is_on=False))  # how far drafts reach depends on the clock
 
 
 def _texts(engine: Engine, max_steps: int = 20_000) -> dict[str, str]:
