@@ -47,6 +47,8 @@ class RuntimeOptions:
     """What the runtime is configured to.
 
     defaults: sampling where a client gives none; no field of it is None.
+    adapters: names of the default local model's LoRA adapters, in the worker's order.
+    embedding_model: the local model of embeddings; None takes the default one.
     """
 
     limits: Limits
@@ -56,6 +58,8 @@ class RuntimeOptions:
     aliases: Mapping[str, str]
     private_tags: frozenset[str] = frozenset()
     requires_key: bool = False
+    adapters: tuple[str, ...] = ()
+    embedding_model: str | None = None
 
 
 class Attempt:
@@ -70,6 +74,7 @@ class Attempt:
         *,
         local: Supervisor | None,
         local_name: str,
+        adapter: int | None = None,
         checker: Checker,
         clouds: Clouds,
         options: RuntimeOptions,
@@ -80,6 +85,7 @@ class Attempt:
         self._journal = journal
         self._local = local
         self._local_name = local_name
+        self._adapter = adapter
         self._checker = checker
         self._clouds = clouds
         self._options = options
@@ -160,6 +166,7 @@ class Attempt:
                 isolation=self._request.client_key or "",
                 deadline_s=self._deadline_left_s(),
                 choices=local.choices,
+                adapter=self._adapter,
             )
         )
 

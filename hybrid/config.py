@@ -22,6 +22,7 @@ from hybrid.config_schema import (
     CloudConfig,
     Config,
     LocalConfig,
+    LoraConfig,
     PolicyConfig,
     PriceConfig,
     ServerConfig,
@@ -37,6 +38,7 @@ __all__ = [
     "Config",
     "Loaded",
     "LocalConfig",
+    "LoraConfig",
     "PolicyConfig",
     "PriceConfig",
     "Secret",
@@ -107,7 +109,7 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     Raises: ConfigError naming the key, where it stands, and what is valid.
     """
     file = read_file(find_file(config_path, environ))
-    _reject_unknown(file.tables, [*SECTIONS, "cloud", "prices", "aliases"], "", file)
+    _reject_unknown(file.tables, [*SECTIONS, "cloud", "lora", "prices", "aliases"], "", file)
     draft = _Draft()
     for section, struct in SECTIONS.items():
         table = _table(file, section)
@@ -115,6 +117,7 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
         for key, raw in table.items():
             draft.put(section, key, raw, file.where(section, key))
     clouds = _clouds(file, draft.origins)
+    loras = _loras(file, draft.origins)
     prices = _prices(file, draft.origins)
     aliases = _aliases(file, draft.origins)
     _apply_environment(draft, environ, {cloud.api_key_env for cloud in clouds})
@@ -124,7 +127,7 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
         if raw is not None:
             draft.put(section, key, raw, "flag")
     sections: dict[str, Any] = {name: struct(**draft.values[name]) for name, struct in SECTIONS.items()}
-    config = Config(**sections, cloud=clouds, prices=prices, aliases=aliases)
+    config = Config(**sections, cloud=clouds, lora=loras, prices=prices, aliases=aliases)
     for key, problem in contradictions(config):
         raise ConfigError(f"{draft.origins.get(key, file.path)}: {key}: {problem}")
     origins = {key: draft.origins.get(key, "default") for key in _all_keys(config)}
@@ -217,18 +220,26 @@ def _table(file: TomlFile, section: str) -> dict[str, Any]:
 
 
 def _clouds(file: TomlFile, origins: dict[str, str]) -> tuple[CloudConfig, ...]:
-    tables = file.tables.get("cloud", [])
+    return tuple(CloudConfig(**values) for values in _listed(CloudConfig, "cloud", "api_key_file", file, origins))
+
+
+def _loras(file: TomlFile, origins: dict[str, str]) -> tuple[LoraConfig, ...]:
+    return tuple(LoraConfig(**values) for values in _listed(LoraConfig, "lora", "path", file, origins))
+
+
+def _listed(
+    struct: type[msgspec.Struct], name: str, path_key: str, file: TomlFile, origins: dict[str, str]
+) -> Iterable[dict[str, Any]]:
+    """Convert a list of tables. `path_key` names a file; a relative path begins where the configuration lies."""
+    tables = file.tables.get(name, [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigError(f"{file.where('cloud')}: cloud is a list of tables: write [[cloud]] with double brackets")
-    clouds = []
+        raise ConfigError(f"{file.where(name)}: {name} is a list of tables: write [[{name}]] with double brackets")
     for index, table in enumerate(tables):
-        path = ("cloud", str(index))
-        values = _struct_values(CloudConfig, f"cloud[{index}]", table, file, path, origins)
-        if (key_file := values.get("api_key_file")) is not None:
+        values = _struct_values(struct, f"{name}[{index}]", table, file, (name, str(index)), origins)
+        if (named := values.get(path_key)) is not None:
             base = (file.path or Path()).absolute().parent
-            values["api_key_file"] = str(base / Path(key_file).expanduser())
-        clouds.append(CloudConfig(**values))
-    return tuple(clouds)
+            values[path_key] = str(base / Path(named).expanduser())
+        yield values
 
 
 def _prices(file: TomlFile, origins: dict[str, str]) -> dict[str, PriceConfig]:
@@ -282,7 +293,7 @@ def _apply_environment(draft: _Draft, environ: Mapping[str, str], key_names: set
             near = difflib.get_close_matches(name, [*names, *OTHER_VARIABLES], n=1, cutoff=0.0)[0]
             raise ConfigError(
                 f"unknown environment variable {name}; did you mean {near}? "
-                "HYBRID_<SECTION>_<KEY> sets a key; [[cloud]], prices and aliases are set in the file only"
+                "HYBRID_<SECTION>_<KEY> sets a key; [[cloud]], [[lora]], prices and aliases are set in the file only"
             )
         section, key = names[name]
         draft.put(section, key, _from_text(SECTIONS[section], key, text), name)
@@ -301,6 +312,8 @@ def _all_keys(config: Config) -> Iterable[str]:
         yield from (f"{section}.{key}" for key in _keys(struct))
     for index in range(len(config.cloud)):
         yield from (f"cloud[{index}].{key}" for key in _keys(CloudConfig))
+    for index in range(len(config.lora)):
+        yield from (f"lora[{index}].{key}" for key in _keys(LoraConfig))
     for name in config.prices:
         yield from (f'prices."{name}".{key}' for key in _keys(PriceConfig))
     yield from (f'aliases."{name}"' for name in config.aliases)

@@ -104,12 +104,22 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
         if cloud.name in first:
             yield f"cloud[{index}].name", f"{cloud.name!r} is the name of an earlier [[cloud]]; names must differ"
         first.setdefault(cloud.name, index)
+    yield from _lora_problems(config)
     for name in config.prices:
         if not all(name.partition("/")) or not _is_plain(name):
             yield f'prices."{name}"', 'expected "provider/model", such as [prices."openai/gpt-5-mini"]'
     for name, target in config.aliases.items():
         if problem := _alias_problem(name, target, config):
             yield f'aliases."{name}"', problem
+
+
+def _lora_problems(config: Config) -> Iterator[tuple[str, str]]:
+    names = [lora.name for lora in config.lora]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield f"lora[{index}].name", f"{name!r} is the name of an earlier [[lora]]; names must differ"
+    if names and not config.local.model:
+        yield "lora[0].name", "an adapter is for local.model, which is empty"
 
 
 def _alias_problem(name: str, target: str, config: Config) -> str | None:

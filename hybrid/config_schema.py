@@ -54,6 +54,9 @@ class LocalConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     model: Annotated[str, Meta(description='Catalog name or path of a .gguf file; "" runs no local model.')] = (
         STARTER_MODEL
     )
+    embedding_model: Annotated[
+        str, Meta(description='Model of /v1/embeddings: a catalog name or path of a .gguf; "" takes local.model.')
+    ] = ""
     backend: Annotated[
         str, Meta(description="Who runs the model: auto, llama_cpp, or fake (canned answers, for tests).")
     ] = "auto"
@@ -143,6 +146,14 @@ class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     total_timeout_s: Annotated[Seconds, Meta(description="Longest whole answer.")] = 600.0
 
 
+class LoraConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[[lora]]: an adapter of local.model, loaded with it and chosen by the model name local/NAME+ADAPTER."""
+
+    name: Annotated[Name, Meta(description="Its name after the + in model names.")]
+    path: Annotated[str, Meta(min_length=1, description="Its GGUF file; relative to this file.")]
+    scale: Annotated[float, Meta(ge=-100, le=100, description="How strongly it is applied; 1 as it was trained.")] = 1.0
+
+
 class PolicyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[policy]: when a local answer is good enough."""
 
@@ -202,6 +213,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     server: ServerConfig = field(default_factory=ServerConfig)
     local: LocalConfig = field(default_factory=LocalConfig)
     cloud: tuple[CloudConfig, ...] = ()
+    lora: tuple[LoraConfig, ...] = ()
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     prices: Mapping[str, PriceConfig] = field(default_factory=dict)

@@ -13,17 +13,29 @@ from decimal import Decimal
 
 from hybrid.attempt import Attempt, Item, RuntimeOptions, rejection
 from hybrid.clouds import CloudModel, Clouds
+from hybrid.embed import Embedder
 from hybrid.engine.checker import Checker
 from hybrid.engine.fleet import Fleet
 from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotFound, StoreError
 from hybrid.journal import Journal
 from hybrid.local_request import LocalRequest
+from hybrid.lora import join_name, split_name
 from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
-from hybrid.types import Capability, ChatRequest, Json, Outcome, PolicyChoice, ServedModel, Tail
+from hybrid.types import (
+    Capability,
+    ChatRequest,
+    EmbeddingRequest,
+    Embeddings,
+    Json,
+    Outcome,
+    PolicyChoice,
+    ServedModel,
+    Tail,
+)
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +48,7 @@ class _Target:
     is_pinned: bool
     cloud_name: str | None = None
     local_name: str | None = None
+    adapter: int | None = None
 
 
 class Runtime:
@@ -61,6 +74,9 @@ class Runtime:
         self._ledger = ledger
         self._keys = keys
         self._started_unix_s = int(time.time())
+        self._embedder = Embedder(
+            fleet=fleet, ledger=ledger, aliases=options.aliases, model=options.embedding_model or fleet.default
+        )
 
     @property
     def has_cloud(self) -> bool:
@@ -94,6 +110,10 @@ class Runtime:
                 journal.note("cancelled: the client went away, or the server stops")
             self._ledger.close_request(journal.closed())
 
+    async def embed(self, request: EmbeddingRequest, *, dialect: str, arrived_s: float) -> Embeddings:
+        """Answer one request for embeddings; see `server.gateway.Gateway.embed`."""
+        return await self._embedder.embed(request, self._journal(dialect, request.model, arrived_s))
+
     def refuse(self, error: HybridError, *, dialect: str, model: str | None, arrived_s: float) -> str:
         """Record a request that never parsed; return its id."""
         journal = self._journal(dialect, model or "", arrived_s)
@@ -111,10 +131,13 @@ class Runtime:
             names.setdefault(name, ServedModel(name, owner, self._started_unix_s, context_tokens))
 
         add("hybrid", "hybrid", context)
-        for number, name in enumerate(self._fleet.names):
-            if number == 0:
+        for name in self._fleet.names:
+            is_default = name == self._fleet.default
+            if is_default:
                 add("local", "local", context)
-            add(f"local/{name}", "local", context if number == 0 else None)
+            add(f"local/{name}", "local", context if is_default else None)
+        for adapter in self._options.adapters if self._fleet.default is not None else ():
+            add(f"local/{self._fleet.default}+{adapter}", "local", context)
         if self._clouds.models:
             add("cloud", "cloud")
         for cloud in self._clouds.models:
@@ -186,6 +209,7 @@ class Runtime:
         """
         name = self._options.aliases.get(request.model, request.model)
         kind, _, rest = name.partition("/")
+        rest, adapter = split_name(rest, self._fleet.default, self._options.adapters if kind == "local" else ())
         wanted = {"hybrid": PolicyChoice.AUTO, "local": PolicyChoice.LOCAL_ONLY, "cloud": PolicyChoice.CLOUD_ONLY}
         is_known = (
             name == "hybrid"
@@ -208,7 +232,11 @@ class Runtime:
             is_pinned,
             cloud_name=named if kind == "cloud" else None,
             local_name=named if kind == "local" else None,
+            adapter=adapter,
         )
+
+    def _local_name(self, target: _Target) -> str:
+        return join_name(target.local_name or self._fleet.default or "local", target.adapter, self._options.adapters)
 
     async def _acquire(self, request: ChatRequest, target: _Target, journal: Journal) -> Supervisor | None:
         """Get the local model ready, loading it if need be; None where none may answer, or none can, which is noted."""
@@ -330,7 +358,8 @@ class Runtime:
             limits,
             journal,
             local=local,
-            local_name=target.local_name or self._fleet.default or "local",
+            local_name=self._local_name(target),
+            adapter=target.adapter,
             checker=self._checker,
             clouds=self._clouds,
             options=self._options,

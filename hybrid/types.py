@@ -158,6 +158,22 @@ class ChatRequest:
     """Name of the client key the request came with, for budgets and reports; never the key."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """A parsed request for embeddings. Each input is a text or token ids, and none is empty.
+
+    dimensions: how many numbers the client wants in a vector; None takes what the model gives.
+    """
+
+    model: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+    policy: PolicyChoice = PolicyChoice.AUTO
+    deadline_s: float | None = None
+    tag: str | None = None
+    client_key: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class TokenSignal:
     """What the model's full distribution said at one generated token, before temperature and filters.
@@ -274,6 +290,15 @@ class Tail:
 
     head: Head
     usage: Usage | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embeddings:
+    """The vectors of a request's inputs, in their order: each of length 1, as little-endian 32-bit floats."""
+
+    head: Head
+    usage: Usage
+    vectors: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)

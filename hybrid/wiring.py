@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, tzinfo
@@ -16,13 +16,14 @@ import psutil
 from hybrid.attempt import RuntimeOptions
 from hybrid.catalog import installed, resolve
 from hybrid.clouds import CloudModel, Clouds
-from hybrid.config import CloudConfig, Config, data_dir, is_loopback, read_secret
+from hybrid.config import CloudConfig, Config, LoraConfig, data_dir, is_loopback, read_secret
 from hybrid.engine.checker import Checker
 from hybrid.engine.fleet import Fleet, ModelPlan
 from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import ConfigError, StoreError
 from hybrid.gguf import read_header
+from hybrid.lora import check_adapters
 from hybrid.policy.budget import day_window
 from hybrid.policy.model import Limits
 from hybrid.pricing import TokenPrice
@@ -50,14 +51,23 @@ def spawn_local(config: Config, model_path: Path | None, environ: Mapping[str, s
     """Start loading the local model in its worker process; None where none is configured."""
     if model_path is None and config.local.backend != "fake":
         return None
+    if model_path is not None:
+        check_adapters(config.lora, model_path)
     draft_path = resolve(config.local.draft_model, data_dir(environ) / "models") if config.local.draft_model else None
-    options = _worker_options(config, model_path, environ)
+    options = _worker_options(config, model_path, environ, adapters=config.lora)
     supervisor = Supervisor(replace(options, draft_model_path=str(draft_path or "")))
     supervisor.spawn()
     return supervisor
 
 
-def _worker_options(config: Config, model_path: Path | None, environ: Mapping[str, str]) -> SupervisorOptions:
+def _worker_options(
+    config: Config,
+    model_path: Path | None,
+    environ: Mapping[str, str],
+    *,
+    adapters: Sequence[LoraConfig] = (),
+    is_embedder: bool = False,
+) -> SupervisorOptions:
     return SupervisorOptions(
         backend="llama_cpp" if config.local.backend == "auto" else config.local.backend,
         model_path=str(model_path or ""),
@@ -68,6 +78,8 @@ def _worker_options(config: Config, model_path: Path | None, environ: Mapping[st
         max_queue=config.local.max_queue,
         prompt_folder=str(data_dir(environ) / "prompts"),
         prompt_bytes=config.local.prompt_cache_bytes,
+        is_embedder=is_embedder,
+        adapters=tuple((adapter.path, adapter.scale) for adapter in adapters),
         environment={"GOMP_SPINCOUNT": BARRIER_SPINS, **environ},
         nice=config.local.nice,
         is_adaptive=config.local.adapt_threads,
@@ -77,21 +89,33 @@ def _worker_options(config: Config, model_path: Path | None, environ: Mapping[st
 def _fleet(config: Config, environ: Mapping[str, str], first: Supervisor | None) -> Fleet:
     """The configured model, and every other one in the models folder, loaded when somebody asks for it by name."""
     default = local_name(config) if first is not None else None
+    embedder = embedder_name(config)
     folder = data_dir(environ) / "models"
     is_fake = config.local.backend == "fake"
 
     def plan(name: str) -> ModelPlan:
         if name == default and first is not None:
             options = first.options
+            if options.model_path and not is_fake:
+                check_adapters(config.lora, Path(options.model_path))  # they may have been exchanged since the start
         else:
-            options = _worker_options(config, resolve(name, folder), environ)
+            is_embedder = name == embedder
+            path = None if is_fake else resolve(config.local.embedding_model if is_embedder else name, folder)
+            options = _worker_options(config, path, environ, is_embedder=is_embedder)
         files = [] if is_fake else [Path(path) for path in (options.model_path, options.draft_model_path) if path]
-        return ModelPlan(options, sum(needed_bytes(path, config.local.context_tokens) for path in files))
+        needed = sum(needed_bytes(path, config.local.context_tokens) for path in files)
+        return ModelPlan(options, needed + sum(Path(path).stat().st_size for path, _ in options.adapters if files))
+
+    def others() -> tuple[str, ...]:
+        own = () if embedder is None else (embedder,)
+        if default is None or is_fake:
+            return own
+        return (*own, *(model.name for model in installed(folder) if model.name != embedder))
 
     return Fleet(
         default=default,
         first=first,
-        others=tuple if is_fake else lambda: tuple(model.name for model in installed(folder)),
+        others=others,
         plan=plan,
         available_bytes=lambda: int(psutil.virtual_memory().available),
         keep_alive_s=config.local.keep_alive_s,
@@ -163,9 +187,18 @@ async def running(
 
 def local_name(config: Config) -> str | None:
     """What `local/NAME` answers to: the catalog name, or a file's name without its ending."""
-    model = config.local.model
-    if not model:
+    if not config.local.model:
         return "fake" if config.local.backend == "fake" else None
+    return _name_of(config.local.model)
+
+
+def embedder_name(config: Config) -> str | None:
+    """Name the second model, which only embeds; None where the local model does that too."""
+    name = _name_of(config.local.embedding_model) if config.local.embedding_model else None
+    return None if name == local_name(config) else name
+
+
+def _name_of(model: str) -> str:
     return Path(model).stem if model.endswith(".gguf") or os.sep in model else model
 
 
@@ -287,4 +320,6 @@ def _options(config: Config, *, requires_key: bool) -> RuntimeOptions:
         aliases=config.aliases,
         private_tags=frozenset(tag.casefold() for tag in config.policy.private_tags),
         requires_key=requires_key,
+        adapters=tuple(adapter.name for adapter in config.lora),
+        embedding_model=embedder_name(config),
     )

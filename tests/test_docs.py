@@ -149,12 +149,12 @@ def test_the_example_has_every_key():
     lines: dict[str, set[str]] = {}
     table = ""
     for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
-        if opened := re.match(r"\[+(\w+)", line):
+        if opened := re.match(r"(?:# (?=\[\[))?\[+(\w+)", line):
             table = opened[1]
         elif key := re.match(r"(?:# )?([a-z_]+) = ", line):
             lines.setdefault(table, set()).add(key[1])
     definitions = json_schema()["$defs"]
-    tables = {"server": "Server", "local": "Local", "cloud": "Cloud", "policy": "Policy", "budget": "Budget"}
+    tables = {name: name.capitalize() for name in ("server", "local", "cloud", "lora", "policy", "budget")}
     expected = {name: set(definitions[f"{kind}Config"]["properties"]) for name, kind in tables.items()}
     assert {**expected, "prices": set(definitions["PriceConfig"]["properties"])} == lines
 

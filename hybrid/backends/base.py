@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA file, and how strongly it is applied: 1 as it was trained, 0 not at all."""
+
+    path: Path
+    scale: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendOptions:
     """How to load a model.
@@ -22,6 +30,8 @@ class BackendOptions:
     threads: 0 takes every core this process may use.
     has_one_pool: whether all sequences take their KV cells from one pool and may share them; else each slot has a cache
     of its own of `context_tokens`, and a prompt may only go on in a slot where its beginning was computed.
+    is_embedder: the model only embeds: no memory is set aside for generating.
+    adapters: LoRA files that requests may choose from, by their place here.
     """
 
     model_path: Path
@@ -30,6 +40,8 @@ class BackendOptions:
     idle_sequences: int = 32
     threads: int = 0
     has_one_pool: bool = True
+    is_embedder: bool = False
+    adapters: tuple[Adapter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +55,7 @@ class ModelFacts:
     batch_tokens: the most tokens one `decode` takes.
     state_format: what saved cells depend on beside the file and its context, such as versions; None: not to be saved.
     fingerprint: SHA-256 over the file's size and its header bytes; names the file without reading a gigabyte.
+    dimensions: numbers in an embedding. can_generate: whether it writes text; an encoder only embeds.
     """
 
     name: str
@@ -64,6 +77,8 @@ class ModelFacts:
     bos_text: str
     eos_text: str
     state_format: str | None = None
+    dimensions: int
+    can_generate: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +94,46 @@ class BatchEntry:
     logits: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedderFacts:
+    """How a model embeds.
+
+    batch_tokens: the most tokens one `compute` takes. sequences: inputs it may tell apart at once.
+    is_whole: an input must be computed in one piece, for its tokens look at those behind them as well.
+    """
+
+    batch_tokens: int
+    sequences: int
+    is_whole: bool
+
+
+class Embedder(Protocol):
+    """The part of a loaded model that embeds, with a context of its own beside the one that generates."""
+
+    facts: EmbedderFacts
+    cells: int
+    """Tokens that unfinished inputs may have together now."""
+
+    def resize(self, cells: int) -> None:
+        """Make room for an input of `cells` tokens, or give back what is not needed. No input may be unfinished.
+
+        Raises: LocalFailure if there is not enough memory.
+        """
+
+    def compute(self, pieces: Sequence[BatchEntry]) -> list[NDArray[np.float32] | None]:
+        """Run one step. One item per piece: where it has `logits`, which ends its input, that input's vector; or None.
+
+        A slot is empty again after its vector. Vectors have shape (dimensions,) and any length.
+        Raises: LocalFailure if the step failed; what was computed of its inputs is lost.
+        """
+
+    def forget(self, slot: int) -> None:
+        """Forget an unfinished input."""
+
+    def close(self) -> None:
+        """Free its memory."""
+
+
 class Backend(Protocol):
     """One loaded model. Not thread-safe, except what only reads the vocabulary: `tokenize` to `grammar_tokenizer`."""
 
@@ -86,6 +141,9 @@ class Backend(Protocol):
 
     def tokenize(self, text: str) -> list[int]:
         """Turn rendered template text into token ids; control tokens written in it are recognised."""
+
+    def tokenize_input(self, text: str) -> list[int]:
+        """Turn a text to embed into token ids: with the marks its model puts around it, none read from the text."""
 
     def piece(self, token: int) -> bytes:
         """Give the bytes a token stands for; empty for control tokens. May be part of a UTF-8 character."""
@@ -116,6 +174,15 @@ class Backend(Protocol):
         """Let so many threads compute from the next step on: in steps that only decode, and in those with prompts.
 
         Changes nothing of what is computed.
+        """
+
+    def use_adapter(self, adapter: int | None) -> None:
+        """Let the next `decode` calls run with one of the loaded adapters, or with none."""
+
+    def embedder(self) -> Embedder:
+        """Make what embeds. It takes memory of its own.
+
+        Raises: UnsupportedCapability if the model gives no embeddings, LocalFailure if there is no memory.
         """
 
     def copy(self, source: int, target: int, count: int) -> None:

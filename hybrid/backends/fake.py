@@ -2,7 +2,8 @@
 
 It repeats the last user message of a ChatML prompt and then ends. Words in that message steer it:
 `[doubt]` makes every token uncertain, `[slow]` makes each step take 20 ms, `[endless]` never ends,
-`[nan]` gives unusable logits, `[fail]` fails the step. Every other effect of a model is left to real ones.
+`[nan]` gives unusable logits, `[fail]` fails the step. An adapter makes it shout. Its embedding of a text counts the
+bytes by value; a text with `[fail]` fails that too. Every other effect of a model is left to real ones.
 The model's file, if there is one, is the chat template it speaks by.
 """
 
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.backends.base import BackendOptions, BatchEntry, ModelFacts
+from hybrid.backends.base import BackendOptions, BatchEntry, EmbedderFacts, ModelFacts
 from hybrid.errors import LocalFailure
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class FakeBackend:
         self._cells = itertools.count()
         self.threads = (options.threads or 1,) * 2
         """As last set, for decoding and for prompts."""
+        self._adapter: int | None = None
+        self._adapters_of: dict[int, int | None] = {}  # what each cell was computed with
         self.facts = ModelFacts(
             name="fake",
             architecture="fake",
@@ -60,11 +63,17 @@ class FakeBackend:
             bos_text="",
             eos_text="",
             state_format="fake",
+            dimensions=BYTES,
+            can_generate=not options.is_embedder,
         )
 
     def tokenize(self, text: str) -> list[int]:
         """One token a UTF-8 byte."""
         return list(text.encode("utf-8", "surrogatepass"))
+
+    def tokenize_input(self, text: str) -> list[int]:
+        """The same; there are no marks around it."""
+        return self.tokenize(text)
 
     def piece(self, token: int) -> bytes:
         """The byte itself; nothing for control tokens."""
@@ -96,13 +105,17 @@ class FakeBackend:
             held = self._slots.setdefault(entry.slot, [])
             if entry.position != len(held):
                 raise AssertionError(f"slot {entry.slot} holds {len(held)} tokens, got position {entry.position}")
-            held.extend((next(self._cells), token) for token in entry.tokens)
+            new = [(next(self._cells), token) for token in entry.tokens]
+            held.extend(new)
+            self._adapters_of.update((cell, self._adapter) for cell, _ in new)
+            if {self._adapters_of.get(cell) for cell, _ in held} != {self._adapter}:
+                raise AssertionError(f"slot {entry.slot} holds cells of another adapter than {self._adapter}")
             text = _text_of(held)
             is_slow = is_slow or b"[slow]" in text
             if b"[fail]" in text:
                 raise LocalFailure("the fake was told to fail")
-            first = len(held) - entry.logits
-            rows += [_next_row(_text_of(held[: end + 1])) for end in range(first, len(held))]
+            first, is_shouting = len(held) - entry.logits, self._adapter is not None
+            rows += [_next_row(_text_of(held[: end + 1]), is_shouting=is_shouting) for end in range(first, len(held))]
         if self.cells_held() > self.facts.kv_cells:
             raise AssertionError("more tokens are held than there are KV cells")
         if is_slow:
@@ -124,6 +137,14 @@ class FakeBackend:
         if not 1 <= min(decode, prefill) <= max(decode, prefill) <= self.facts.threads:
             raise AssertionError(f"{decode} and {prefill} threads, of {self.facts.threads}")
         self.threads = (decode, prefill)
+
+    def use_adapter(self, adapter: int | None) -> None:
+        """Shout from now on, or no longer."""
+        self._adapter = adapter
+
+    def embedder(self) -> FakeEmbedder:
+        """Make what counts bytes."""
+        return FakeEmbedder(self.facts.context_tokens)
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Share cells. Checks that the target is empty and the source holds so many."""
@@ -150,6 +171,59 @@ class FakeBackend:
         """Nothing to free."""
 
 
+class FakeEmbedder:
+    """Embeds a text as how often each byte is in it. Checks what llama.cpp would abort on."""
+
+    facts = EmbedderFacts(batch_tokens=64, sequences=4, is_whole=False)
+
+    def __init__(self, context_tokens: int) -> None:
+        self._context_tokens = context_tokens
+        self._slots: dict[int, list[int]] = {}
+        self.cells = 256
+
+    def resize(self, cells: int) -> None:
+        """Any size up to the context. Checks that nothing is unfinished."""
+        if self._slots or cells > self._context_tokens:
+            raise AssertionError(f"cannot resize to {cells} with {len(self._slots)} unfinished inputs")
+        self.cells = max(cells, 256)
+
+    def compute(self, pieces: Sequence[BatchEntry]) -> list[NDArray[np.float32] | None]:
+        """Count."""
+        vectors: list[NDArray[np.float32] | None] = []
+        if sum(len(piece.tokens) for piece in pieces) > self.facts.batch_tokens:
+            raise AssertionError("the step is too large")
+        for piece in pieces:
+            held = self._slots.setdefault(piece.slot, [])
+            if piece.position != len(held):
+                raise AssertionError(f"slot {piece.slot} holds {len(held)} tokens, got position {piece.position}")
+            held.extend(piece.tokens)
+        if sum(map(len, self._slots.values())) > self.cells:
+            raise AssertionError("more tokens are held than there are cells")
+        for piece in pieces:
+            held = self._slots[piece.slot]
+            if b"[slow]" in bytes(held):
+                time.sleep(SLOW_STEP_S)
+            if b"[fail]" in bytes(held):
+                for failed in pieces:
+                    self.forget(failed.slot)
+                raise LocalFailure("the fake was told to fail")
+            vectors.append(_count(held) if piece.logits else None)
+            if piece.logits:
+                self.forget(piece.slot)
+        return vectors
+
+    def forget(self, slot: int) -> None:
+        """Free a slot."""
+        self._slots.pop(slot, None)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def _count(tokens: Sequence[int]) -> NDArray[np.float32]:
+    return np.bincount(np.asarray(tokens) % BYTES, minlength=BYTES).astype(np.float32)
+
+
 class _ByteVocabulary:
     """What `TokenizerWrapper` asks of a tokenizer."""
 
@@ -171,7 +245,7 @@ def _text_of(held: Sequence[tuple[int, int]]) -> bytes:
     return bytes(token for _, token in held if token < BYTES)
 
 
-def _next_row(text: bytes) -> NDArray[np.float32]:
+def _next_row(text: bytes, *, is_shouting: bool) -> NDArray[np.float32]:
     question, _, answer = text.rpartition(b"<|im_start|>assistant\n")
     wanted = question.rpartition(b"<|im_start|>user\n")[2].partition(b"<|im_end|>")[0]
     row = np.zeros(VOCAB_TOKENS, dtype=np.float32)
@@ -182,5 +256,7 @@ def _next_row(text: bytes) -> NDArray[np.float32]:
         token = wanted[len(answer) % len(wanted)]
     else:
         token = wanted[len(answer)] if len(answer) < len(wanted) else END
+    if is_shouting and token < BYTES:
+        token = bytes([token]).upper()[0]
     row[token] = DOUBT_LOGIT if b"[doubt]" in wanted else SURE_LOGIT
     return row

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from hybrid.backends.base import BackendOptions, BatchEntry, ModelFacts
 from hybrid.backends.llama_batch import LlamaBatch
+from hybrid.backends.llama_cpp_adapters import load_adapters, set_adapter
+from hybrid.backends.llama_cpp_embed import LlamaCppEmbedder, can_generate
 from hybrid.errors import LocalFailure, ModelFileError
 from hybrid.gguf import GgufHeader, read_header
 
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 
 MICRO_BATCH_TOKENS = 512
 ALL_LAYERS = 9_999
+EMBEDDER_CELLS = 64
+"""The context for generating, of a model that never does: llama.cpp's own least is about this."""
 FINGERPRINT_BYTES = 1 << 20
 PIECE_BUFFER_BYTES = 256
 # ggml's levels: 1 debug, 2 info, 3 warning, 4 error, 5 continuation of the line before.
@@ -54,7 +58,7 @@ class LlamaCppBackend:
 
         Raises: ModelFileError if the file is missing, damaged or not one llama.cpp can run here.
         """
-        header = read_header(options.model_path)
+        self._header = header = read_header(options.model_path)
         llama.llama_log_set(_forward_log, ctypes.c_void_p(0))
         llama.llama_backend_init()
         self._model = _load(options.model_path)
@@ -62,6 +66,9 @@ class LlamaCppBackend:
         trained = int(llama.llama_model_n_ctx_train(self._model))
         context_tokens = min(options.context_tokens, trained) if trained > 0 else options.context_tokens
         threads = options.threads or len(os.sched_getaffinity(0))
+        # Before the context, which reserves its graph for the adapters there are.
+        self._adapters = load_adapters(self._model, options.adapters)
+        self._adapter: int | None = None
         self._ctx = _make_context(self._model, options, context_tokens, threads)
         self._memory = llama.llama_get_memory(self._ctx)
         self._batch = LlamaBatch(MICRO_BATCH_TOKENS)
@@ -93,6 +100,8 @@ class LlamaCppBackend:
             bos_text=self._special_text(int(llama.llama_vocab_bos(self._vocab))),
             eos_text=self._special_text(int(llama.llama_vocab_eos(self._vocab))),
             state_format=_state_format(),
+            dimensions=int(llama.llama_model_n_embd_out(self._model)),
+            can_generate=not options.is_embedder and can_generate(self._model, header),
         )
 
     def _special_text(self, token: int) -> str:
@@ -100,10 +109,17 @@ class LlamaCppBackend:
 
     def tokenize(self, text: str) -> list[int]:
         """Turn rendered template text into ids. No BOS is added: a chat template writes its own."""
+        return self._tokenize(text, add_special=False, parse_special=True)
+
+    def tokenize_input(self, text: str) -> list[int]:
+        """Turn a text to embed into ids, with what the file says belongs around it (BOS, EOS, [CLS], [SEP])."""
+        return self._tokenize(text, add_special=True, parse_special=False)
+
+    def _tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         data = text.encode("utf-8", "surrogatepass")
         # A token covers at least one byte, so this bound holds for every vocabulary; + 8 for SentencePiece's prefix.
         ids = (llama.llama_token * (len(data) + 8))()
-        count = int(llama.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, True))
+        count = int(llama.llama_tokenize(self._vocab, data, len(data), ids, len(ids), add_special, parse_special))
         if count < 0:
             raise LocalFailure(f"the tokenizer needs {-count} tokens for {len(data)} bytes; none were taken")
         return list(ids[:count])
@@ -170,6 +186,17 @@ class LlamaCppBackend:
     def set_threads(self, decode: int, prefill: int) -> None:
         """Tell llama.cpp; OpenMP threads that are too many sleep from the next step on."""
         llama.llama_set_n_threads(self._ctx, decode, prefill)
+
+    def use_adapter(self, adapter: int | None) -> None:
+        """Apply one LoRA to the whole context. llama.cpp lays out its graph anew at a change: some milliseconds."""
+        if adapter != self._adapter:
+            set_adapter(self._ctx, None if adapter is None else self._adapters[adapter])
+            self._adapter = adapter
+
+    def embedder(self) -> LlamaCppEmbedder:
+        """Make a second context of the same weights."""
+        facts = self.facts
+        return LlamaCppEmbedder(self._model, self._header, context_tokens=facts.context_tokens, threads=facts.threads)
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Let `target` share cells of `source`: with the unified cache only their owners are written down."""
@@ -243,7 +270,9 @@ def _load(path: Path) -> Any:
 def _make_context(model: Any, options: BackendOptions, context_tokens: int, threads: int) -> Any:
     params = llama.llama_context_default_params()
     most = int(llama.llama_max_parallel_sequences())
-    if options.has_one_pool:
+    if options.is_embedder:
+        params.n_ctx, params.n_seq_max = min(context_tokens, EMBEDDER_CELLS), 1
+    elif options.has_one_pool:
         params.n_ctx, params.n_seq_max = context_tokens, min(options.slots + options.idle_sequences, most)
     else:
         params.n_ctx, params.n_seq_max = context_tokens * options.slots, min(options.slots, most)

@@ -84,8 +84,9 @@ def _value(config: Config, key: str) -> Any:
         return config.aliases[key.removeprefix('aliases."').removesuffix('"')]
     if key.startswith("prices."):
         return getattr(config.prices[table.removeprefix('prices."').removesuffix('"')], last)
-    if key.startswith("cloud["):
-        return getattr(config.cloud[int(table.removeprefix("cloud[").removesuffix("]"))], last)
+    if table.endswith("]"):
+        listed, _, index = table.removesuffix("]").partition("[")
+        return getattr(getattr(config, listed)[int(index)], last)
     return getattr(getattr(config, table), last)
 
 
@@ -98,7 +99,7 @@ def _toml_lines(loaded: Loaded) -> Iterator[str]:
         if table != header:
             header = table
             yield ""
-            yield f"[[{table.partition('[')[0]}]]" if table.startswith("cloud[") else f"[{table}]"
+            yield f"[[{table.partition('[')[0]}]]" if table.endswith("]") and "[" in table else f"[{table}]"
             if table.startswith("cloud["):
                 cloud = loaded.config.cloud[int(table[len("cloud[") : -1])]
                 yield f"# API key: {secret_source(cloud, os.environ)}"

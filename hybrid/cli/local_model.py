@@ -23,13 +23,26 @@ def local_model_file(config: Config, *, is_offline: bool) -> Path | None:
     if config.local.backend == "fake":
         template = Path(config.local.model)  # what stands in for a model may speak by a chat template of the tester's
         return template if template.is_file() else None
+    return _model_file(config.local.model, is_offline=is_offline)
+
+
+def check_embedding_model(config: Config, *, is_offline: bool) -> None:
+    """See that `local.embedding_model` is on disk and sound, pulling it if need be: it is loaded when asked for.
+
+    Raises: CatalogError or ModelFileError, as `local_model_file` does.
+    """
+    if config.local.embedding_model and config.local.backend != "fake":
+        _model_file(config.local.embedding_model, is_offline=is_offline)
+
+
+def _model_file(model: str, *, is_offline: bool) -> Path:
     folder = data_dir() / "models"
     try:
-        path = resolve(config.local.model, folder)
+        path = resolve(model, folder)
     except CatalogError:
-        if is_offline or config.local.model.endswith(".gguf"):
+        if is_offline or model.endswith(".gguf"):
             raise
-        card = find_card(config.local.model)
+        card = find_card(model)
         print(f"{card.name} is not on this machine yet; pulling it once", file=sys.stderr)
         from hybrid.cli.models import shown
 

@@ -14,12 +14,12 @@ from typing import Annotated
 import typer
 
 from hybrid import __version__
-from hybrid.cli.local_model import local_model_file
+from hybrid.cli.local_model import check_embedding_model, local_model_file
 from hybrid.config import Loaded, load
 from hybrid.engine.supervisor import Supervisor, WorkerState
-from hybrid.errors import HybridError, ModelFileError
+from hybrid.errors import ConfigError, HybridError, ModelFileError
 from hybrid.runtime import Runtime
-from hybrid.wiring import running, spawn_local
+from hybrid.wiring import embedder_name, running, spawn_local
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -59,8 +59,11 @@ def serve(
 
 def _load_local(loaded: Loaded, *, is_offline: bool) -> Supervisor | None:
     """Start the worker. A model that cannot be used ends the command, unless a cloud can answer in its place."""
+    check_embedding_model(loaded.config, is_offline=is_offline)
     try:
         return spawn_local(loaded.config, local_model_file(loaded.config, is_offline=is_offline), os.environ)
+    except ConfigError:
+        raise
     except HybridError as unusable:
         if is_offline or not loaded.config.cloud or loaded.config.budget.usd_per_day is None:
             raise
@@ -147,6 +150,10 @@ def _banner(loaded: Loaded, local: Supervisor | None, *, is_offline: bool) -> li
         )
     else:
         lines.append("  local   none")
+    if facts is not None and config.lora:
+        lines.append("  lora    " + ", ".join(f"{adapter.name} (scale {adapter.scale:g})" for adapter in config.lora))
+    if (embedder := embedder_name(config)) is not None:
+        lines.append(f"  embed   {embedder}: loaded when asked for")
     clouds = ", ".join(f"{cloud.name} ({', '.join(cloud.models)})" for cloud in config.cloud)
     budget = config.budget.usd_per_day
     if is_offline or not clouds:

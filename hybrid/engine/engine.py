@@ -17,7 +17,7 @@ from hybrid.engine.neighbours import Neighbours, no_reading
 from hybrid.engine.pace import Pace
 from hybrid.engine.pressure import Reading
 from hybrid.engine.sampling import prepare_all, row_draws
-from hybrid.engine.scheduler import Plan, Work, fits, plan
+from hybrid.engine.scheduler import Plan, Work, fits, next_adapter, plan
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import LocalFailure
 from hybrid.native import RowDraw, Sampled, SampleParams, sample_rows
@@ -92,6 +92,7 @@ class Engine:
         self.waiting: list[Sequence] = []
         self.pace = Pace()
         self.neighbours = Neighbours(backend, self.pace, read=read_pressure, is_adaptive=is_adaptive)
+        self._turns: dict[int | None, int] = {}  # the step each adapter had last
         self._mask_thread = ThreadPoolExecutor(1, "masks")  # starts with its first mask
 
     @property
@@ -152,9 +153,12 @@ class Engine:
         prefill_tokens = step.prefill_tokens
         # Where each slot has a cache of its own, llama.cpp computes neighbouring ones together.
         step.work.sort(key=lambda work: work.sequence.slot or 0)
+        adapter = step.work[0].sequence.adapter
+        self._turns[adapter] = max(self._turns.values(), default=0) + 1
         started_s = self._clock()
         masks = self._begin_masks(step)
         try:
+            self._backend.use_adapter(adapter)
             rows = self._backend.decode([work.entry() for work in step.work])
         except LocalFailure as failure:
             for work in step.work:
@@ -217,6 +221,7 @@ class Engine:
             available_cells=self.cache.available_cells,
             prefill_budget_tokens=self.pace.prefill_budget_tokens(decoding=decoding, batch_tokens=batch_tokens),
             batch_tokens=batch_tokens,
+            adapter=next_adapter(self.running, self._turns),
         )
 
     def _preempt(self, sequence: Sequence) -> None:

@@ -78,9 +78,8 @@ class Fleet:
     @property
     def names(self) -> tuple[str, ...]:
         """Every model that may be asked for, the default first."""
-        if self.default is None:
-            return ()
-        return (self.default, *(name for name in self._others() if name != self.default))
+        first = () if self.default is None else (self.default,)
+        return (*first, *(name for name in self._others() if name != self.default))
 
     def peek(self, name: str | None = None) -> Supervisor | None:
         """Give a model's supervisor if it is loaded or loading. Changes nothing."""

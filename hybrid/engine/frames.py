@@ -72,6 +72,7 @@ class Submit(Frame, frozen=True):
     None tells no log-probabilities of tokens. isolation: only requests of the same key may share cached prompts.
     deadline_s: seconds until the answer is wanted; the queue is served by it. shown: control tokens that are text.
     choices: how many answers are wanted; they share one prefill, and the n-th draws with `seed` + n.
+    adapter: which of the worker's LoRA adapters to apply; None applies none.
     """
 
     id: str
@@ -92,6 +93,14 @@ class Submit(Frame, frozen=True):
     deadline_s: float | None = None
     shown: list[str] = []
     choices: int = 1
+    adapter: int | None = None
+
+
+class Embed(Frame, frozen=True):
+    """Turn each input, a text or token ids, into a vector. Answered by `Prepared`, then `Embedded` frames."""
+
+    id: str
+    inputs: list[str | list[int]]
 
 
 class Cancel(Frame, frozen=True):
@@ -116,6 +125,7 @@ class Ready(Frame, frozen=True):
     template_fingerprint: str
     speech: Speech
     markers: dict[str, int]
+    dimensions: int = 0
 
 
 class LoadFailed(Frame, frozen=True):
@@ -139,6 +149,21 @@ class Refused(Frame, frozen=True):
     message: str
     is_caller: bool
     param: str | None = "messages"
+    code: str | None = None
+
+
+class Vector(msgspec.Struct, frozen=True, array_like=True):
+    """The embedding of one input of `id`: little-endian 32-bit floats, of length 1 together."""
+
+    id: str
+    index: int
+    values: bytes
+
+
+class Embedded(Frame, frozen=True):
+    """What one step of embedding gave; nothing where no input ended in it, but it was a step."""
+
+    vectors: list[Vector]
 
 
 class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
@@ -194,8 +219,8 @@ class Step(Frame, frozen=True):
     load: Load
 
 
-ToWorker: TypeAlias = Prepare | Submit | Cancel
-FromWorker: TypeAlias = Ready | LoadFailed | Prepared | Refused | Step
+ToWorker: TypeAlias = Prepare | Submit | Embed | Cancel
+FromWorker: TypeAlias = Ready | LoadFailed | Prepared | Refused | Step | Embedded
 
 to_worker = msgspec.msgpack.Decoder(ToWorker)
 from_worker = msgspec.msgpack.Decoder(FromWorker)

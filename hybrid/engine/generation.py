@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from hybrid.engine.frames import End, TokenDelta
+from hybrid.engine.frames import End, Refused, TokenDelta, Vector
 from hybrid.errors import InvalidRequest, LocalError, LocalFailure
 from hybrid.types import Finished, FinishReason, TextDelta, TokenSignal, Usage
 
@@ -17,8 +17,8 @@ class Started:
     """The request left the queue and its prefill began."""
 
 
-Item: TypeAlias = Started | TextDelta | Finished | LocalError | InvalidRequest | int
-"""What a waiting request is told; an int is its prompt's token count."""
+Item: TypeAlias = Started | TextDelta | Finished | LocalError | InvalidRequest | Vector | int
+"""What a waiting request is told; an int is its prompt's or inputs' token count."""
 
 
 class Owner(Protocol):
@@ -48,7 +48,7 @@ class Generation:
         item = await self._inbox.get()
         if isinstance(item, LocalError | InvalidRequest):
             raise item
-        assert not isinstance(item, int)
+        assert not isinstance(item, int | Vector)
         if isinstance(item, Started):
             self._started_s = time.monotonic()
         elif isinstance(item, Finished) and self._started_s is not None:
@@ -66,6 +66,13 @@ def text_delta(token: TokenDelta) -> TextDelta:
     """Turn the worker's token into an event."""
     signal = TokenSignal(token.logprob, token.entropy, token.margin)
     return TextDelta(token.text, (signal,), token.logprobs, token.choice)
+
+
+def refusal(refused: Refused) -> InvalidRequest | LocalFailure:
+    """Turn the worker's refusal into the error it is."""
+    if refused.is_caller:
+        return InvalidRequest(refused.message, param=refused.param, code=refused.code or InvalidRequest.code)
+    return LocalFailure(refused.message)
 
 
 def ended(end: End) -> Finished | LocalError:

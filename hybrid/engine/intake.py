@@ -46,9 +46,14 @@ class Intake:
     def prepare(self, frame: Prepare) -> None:
         """Render a conversation and have it tokenized. From the main thread: the template's time limit needs it."""
         try:
+            if not self._backend.facts.can_generate:
+                what = f"{self._backend.facts.name} is an embedding model and writes no text; ask it at /v1/embeddings"
+                raise InvalidRequest(what, param="model")
             text = self._template.render(frame.messages, tools=frame.tools, variables=frame.variables)
         except (InvalidRequest, LocalError) as refused:
-            self._send(Refused(frame.id, str(refused), is_caller=isinstance(refused, InvalidRequest)))
+            self._send(
+                Refused(frame.id, str(refused), isinstance(refused, InvalidRequest), refused.param or "messages")
+            )
             return
         with self._lock:
             self._wanted.add(frame.id)

@@ -27,6 +27,7 @@ class SupervisorOptions:
 
     drafts: whether tokens may be guessed ahead. draft_model_path: a small model that guesses too; "" is none.
     nice: of the worker, 0 to 19. is_adaptive: whether it may use fewer threads while others use the machine.
+    is_embedder: the model only embeds. adapters: paths of LoRA files and their strengths.
     max_queue: bounds the requests that wait for a slot. prompt_folder, prompt_bytes: where beginnings of prompts are
     saved, and how much; 0 saves none. environment: the worker's environment; None inherits ours.
     """
@@ -41,6 +42,8 @@ class SupervisorOptions:
     max_queue: int = 64
     prompt_folder: str = ""
     prompt_bytes: int = 0
+    is_embedder: bool = False
+    adapters: tuple[tuple[str, float], ...] = ()
     environment: Mapping[str, str] | None = None
     nice: int = 0
     is_adaptive: bool = True
@@ -66,6 +69,8 @@ class WorkerProcess:
             "is_adaptive": options.is_adaptive,
             "prompt_folder": options.prompt_folder,
             "prompt_bytes": options.prompt_bytes,
+            "is_embedder": options.is_embedder,
+            "adapters": options.adapters,
         }
         command = [sys.executable, "-m", "hybrid.engine.worker", str(theirs.fileno())]
         command.append(msgspec.json.encode(worker_options).decode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
@@ -63,7 +64,27 @@ class Plan:
         return [work for work in self.work if work.is_decode]
 
 
-def plan(running: Seq[Sequence], *, available_cells: int, prefill_budget_tokens: int, batch_tokens: int) -> Plan:
+def next_adapter(running: Seq[Sequence], turns: Mapping[int | None, int]) -> int | None:
+    """Choose whose step is next: llama.cpp applies an adapter to a whole batch, so one step is for one of them.
+
+    The adapter that had its last turn the longest ago, so that among k of them each gets every k-th step; of those
+    that had none yet, the one of the most urgent sequence. Running without an adapter counts as one.
+
+    Args:
+        turns: the number of the last step of each adapter.
+    """
+    chosen = min(running, key=lambda sequence: (turns.get(sequence.adapter, -1), sequence.urgency), default=None)
+    return None if chosen is None else chosen.adapter
+
+
+def plan(
+    running: Seq[Sequence],
+    *,
+    available_cells: int,
+    prefill_budget_tokens: int,
+    batch_tokens: int,
+    adapter: int | None = None,
+) -> Plan:
     """Plan one step.
 
     Every decoding sequence gets its one token first, so a long prompt never stalls a short stream; prompts
@@ -72,11 +93,13 @@ def plan(running: Seq[Sequence], *, available_cells: int, prefill_budget_tokens:
 
     Args:
         available_cells: what running sequences can still get, cells of idle ones included.
+        adapter: only sequences of this one compute in the step.
     """
     keep = sorted(running, key=lambda sequence: sequence.urgency)
     if len(keep) > 1 and _is_stuck(keep, available_cells):
         # One at a time: how many cells that frees depends on who else shares them, so the caller plans anew.
         return Plan(preempted=keep[-1])
+    keep = [sequence for sequence in keep if sequence.adapter == adapter]
     step = Plan()
     step.work = [Work(sequence, 1, is_decode=True) for sequence in keep if sequence.pending == 1]
     budget = min(prefill_budget_tokens, batch_tokens - len(step.work), available_cells - len(step.work))

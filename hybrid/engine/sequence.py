@@ -34,6 +34,7 @@ class Sequence:
     bias: token ids and what is added to their logits. constraint: the grammar the output follows, and where it is.
     logprobs: the tokens to tell of, where the request asks for them. shown: control tokens that are text here.
     acceptance: the share of drafted tokens it would have drawn itself, lately.
+    adapter: the LoRA it runs with, by its place among the worker's; its name is part of `isolation`.
     """
 
     id: str
@@ -54,6 +55,7 @@ class Sequence:
     logprobs: LogprobQueue | None = None
     shown: Mapping[int, bytes] = field(default_factory=dict)
     acceptance: float = PRIOR_ACCEPTANCE
+    adapter: int | None = None
     order: int = field(default_factory=lambda: next(_order))
 
     @property

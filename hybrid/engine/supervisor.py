@@ -15,6 +15,7 @@ from hybrid.engine.frames import (
     LENGTH,
     MAX_FRAME_BYTES,
     Cancel,
+    Embedded,
     Frame,
     FromWorker,
     Load,
@@ -28,9 +29,11 @@ from hybrid.engine.frames import (
     from_worker,
     pack,
 )
-from hybrid.engine.generation import Generation, Item, Started, ended, text_delta
+from hybrid.engine.generation import Generation, Item, Started, ended, refusal, text_delta
 from hybrid.engine.process import SupervisorOptions, WorkerProcess
-from hybrid.errors import InvalidRequest, LocalError, LocalFailure, ModelNotReady, QueueFull, WorkerDied
+from hybrid.engine.service import ServiceTime
+from hybrid.engine.vectors import Vectors, collect, embed_frame
+from hybrid.errors import InvalidRequest, LocalError, ModelNotReady, QueueFull, WorkerDied
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,6 @@ STALL_CHECKS = 12
 """How often in that time it is looked for."""
 MAX_FAILED_STARTS = 3
 """A worker that dies so often in a row before it is ready will not become ready by trying again."""
-SERVICE_SMOOTHING = 0.1
 NO_LOAD = Load(0, 0, 0, 0, 0, None, None)
 
 
@@ -74,6 +76,7 @@ class Supervisor:
         self._run_numbers = itertools.count()
         self._submitted: dict[str, int] = {}  # answers that are still to end, by run
         self._thinking: set[str] = set()
+        self._embedding: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self.state = WorkerState.LOADING
@@ -81,7 +84,7 @@ class Supervisor:
         self.facts: Ready | None = None
         self.load = NO_LOAD
         self.restarts = 0
-        self._service_s: float | None = None
+        self._service = ServiceTime()
         self._heard_s = 0.0
 
     # ---- life of the process
@@ -183,6 +186,21 @@ class Supervisor:
             raise
         return Generation(submit.id, inbox, self)
 
+    async def embed(self, request_id: str, inputs: Sequence[str | Sequence[int]]) -> Vectors:
+        """Turn inputs into vectors. Cancelling the call frees what it holds in the worker.
+
+        Raises: InvalidRequest for an input the model cannot take, QueueFull, or LocalError if the worker cannot.
+        """
+        if len(self._embedding) >= max(1, self._options.max_queue):
+            raise QueueFull(len(self._embedding), retry_after_s=1.0)
+        run_id, inbox = self._open(request_id)
+        self._embedding.add(run_id)
+        try:
+            await self._write(embed_frame(run_id, inputs))
+            return await collect(inbox, len(inputs))
+        finally:
+            self.release(request_id)
+
     def release(self, request_id: str) -> None:
         """Forget a request: prepared, queued or running. Does nothing if it is over already."""
         run_id = self._run_ids.pop(request_id, None)
@@ -190,34 +208,18 @@ class Supervisor:
             return
         self._submitted.pop(run_id, None)
         self._thinking.discard(run_id)
+        self._embedding.discard(run_id)
         if self._requests.pop(run_id, None) is not None and self._writer is not None:
             self._writer.write(pack(Cancel(run_id)))
 
     def queue_wait_s(self) -> float | None:
-        """Predict how long a request submitted now waits for its prefill; None while nothing was measured.
-
-        While slots are free only the prompts before it count; else as many answers must end as are ahead of it.
-        """
+        """Predict how long a request submitted now waits for its prefill; None while nothing was measured."""
         slots = self.facts.slots if self.facts else self._options.slots
-        ahead = sum(self._submitted.values()) - slots + 1
-        if ahead > 0:
-            return None if self._service_s is None else self._service_s * self._slowdown * ahead / slots
-        prefill_tok_s = self.load.prefill_tok_s
-        return self.load.waiting_tokens / prefill_tok_s if prefill_tok_s else None
+        return self._service.wait_s(self.load, answers=sum(self._submitted.values()), slots=slots)
 
     def served(self, seconds: float) -> None:
-        """Learn how long one generation took from leaving the queue to its end.
-
-        What other programs added is taken out, and put in again as it is when a wait is predicted: they come and go
-        within a second, the average follows over many requests.
-        """
-        undisturbed_s = seconds / self._slowdown
-        average = undisturbed_s if self._service_s is None else self._service_s
-        self._service_s = average + SERVICE_SMOOTHING * (undisturbed_s - average)
-
-    @property
-    def _slowdown(self) -> float:
-        return self.load.slowdown or 1.0
+        """Learn how long one generation took from leaving the queue to its end."""
+        self._service.learn(seconds, self.load)
 
     def _check_queue(self) -> None:
         """Refuse what finds the queue full. Several answers to one request enter together: half of them is none."""
@@ -328,7 +330,7 @@ class Supervisor:
         """Kill a worker that holds requests and says nothing for too long. A timer beside, not one a frame."""
         while True:
             await asyncio.sleep(STALL_LIMIT_S / STALL_CHECKS)
-            if not self._submitted:
+            if not self._submitted and not self._embedding:
                 self._heard_s = time.monotonic()
             elif time.monotonic() - self._heard_s > STALL_LIMIT_S:
                 self._kill(f"it held requests and was silent for {STALL_LIMIT_S:g} s")
@@ -341,13 +343,15 @@ class Supervisor:
     def _take(self, frame: FromWorker) -> None:
         if isinstance(frame, Step):
             self._take_step(frame)
+        elif isinstance(frame, Embedded):
+            for vector in frame.vectors:
+                self._tell(vector.id, vector)
         elif isinstance(frame, Prepared):
             if frame.is_thinking and frame.id in self._requests:
                 self._thinking.add(frame.id)
             self._tell(frame.id, frame.prompt_tokens)
         elif isinstance(frame, Refused):
-            kind = InvalidRequest(frame.message, param=frame.param) if frame.is_caller else LocalFailure(frame.message)
-            self._tell(frame.id, kind)
+            self._tell(frame.id, refusal(frame))
         elif isinstance(frame, Ready):
             self.facts, self.problem = frame, None
             self.load = msgspec.structs.replace(NO_LOAD, free_slots=frame.slots, free_cells=frame.kv_cells)
@@ -383,6 +387,7 @@ class Supervisor:
         requests, self._requests = self._requests, {}
         self._submitted.clear()
         self._thinking.clear()
+        self._embedding.clear()
         for inbox in requests.values():
             inbox.put_nowait(WorkerDied(f"the local worker ended while it held the request: {why}"))
 

@@ -23,16 +23,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.backends.base import Backend, BackendOptions
+from hybrid.backends.base import Adapter, Backend, BackendOptions
 from hybrid.engine.chat_template import ChatTemplate
 from hybrid.engine.compiler import Compiler
 from hybrid.engine.detokenize import Detokenizer
 from hybrid.engine.drafting import Drafter, ModelDrafts, check_vocabulary
+from hybrid.engine.embedding import Embedding, EmbeddingJob
+from hybrid.engine.embedding_intake import EmbeddingIntake
 from hybrid.engine.engine import Engine, StepReport
 from hybrid.engine.formats.speech import hear
 from hybrid.engine.frames import (
-    LENGTH,
     Cancel,
+    Embed,
     End,
     Frame,
     Load,
@@ -43,7 +45,6 @@ from hybrid.engine.frames import (
     Step,
     Submit,
     TokenDelta,
-    pack,
     to_worker,
 )
 from hybrid.engine.intake import Intake
@@ -52,6 +53,7 @@ from hybrid.engine.pressure import PressureReader
 from hybrid.engine.prompt_keeper import Closing, PromptKeeper, Restored
 from hybrid.engine.prompt_store import PromptStore, open_store
 from hybrid.engine.sequence import Sequence
+from hybrid.engine.wire import receive, send
 from hybrid.errors import HybridError, InvalidRequest, LocalError, LocalFailure
 from hybrid.native import SampleParams
 
@@ -84,10 +86,12 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     is_adaptive: bool = True
     prompt_folder: str = ""
     prompt_bytes: int = 0
+    is_embedder: bool = False
+    adapters: tuple[tuple[str, float], ...] = ()
 
 
-Order: TypeAlias = Sequence | str | Restored | Closing | None
-"""For the model's thread: a sequence to run, an id to cancel, a file that was read, None to look at the inbox again."""
+Order: TypeAlias = Sequence | EmbeddingJob | str | Restored | Closing | None
+"""For the model's thread: what to run, an id to cancel, a file that was read, None to look at the inbox again."""
 
 
 class Worker:
@@ -110,6 +114,8 @@ class Worker:
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._engine = Engine(backend, drafter=drafter, read_pressure=PressureReader().read, is_adaptive=is_adaptive)
         self._keeper = None if store is None else PromptKeeper(self._engine.cache, store, wake=self._inbox.put)
+        self._embedding = Embedding(backend, self._send)
+        self._embedding_intake = EmbeddingIntake(backend, submit=self._inbox.put, send=self._send)
         self._compiler = Compiler(backend, submit=self._inbox.put, refuse=self._refuse)
 
     def run(self) -> None:
@@ -117,12 +123,14 @@ class Worker:
         model_thread = threading.Thread(target=self._own_model, name="model", daemon=True)
         model_thread.start()
         self._intake.start()
-        while (body := _receive(self._connection)) is not None:
+        while (body := receive(self._connection)) is not None:
             frame = to_worker.decode(body)
             if isinstance(frame, Prepare):
                 self._intake.prepare(frame)
             elif isinstance(frame, Submit):
                 self._submit(frame)
+            elif isinstance(frame, Embed):
+                self._embedding_intake.put(frame)
             else:
                 self._cancel(frame)
         if self._keeper is not None:
@@ -158,7 +166,8 @@ class Worker:
             seed=(frame.seed + choice) % (1 << 64),
             max_output_tokens=frame.max_output_tokens,
             detokenizer=Detokenizer(tuple(frame.stop)),
-            isolation=frame.isolation,
+            isolation=frame.isolation if frame.adapter is None else f"{frame.isolation}\0{frame.adapter}",
+            adapter=frame.adapter,
             shown={token: text.encode() for text, token in find_markers(self._backend, frame.shown).items()},
             due_s=time.monotonic() + (PATIENCE_S if frame.deadline_s is None else frame.deadline_s),
             bias=_bias(frame.logit_bias),
@@ -171,7 +180,7 @@ class Worker:
         self._send(Refused(request_id, str(why), is_caller=isinstance(why, InvalidRequest), param=param))
 
     def _cancel(self, frame: Cancel) -> None:
-        if not self._intake.cancel(frame.id):
+        if not self._intake.cancel(frame.id) and not self._embedding_intake.cancel(frame.id):
             # Of several answers to a request some may be in the model's hands already.
             self._compiler.cancel(frame.id)
             self._inbox.put(frame.id)
@@ -180,19 +189,25 @@ class Worker:
         """Drain the inbox, step, emit; sleep on the inbox when there is nothing to do."""
         try:
             while True:
-                is_idle = not self._engine.has_work
+                is_idle = not self._engine.has_work and not self._embedding.has_work
                 has_saved = is_idle and self._keeper is not None and self._keeper.save_next()
                 was_cancelled = self._drain_inbox(is_waiting=is_idle and not has_saved)
                 if was_cancelled:
                     self._send_step(StepReport())  # so that the gateway sees the slot free now, not a step later
                 if self._engine.has_work:
                     self._send_step(self._engine.step())
+                if self._embedding.has_work:
+                    self._embed()
         except _Closed:
             return
         except Exception:
             # The thread boundary: without its model the process is of no use, and the supervisor starts another.
             log.exception("the model's thread failed")
             os._exit(70)
+
+    def _embed(self) -> None:
+        decoding = sum(1 for sequence in self._engine.running if sequence.pending == 1)
+        self._embedding.step(decoding=decoding, decode_step_s=self._engine.pace.decode_step_s)
 
     def _drain_inbox(self, *, is_waiting: bool) -> bool:
         """Apply every order in the inbox, waiting for the first if asked; say whether one was a cancel."""
@@ -207,6 +222,8 @@ class Worker:
             is_waiting = False
             if isinstance(order, Sequence):
                 self._enter(order)
+            elif isinstance(order, EmbeddingJob):
+                self._embedding.submit(order)
             elif isinstance(order, str):
                 self._leave(order)
                 was_cancelled = True
@@ -214,13 +231,15 @@ class Worker:
                 self._obey_keeper(order)
 
     def _enter(self, sequence: Sequence) -> None:
-        if self._keeper is None or not self._keeper.enter(sequence):
+        # What an adapter computed is not kept on disk: after a restart its place may be another file's.
+        if self._keeper is None or sequence.adapter is not None or not self._keeper.enter(sequence):
             self._engine.submit(sequence)
 
     def _leave(self, sequence_id: str) -> None:
         if self._keeper is not None:
             self._keeper.cancel(sequence_id)
         self._engine.cancel(sequence_id)
+        self._embedding.cancel(sequence_id)
 
     def _obey_keeper(self, order: Restored | Closing) -> None:
         assert self._keeper is not None
@@ -268,7 +287,7 @@ class Worker:
         )
 
     def _send(self, frame: Frame) -> None:
-        _send(self._connection, self._send_lock, frame)
+        send(self._connection, self._send_lock, frame)
 
 
 class _Closed(Exception):
@@ -279,33 +298,6 @@ def _bias(by_token: dict[int, float]) -> tuple[NDArray[np.int32], NDArray[np.flo
     if not by_token:
         return None
     return np.array(list(by_token), dtype=np.int32), np.array(list(by_token.values()), dtype=np.float32)
-
-
-def _send(connection: socket.socket, lock: threading.Lock, frame: Frame) -> None:
-    with lock:
-        try:
-            connection.sendall(pack(frame))
-        except OSError:
-            os._exit(0)  # the gateway is gone, and nobody else wants what this process knows
-
-
-def _receive(connection: socket.socket) -> bytes | None:
-    """Read one frame; None when the gateway closed the socket."""
-    header = _receive_exactly(connection, LENGTH.size)
-    return None if header is None else _receive_exactly(connection, LENGTH.unpack(header)[0])
-
-
-def _receive_exactly(connection: socket.socket, size: int) -> bytes | None:
-    data = bytearray()
-    while len(data) < size:
-        try:
-            chunk = connection.recv(min(size - len(data), 1 << 20))
-        except OSError:
-            return None
-        if not chunk:
-            return None
-        data += chunk
-    return bytes(data)
 
 
 def load_backend(options: WorkerOptions, *, idle_sequences: int = IDLE_SEQUENCES) -> Backend:
@@ -319,6 +311,8 @@ def load_backend(options: WorkerOptions, *, idle_sequences: int = IDLE_SEQUENCES
         slots=options.slots,
         idle_sequences=idle_sequences,
         threads=options.threads,
+        is_embedder=options.is_embedder,
+        adapters=tuple(Adapter(Path(path), scale) for path, scale in options.adapters),
     )
     if options.backend == "fake":
         from hybrid.backends.fake import FakeBackend
@@ -336,7 +330,7 @@ def load_drafter(options: WorkerOptions, target: Backend) -> Drafter:
     """
     if not options.drafts or not options.draft_model_path or not target.facts.can_truncate:
         return Drafter(is_on=options.drafts)
-    small = msgspec.structs.replace(options, model_path=options.draft_model_path)
+    small = msgspec.structs.replace(options, model_path=options.draft_model_path, adapters=())
     draft = load_backend(small, idle_sequences=0)
     check_vocabulary(draft, target)
     if not draft.facts.can_truncate:
@@ -366,6 +360,7 @@ def _ready(backend: Backend) -> Ready:
         template_fingerprint=hashlib.sha256((facts.chat_template or "").encode()).hexdigest(),
         speech=speech,
         markers=find_markers(backend, speech.markers),
+        dimensions=facts.dimensions,
     )
 
 
@@ -384,11 +379,11 @@ def main(argv: list[str]) -> None:
         template = ChatTemplate(facts.chat_template, bos_text=facts.bos_text, eos_text=facts.eos_text)
         drafter = load_drafter(options, backend)
     except LocalError as failed:
-        _send(connection, threading.Lock(), LoadFailed(str(failed)))
+        send(connection, threading.Lock(), LoadFailed(str(failed)))
         os._exit(1)
     store = open_store(Path(options.prompt_folder), options.prompt_bytes, Path(options.model_path), facts)
     worker = Worker(connection, backend, template, drafter, store, is_adaptive=options.is_adaptive)
-    _send(connection, threading.Lock(), _ready(backend))
+    send(connection, threading.Lock(), _ready(backend))
     worker.run()
     os._exit(0)
 

@@ -5,6 +5,7 @@ A chat: guards (`middleware`), body (`exchange`), `openai_chat.parse`, `Gateway.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -21,13 +22,16 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from hybrid.errors import HybridError, ModelNotFound
+from hybrid.server import openai_embeddings as embeddings
 from hybrid.server.errors import MethodNotAllowed, PathNotFound, ShuttingDown, envelope, error_headers, internal_error
-from hybrid.server.exchange import ClientGone, Exchange, Reply, pinging, read_json_body, until_gone
+from hybrid.server.exchange import Exchange, Reply, pinging, until_gone
 from hybrid.server.gateway import Gateway, ServerOptions
+from hybrid.server.hybrid_headers import head_headers
 from hybrid.server.middleware import ErrorBoundary, HostGuard, KeyGuard
-from hybrid.server.openai_chat import parse, peek_model
+from hybrid.server.openai_chat import parse
 from hybrid.server.openai_render import PING, Answer, Chunks, answer_headers, model_object, stream_headers
-from hybrid.types import ChatRequest, Event, Head, Json, Tail
+from hybrid.server.recorded import read_recorded
+from hybrid.types import ChatRequest, EmbeddingRequest, Event, Head, Json, Tail
 
 _LOG = logging.getLogger(__name__)
 _DIALECT = "openai"
@@ -41,6 +45,7 @@ def make_app(gateway: Gateway, options: ServerOptions) -> Starlette:
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", ChatCompletions(gateway, options), methods=["POST"]),
+            Route("/v1/embeddings", EmbeddingsRoute(gateway, options), methods=["POST"]),
             Route("/v1/models", info.models, methods=["GET"]),
             Route("/v1/models/{id:path}", info.model, methods=["GET"]),
             Route("/healthz", info.healthz, methods=["GET"]),
@@ -79,28 +84,10 @@ class ChatCompletions:
                 await reply.finish(Chunks.failure(exc))
 
     async def _read(self, scope: Scope, receive: Receive) -> ChatRequest:
-        """Read and parse the request; one that cannot be is recorded before it is refused."""
-        body = b""
-        try:
-            body = await read_json_body(scope, receive, self._options)
+        def read(body: bytes) -> ChatRequest:
             return parse(body, scope["headers"], client_key=Exchange.of(scope).client_key)
-        except HybridError as error:
-            self._record(error, peek_model(body), Exchange.of(scope).arrived_s)
-            raise
-        except ClientGone:
-            raise
-        except Exception as exc:
-            _LOG.exception("unexpected error in reading a request")
-            told = internal_error(None)
-            self._record(told, peek_model(body), Exchange.of(scope).arrived_s)
-            raise told from exc
 
-    def _record(self, error: HybridError, model: str | None, arrived_s: float) -> None:
-        try:
-            error.request_id = self._gateway.refuse(error, dialect=_DIALECT, model=model, arrived_s=arrived_s)
-        except HybridError:
-            # The client still gets the error it caused; that the ledger failed is ours to read about.
-            _LOG.exception("a refused request could not be recorded")
+        return await read_recorded(self._gateway, self._options, scope, receive, read, dialect=_DIALECT)
 
     async def _whole(self, _request: ChatRequest, items: Items, reply: Reply) -> None:
         async with aclosing(items):
@@ -145,6 +132,29 @@ class ChatCompletions:
         except Exception as exc:  # noqa: BLE001 (a request's boundary; _told logs it)
             return chunks.failure(_told(exc, head))
         return chunks.failure(_told(AssertionError("an answer ends with a Tail"), head))
+
+
+class EmbeddingsRoute:
+    """`POST /v1/embeddings`, as an ASGI application."""
+
+    def __init__(self, gateway: Gateway, options: ServerOptions) -> None:
+        self._gateway, self._options = gateway, options
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        exchange = Exchange.of(scope)
+
+        def read(body: bytes) -> tuple[EmbeddingRequest, embeddings.Format]:
+            return embeddings.parse(body, scope["headers"], client_key=exchange.client_key)
+
+        request, form = await read_recorded(self._gateway, self._options, scope, receive, read, dialect=_DIALECT)
+        await until_gone(receive, self._answer(request, form, exchange.arrived_s, Reply(send)))
+
+    async def _answer(self, request: EmbeddingRequest, form: embeddings.Format, arrived_s: float, reply: Reply) -> None:
+        answer = await self._gateway.embed(request, dialect=_DIALECT, arrived_s=arrived_s)
+        # A large answer takes a while to write, and nobody else should wait for it.
+        body = await asyncio.to_thread(embeddings.render, answer, form)
+        await reply.whole(200, [(b"content-type", b"application/json"), *head_headers(answer.head)], body)
 
 
 class _Info:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hybrid.errors import HybridError
-from hybrid.types import ChatRequest, Event, Head, Json, ServedModel, Tail
+from hybrid.types import ChatRequest, EmbeddingRequest, Embeddings, Event, Head, Json, ServedModel, Tail
 
 
 class Gateway(Protocol):
@@ -27,6 +27,13 @@ class Gateway(Protocol):
             arrived_s: when the request's head was read, by `time.monotonic()`.
         Raises: HybridError before the first item if the request is refused, and after the head if it fails on the
             way; its `request_id` names the ledger row if there is one.
+        """
+        ...
+
+    async def embed(self, request: EmbeddingRequest, *, dialect: str, arrived_s: float) -> Embeddings:
+        """Answer one request for embeddings. Cancelling it stops everything behind it, as with `stream`.
+
+        Raises: HybridError if it is refused or fails; its `request_id` names the ledger row.
         """
         ...
 

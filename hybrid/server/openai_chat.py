@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,6 +29,7 @@ from hybrid.server.openai_wire import (
     ToolCallWire,
     ToolWire,
     UserPart,
+    Wire,
     nested_fields,
 )
 from hybrid.types import (
@@ -43,6 +44,8 @@ from hybrid.types import (
     TextPart,
     ToolCall,
 )
+
+T = TypeVar("T", bound=Wire)
 
 MAX_IMAGES = 64
 MAX_JSON_DEPTH = 64
@@ -66,7 +69,7 @@ def parse(body: bytes, headers: Iterable[tuple[bytes, bytes]], *, client_key: st
         client_key: name of the key the client presented.
     Raises: InvalidRequest naming the parameter that is wrong, in the way OpenAI names it.
     """
-    wire = _decode(body)
+    wire = decode(body, ChatWire)
     wishes = read_wishes(headers)
     _refuse_unsupported(wire)
     messages = tuple(_message(message, f"messages[{index}]") for index, message in enumerate(wire.messages))
@@ -99,11 +102,12 @@ def peek_model(body: bytes) -> str | None:
         return None
 
 
-def _decode(body: bytes) -> ChatWire:
+def decode(body: bytes, shape: type[T]) -> T:
+    """Decode a body. Raises: InvalidRequest naming the parameter that is wrong."""
     try:
-        return msgspec.json.decode(body, type=ChatWire)
+        return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as exc:
-        raise _invalid_value(str(exc)) from exc
+        raise _invalid_value(str(exc), shape) from exc
     except msgspec.DecodeError as exc:
         raise InvalidRequest(f"the body is not JSON: {exc}", code="invalid_json") from exc
     except UnicodeDecodeError as exc:
@@ -112,7 +116,7 @@ def _decode(body: bytes) -> ChatWire:
         raise InvalidRequest("the body is nested too deeply", code="invalid_json") from exc
 
 
-def _invalid_value(text: str) -> InvalidRequest:
+def _invalid_value(text: str, shape: type[Wire]) -> InvalidRequest:
     """Turn msgspec's "Expected `float` <= 2.0 - at `$.temperature`" into an error that names its parameter."""
     at = _AT.search(text)
     what, path = (text[: at.start()], at["path"]) if at else (text, "")
@@ -125,7 +129,7 @@ def _invalid_value(text: str) -> InvalidRequest:
     param = f"{path}.{field['name']}"[:120] if path else field["name"][:120]
     if field["what"] == "required":
         return InvalidRequest(f"{param} is missing", param=param, code="missing_required_parameter")
-    names = nested_fields() | {"role", "type"} if path else frozenset(ChatWire.__struct_encode_fields__)
+    names = nested_fields() | {"role", "type"} if path else frozenset(shape.__struct_encode_fields__)
     near = difflib.get_close_matches(field["name"], names, n=1) if len(field["name"]) <= 64 else []
     hint = f"; did you mean {near[0]}?" if near else ""
     return InvalidRequest(f"unknown parameter {param}{hint}", param=param, code="unknown_parameter")

@@ -116,6 +116,6 @@ def test_schema_is_json_schema(capsys):
     assert 0 == main(["config", "schema"])
     schema = json.loads(capsys.readouterr().out)
     assert "https://json-schema.org/draft/2020-12/schema" == schema["$schema"]
-    assert {"server", "local", "cloud", "policy", "budget", "prices", "aliases"} == set(
+    assert {"server", "local", "cloud", "lora", "policy", "budget", "prices", "aliases"} == set(
         schema["$defs"]["Config"]["properties"]
     )

@@ -4,13 +4,14 @@ import asyncio
 import os
 import signal
 
+import msgspec
 import pytest
 
 from hybrid.engine.frames import Submit
 from hybrid.engine.generation import Generation, Started
 from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor, WorkerState
-from hybrid.errors import LocalFailure, ModelNotReady, QueueFull, WorkerDied
+from hybrid.errors import InvalidRequest, LocalFailure, ModelNotReady, QueueFull, WorkerDied
 from hybrid.types import Finished, FinishReason, TextDelta
 
 TIME_LIMIT_S = 20
@@ -170,3 +171,106 @@ def test_the_worker_ends_with_its_gateway():
             assert process._process.returncode == 0
 
     asyncio.run(main())
+
+
+def test_adapters_share_no_cached_prompt():
+    """The same long prompt with another adapter is computed anew, and without one again; asked again it is cached."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        cached = []
+        for number, adapter in enumerate((None, 0, None, 0)):
+            name = f"r{number}"
+            await supervisor.prepare(name, [{"role": "user", "content": "the same long question"}])
+            with await supervisor.submit(msgspec.structs.replace(_submit(name), adapter=adapter)) as generation:
+                while not isinstance(item := await generation.next(), Finished):
+                    pass
+                cached.append((item.usage.cached_tokens > 0, item.usage.completion_tokens > 0))
+        assert [(False, True), (False, True), (True, True), (True, True)] == cached
+
+    _with_worker(scenario, adapters=(("loud.gguf", 1.0),))
+
+
+def test_embeddings_come_back_in_order_with_the_tokens_counted():
+    """Texts and token ids of one request each get their vector, at their place."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        found = await supervisor.embed("e", ["aab", [97, 97, 98], "b" * 500])
+        assert 506 == found.prompt_tokens
+        assert found.values[0] == found.values[1] != found.values[2]
+        assert [1024, 1024, 1024] == [len(values) for values in found.values]
+        assert not supervisor.is_busy
+
+    _with_worker(scenario)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        pytest.param(["x" * 4097], "input has 4097 tokens; the model takes at most 4096", id="over-the-context"),
+        pytest.param(["x" * 2_000_000], "at least 7812 tokens; the model takes at most 4096", id="far-over-it"),
+        pytest.param(["a", [260]], r"input\[1\] has token 260; fake has 260 tokens, from 0 to 259", id="no-such-token"),
+        pytest.param([[]], "is empty", id="no-tokens"),
+    ],
+)
+def test_inputs_the_model_cannot_take_are_refused(inputs, expected):
+    """What does not fit or is no token is the caller's fault, told with its numbers, and never cut."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        with pytest.raises(InvalidRequest, match=expected):
+            await supervisor.embed("e", inputs)
+        assert not supervisor.is_busy
+
+    _with_worker(scenario)
+
+
+def test_streams_go_on_while_a_large_embedding_is_computed():
+    """A chat that comes after a large request is answered before that is done, which then ends as well."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        large = asyncio.create_task(supervisor.embed("e", ["[slow] text " * 20] * 40))
+        await asyncio.sleep(0)
+        assert ("hello", FinishReason.STOP) == await _ask(supervisor, "chat", "hello")
+        assert not large.done()
+        large.cancel()
+        await asyncio.wait((large,))
+        assert not supervisor.is_busy
+        assert 1 == len((await supervisor.embed("next", ["next"])).values)
+
+    _with_worker(scenario)
+
+
+def test_a_killed_worker_fails_its_embeddings():
+    """kill -9 while vectors are computed: who waits for them is told."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        waiting = asyncio.create_task(supervisor.embed("e", ["[slow] text " * 20] * 40))
+        await supervisor.embed("small", ["by then the large one runs"])
+        os.kill(supervisor.pid, signal.SIGKILL)
+        with pytest.raises(WorkerDied, match="SIGKILL"):
+            await waiting
+
+    _with_worker(scenario)
+
+
+def test_embedding_requests_are_bounded():
+    """One more than may wait is told so, and the others are served."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        first = asyncio.create_task(supervisor.embed("a", ["[slow] text"] * 10))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await supervisor.embed("b", ["text"])
+        assert 10 == len((await first).values)
+
+    _with_worker(scenario, max_queue=1)
+
+
+def test_an_embedding_model_refuses_to_chat():
+    """A worker whose model only embeds says so to who wants text of it."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        with pytest.raises(InvalidRequest, match="embedding model"):
+            await supervisor.prepare("r", [{"role": "user", "content": "hello"}])
+        assert 1 == len((await supervisor.embed("e", ["hello"])).values)
+
+    _with_worker(scenario, is_embedder=True)

@@ -16,6 +16,8 @@ from hybrid.server.protocol import ConnectionLimits
 from hybrid.server.run import serve
 from hybrid.types import (
     ChatRequest,
+    EmbeddingRequest,
+    Embeddings,
     Event,
     Finished,
     FinishReason,
@@ -66,6 +68,7 @@ class ScriptedGateway:
         self.key = key
         self.is_ready = is_ready
         self.requests: list[ChatRequest] = []
+        self.embedding_requests: list[EmbeddingRequest] = []
         self.refused: list[tuple[HybridError, str | None]] = []
         self.started = asyncio.Event()
         self.closed = asyncio.Event()
@@ -84,6 +87,22 @@ class ScriptedGateway:
                     raise step
                 else:
                     yield step  # type: ignore[misc]
+        finally:
+            self.closed.set()
+
+    async def embed(self, request: EmbeddingRequest, *, dialect: str, arrived_s: float) -> Embeddings:
+        """Play the script up to its embeddings."""
+        self.embedding_requests.append(request)
+        try:
+            for step in self.script:
+                if isinstance(step, asyncio.Event):
+                    self.started.set()
+                    await step.wait()
+                elif isinstance(step, BaseException):
+                    raise step
+                elif isinstance(step, Embeddings):
+                    return step
+            raise AssertionError("the script has no embeddings")
         finally:
             self.closed.set()
 
