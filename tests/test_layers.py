@@ -21,7 +21,7 @@ ENTRY = {"server", "cli", "__main__"}
 ROOT_PACKAGE = "__init__"
 """hybrid/__init__.py holds the version, which anyone may read."""
 
-ARROWS = {"engine": {"backends", "native"}, "backends": {"native"}}
+ARROWS = {"engine": {"backends", "native"}, "backends": {"native"}, "devices": {"backends", "native"}}
 """Effects that may import other effects."""
 
 VALUE_MODULES = {
@@ -51,6 +51,11 @@ LATE_IMPORTS = {
         "hybrid.backends.fake": "the worker loads the one backend it was told to run",
         "hybrid.backends.llama_cpp": "the worker loads the one backend it was told to run",
     },
+    "hybrid.devices.measure_process": {
+        "hybrid.backends.fake": "the measuring process loads the one backend it was told to run",
+        "hybrid.backends.llama_cpp": "the measuring process loads the one backend it was told to run",
+    },
+    "hybrid.devices.power": {"pynvml": "optional: only where a GPU computes"},
     "hybrid.cli.serve": {
         "hybrid.server": "a port in use or a bad model is told before the HTTP server is loaded",
     },

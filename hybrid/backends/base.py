@@ -22,6 +22,10 @@ class BackendOptions:
     threads: 0 takes every core this process may use.
     has_one_pool: whether all sequences take their KV cells from one pool and may share them; else each slot has a cache
     of its own of `context_tokens`, and a prompt may only go on in a slot where its beginning was computed.
+    batch_tokens: the most tokens one `decode` takes; also what the matrix kernels compute at once. Raised to
+        the number of sequences, running and idle, where it is less.
+    flash_attention: None leaves the choice to the library. key_cache, value_cache: ggml's names of the formats the KV
+        cache is kept in, such as f16, bf16, q8_0; a quantised value cache needs flash attention.
     """
 
     model_path: Path
@@ -30,6 +34,10 @@ class BackendOptions:
     idle_sequences: int = 32
     threads: int = 0
     has_one_pool: bool = True
+    batch_tokens: int = 512
+    flash_attention: bool | None = None
+    key_cache: str = "f16"
+    value_cache: str = "f16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

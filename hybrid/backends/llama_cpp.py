@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MICRO_BATCH_TOKENS = 512
 ALL_LAYERS = 9_999
 FINGERPRINT_BYTES = 1 << 20
 PIECE_BUFFER_BYTES = 256
 # ggml's levels: 1 debug, 2 info, 3 warning, 4 error, 5 continuation of the line before.
 GGML_WARNING, GGML_ERROR = 3, 4
+CACHE_FORMATS = {
+    "f32": 0, "bf16": 30, "f16": 1, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "iq4_nl": 20, "q4_0": 2,
+}  # fmt: skip
+"""What the KV cache can be kept in, with ggml's number (`ggml_type`), which never changes, for files hold it."""
 
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator]
@@ -53,6 +56,7 @@ class LlamaCppBackend:
         """Load a model.
 
         Raises: ModelFileError if the file is missing, damaged or not one llama.cpp can run here.
+            ValueError for a cache format there is not.
         """
         header = read_header(options.model_path)
         llama.llama_log_set(_forward_log, ctypes.c_void_p(0))
@@ -64,13 +68,18 @@ class LlamaCppBackend:
         threads = options.threads or len(os.sched_getaffinity(0))
         self._ctx = _make_context(self._model, options, context_tokens, threads)
         self._memory = llama.llama_get_memory(self._ctx)
-        self._batch = LlamaBatch(MICRO_BATCH_TOKENS)
+        self._batch = LlamaBatch(int(llama.llama_n_batch(self._ctx)))
         self._pieces: dict[int, bytes] = {}
         self.facts = self._facts(options, header, context_tokens, trained, threads)
         self._no_rows = np.empty((0, self.facts.vocab_tokens), dtype=np.float32)
 
     def _facts(
-        self, options: BackendOptions, header: GgufHeader, context_tokens: int, trained: int, threads: int
+        self,
+        options: BackendOptions,
+        header: GgufHeader,
+        context_tokens: int,
+        trained: int,
+        threads: int,
     ) -> ModelFacts:
         can_offload = bool(llama.llama_supports_gpu_offload())
         return ModelFacts(
@@ -84,7 +93,7 @@ class LlamaCppBackend:
             can_share_cells=options.has_one_pool and _keeps_every_cell(self._model),
             can_truncate=_keeps_every_cell(self._model),
             sequence_ids=int(llama.llama_n_seq_max(self._ctx)),
-            batch_tokens=MICRO_BATCH_TOKENS,
+            batch_tokens=int(llama.llama_n_batch(self._ctx)),
             threads=threads,
             device="gpu" if can_offload else "cpu",
             file_bytes=options.model_path.stat().st_size,
@@ -222,6 +231,10 @@ class LlamaCppBackend:
     def _length(self, slot: int) -> int:
         return int(llama.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many threads from the next `decode` on; `facts` keeps what the model was loaded with."""
+        llama.llama_set_n_threads(self._ctx, threads, threads)
+
     def close(self) -> None:
         """Free context and model, in that order."""
         llama.llama_free(self._ctx)
@@ -247,9 +260,15 @@ def _make_context(model: Any, options: BackendOptions, context_tokens: int, thre
         params.n_ctx, params.n_seq_max = context_tokens, min(options.slots + options.idle_sequences, most)
     else:
         params.n_ctx, params.n_seq_max = context_tokens * options.slots, min(options.slots, most)
-    params.n_batch = params.n_ubatch = MICRO_BATCH_TOKENS
+    # llama.cpp aborts where a batch could not hold a token of each sequence.
+    params.n_batch = params.n_ubatch = max(options.batch_tokens, params.n_seq_max)
     params.n_threads = params.n_threads_batch = threads
     params.kv_unified = options.has_one_pool
+    params.type_k, params.type_v = _cache_type(options.key_cache), _cache_type(options.value_cache)
+    if options.flash_attention is not None:
+        params.flash_attn_type = (
+            llama.LLAMA_FLASH_ATTN_TYPE_ENABLED if options.flash_attention else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
     ctx = llama.llama_init_from_model(model, params)
     if not ctx:
         raise ModelFileError(
