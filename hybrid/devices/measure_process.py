@@ -116,7 +116,8 @@ class Run:
         for start in range(0, count, largest):
             end = min(start + largest, count)
             rows = self._backend.decode([BatchEntry(slot, self._tokens[start:end], start, logits=int(end == count))])
-        return rows[0]
+        row: NDArray[np.float32] = rows[0]
+        return row
 
     def _step(self, sequences: int, position: int) -> None:
         # Each sequence reads on at another place, as different chats would.
