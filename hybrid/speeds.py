@@ -38,6 +38,10 @@ class MeasuredLoad(Protocol):
     def decode_tok_s(self) -> float | None:
         """Tokens a second that one sequence gets."""
 
+    @property
+    def slowdown(self) -> float | None:
+        """How many times slower than undisturbed it runs now; its own speeds include that."""
+
 
 class LoadedModel(Protocol):
     """Which file a worker has loaded, and with how many threads it computes."""
@@ -72,7 +76,10 @@ class SpeedBook:
         self._models: dict[tuple[str, int], ModelProfile | None] = {}
 
     def look_up(self, load: MeasuredLoad | None, facts: LoadedModel | None, prompt_tokens: int | None) -> Speeds:
-        """Take what the worker measured, and the profile's figures for what it has not measured yet."""
+        """Take what the worker measured, and the profile's figures for what it has not measured yet.
+
+        The profile is of a machine without neighbours; what they cost now makes its figures smaller.
+        """
         if load is None:
             return Speeds()
         prefill_tok_s, decode_tok_s = load.prefill_tok_s, load.decode_tok_s
@@ -82,10 +89,11 @@ class SpeedBook:
         if model is None:
             is_measured = prefill_tok_s is not None or decode_tok_s is not None
             return Speeds(prefill_tok_s, decode_tok_s, SpeedSource.MEASURED if is_measured else SpeedSource.NONE)
+        slowdown = max(1.0, load.slowdown or 1.0)
         if prefill_tok_s is None and prompt_tokens is not None:
-            prefill_tok_s = prefill_speed(model, prompt_tokens)
+            prefill_tok_s = _slowed(prefill_speed(model, prompt_tokens), slowdown)
         if decode_tok_s is None:
-            decode_tok_s = decode_speed(model, load.running + 1)
+            decode_tok_s = _slowed(decode_speed(model, load.running + 1), slowdown)
         is_known = prefill_tok_s is not None or decode_tok_s is not None
         return Speeds(prefill_tok_s, decode_tok_s, SpeedSource.PROFILE if is_known else SpeedSource.NONE)
 
@@ -101,6 +109,10 @@ class SpeedBook:
                 found = None
             self._models[key] = found
         return self._models[key]
+
+
+def _slowed(tok_s: float | None, slowdown: float) -> float | None:
+    return None if tok_s is None else tok_s / slowdown
 
 
 def open_speed_book(data_dir: Path, hardware: Mapping[str, str] | None = None) -> SpeedBook:

@@ -32,6 +32,7 @@ class Load:
     running: int = 0
     prefill_tok_s: float | None = None
     decode_tok_s: float | None = None
+    slowdown: float | None = None
 
 
 @dataclass
@@ -50,6 +51,9 @@ class Facts:
         pytest.param(Load(), None, 100, Speeds(), id="not-loaded"),
         pytest.param(Load(), Facts(), 100, Speeds(200.0, 50.0, SpeedSource.PROFILE), id="before-the-first"),
         pytest.param(Load(running=1), Facts(), 100, Speeds(200.0, 40.0, SpeedSource.PROFILE), id="beside-another"),
+        pytest.param(Load(slowdown=2.0), Facts(), 100, Speeds(100.0, 25.0, SpeedSource.PROFILE), id="busy-neighbours"),
+        pytest.param(Load(slowdown=0.9), Facts(), 100, Speeds(200.0, 50.0, SpeedSource.PROFILE), id="never-faster"),
+        pytest.param(Load(0, 300.0, 60.0, 2.0), Facts(), 9, Speeds(300.0, 60.0, SpeedSource.MEASURED), id="has-it-in"),
         pytest.param(Load(0, 300.0, 60.0), Facts(), 100, Speeds(300.0, 60.0, SpeedSource.MEASURED), id="measured"),
         pytest.param(Load(0, 300.0), Facts(), 100, Speeds(300.0, 50.0, SpeedSource.PROFILE), id="half-measured"),
         pytest.param(Load(), Facts(), None, Speeds(None, 50.0, SpeedSource.PROFILE), id="prompt-not-counted"),

@@ -231,10 +231,6 @@ class LlamaCppBackend:
     def _length(self, slot: int) -> int:
         return int(llama.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
-    def use_threads(self, threads: int) -> None:
-        """Compute with so many threads from the next `decode` on; `facts` keeps what the model was loaded with."""
-        llama.llama_set_n_threads(self._ctx, threads, threads)
-
     def close(self) -> None:
         """Free context and model, in that order."""
         llama.llama_free(self._ctx)

@@ -195,19 +195,15 @@ class Run:
             self._try_threads(count)
 
     def _try_threads(self, threads: int) -> None:
-        self._use_threads(threads)
+        self._backend.set_threads(decode=threads, prefill=threads)
         try:
             self.decode_s(1)  # starts the threads
             prefill_s, step_s = self.prefill_s(THREADS_PROMPT_TOKENS), self.decode_s(1)
             self._samples["threads_prefill", threads].append(THREADS_PROMPT_TOKENS / prefill_s)
             self._samples["threads", threads].append(1 / step_s)
         finally:
-            self._use_threads(self._backend.facts.threads)
-
-    def _use_threads(self, threads: int) -> None:
-        change = getattr(self._backend, "use_threads", None)  # only llama.cpp has threads to change
-        if change is not None:
-            change(threads)
+            loaded_with = self._backend.facts.threads
+            self._backend.set_threads(decode=loaded_with, prefill=loaded_with)
 
     # ---- the result
 
