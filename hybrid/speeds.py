@@ -22,6 +22,9 @@ from hybrid.policy.model import SpeedSource
 
 log = logging.getLogger(__name__)
 
+BUSY_CORES = 0.5
+"""From so many cores that others used, a profile's speeds are said to be too low; used they are: too slow is safe."""
+
 
 class MeasuredLoad(Protocol):
     """What a worker tells of its own speeds: None until its first steps."""
@@ -107,6 +110,11 @@ class SpeedBook:
                     f"{facts.threads}, so they are not used"
                 )
                 found = None
+            elif found is not None and found.others_cores > BUSY_CORES:
+                _note(
+                    f"the profile's figures for {facts.name} are too low: other programs kept {found.others_cores:.1f} "
+                    "cores busy while they were measured; `hybrid bench` on a quiet machine mends it"
+                )
             self._models[key] = found
         return self._models[key]
 

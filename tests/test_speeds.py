@@ -81,6 +81,13 @@ def test_a_complaint_is_logged_once(caplog):
     assert ["the profile's figures for tiny are of 2 threads, it runs with 1, so they are not used"] == caplog.messages
 
 
+def test_a_profile_of_a_busy_machine_is_used_and_told_of(caplog):
+    """Its figures are too low, which escalates a request too many and none too few."""
+    busy = replace(PROFILE, models={"f00": replace(MODEL, others_cores=1.2)})
+    assert SpeedSource.PROFILE is SpeedBook(busy).look_up(Load(), Facts(), 100).speeds_from
+    assert "other programs kept 1.2 cores busy while they were measured" in caplog.text
+
+
 def test_the_profile_of_this_machine_is_opened(tmp_path, caplog):
     """Found by the hardware; one of another machine is logged and not used."""
     hardware = {"cpu": "a"}

@@ -224,6 +224,7 @@ def model_profile(speed: ModelSpeed, measured_at: str) -> ModelProfile:
         rss_bytes=speed.rss_bytes,
         best_threads=speed.best_threads,
         context_tokens=speed.context_tokens,
+        others_cores=speed.others_cores,
         prefill_tok_j=speed.prefill_tok_j,
         decode_tok_j=speed.decode_tok_j,
     )

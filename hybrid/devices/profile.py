@@ -28,7 +28,7 @@ class ModelProfile:
 
     prefill_tok_s: prompt tokens a second, by the prompt's tokens. decode_tok_s: of all sequences together, by their
     number. threads: those it was measured with; best_threads: None where only one number was tried.
-    rss_bytes: the worker's largest memory. prefill_tok_j, decode_tok_j: tokens a joule, empty where unknown.
+    rss_bytes: the worker's largest memory. others_cores: that other processes kept busy meanwhile. prefill_tok_j, decode_tok_j: tokens a joule, empty where unknown.
     """
 
     model_fingerprint: str
@@ -42,6 +42,7 @@ class ModelProfile:
     rss_bytes: int | None = None
     best_threads: int | None = None
     context_tokens: int | None = None
+    others_cores: float = 0.0
     prefill_tok_j: Mapping[int, float] = field(default_factory=dict)
     decode_tok_j: Mapping[int, float] = field(default_factory=dict)
 
