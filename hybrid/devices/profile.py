@@ -28,7 +28,8 @@ class ModelProfile:
 
     prefill_tok_s: prompt tokens a second, by the prompt's tokens. decode_tok_s: of all sequences together, by their
     number. threads: those it was measured with; best_threads: None where only one number was tried.
-    rss_bytes: the worker's largest memory. others_cores: that other processes kept busy meanwhile. prefill_tok_j, decode_tok_j: tokens a joule, empty where unknown.
+    rss_bytes: the process's largest memory. others_cores: that other processes kept busy meanwhile. prefill_tok_j,
+    decode_tok_j: tokens a joule, empty where unknown.
     """
 
     model_fingerprint: str
