@@ -22,7 +22,7 @@ section { background: var(--card); border: 1px solid var(--edge); border-radius:
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin-top: 20px; }
 .tile { background: var(--card); border: 1px solid var(--edge); border-radius: 12px; padding: 14px 16px; }
 .tile b { display: block; font-size: 24px; line-height: 1.25; font-variant-numeric: tabular-nums; }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 20px; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(420px, 100%), 1fr)); gap: 20px; }
 .two section { min-width: 0; }
 code { font: 0.9em ui-monospace, monospace; background: var(--page); padding: 2px 5px; border-radius: 4px; }
 .note { margin: 12px 0 0; }
