@@ -101,7 +101,7 @@ class LlamaCppBackend:
             chat_template=header.chat_template,
             bos_text=self._special_text(int(llama.llama_vocab_bos(self._vocab))),
             eos_text=self._special_text(int(llama.llama_vocab_eos(self._vocab))),
-            state_format=_state_format(),
+            state_format=_state_format(options),
         )
 
     def _special_text(self, token: int) -> str:
@@ -273,18 +273,23 @@ def _make_context(model: Any, options: BackendOptions, context_tokens: int, thre
     return ctx
 
 
+def _cache_type(name: str) -> int:
+    if name not in CACHE_FORMATS:
+        raise ValueError(f"no KV cache format {name!r}; there are {', '.join(CACHE_FORMATS)}")
+    return CACHE_FORMATS[name]
+
+
 def _keeps_every_cell(model: Any) -> bool:
     """Tell models whose cache is one cell a token: recurrent state and sliding windows keep no full past to share."""
     is_recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
     return not is_recurrent and int(llama.llama_model_n_swa(model)) == 0
 
 
-def _state_format() -> str:
+def _state_format(options: BackendOptions) -> str:
     """Name what the bytes of saved cells depend on beside model and context: the library and the types of the cache."""
-    params = llama.llama_context_default_params()
     return (
         f"llama-cpp-python {llama.__version__}, state {llama.LLAMA_STATE_SEQ_VERSION}, "
-        f"types {params.type_k} {params.type_v}, flash attention {params.flash_attn_type}"
+        f"types {options.key_cache} {options.value_cache}, flash attention {options.flash_attention}"
     )
 
 
