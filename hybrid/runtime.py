@@ -23,6 +23,7 @@ from hybrid.local_request import LocalRequest
 from hybrid.lora import join_name, split_name
 from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
+from hybrid.speeds import SpeedBook
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
 from hybrid.types import (
@@ -66,8 +67,10 @@ class Runtime:
         clouds: Clouds,
         ledger: Ledger,
         keys: ClientKeys,
+        speeds: SpeedBook | None = None,
     ) -> None:
         self._options = options
+        self._speeds = speeds or SpeedBook()
         self._fleet = fleet
         self._checker = checker
         self._clouds = clouds
@@ -261,6 +264,7 @@ class Runtime:
         prompt_tokens, refusal = await self._count_prompt(request, local, journal)
         load = local.load if local is not None else None
         is_ready = local is not None and local.state is WorkerState.READY and journal.local_problem is None
+        speeds = self._speeds.look_up(load, local.facts if local is not None else None, prompt_tokens)
         return Signals(
             policy=target.policy,
             is_pinned=target.is_pinned,
@@ -275,8 +279,9 @@ class Runtime:
             local_refusal_param=None if refusal is None else refusal.param,
             local_capabilities=self._in_local_terms(request, local).capabilities,
             queue_wait_s=local.queue_wait_s() if local is not None else None,
-            prefill_tok_s=load.prefill_tok_s if load else None,
-            decode_tok_s=load.decode_tok_s if load else None,
+            prefill_tok_s=speeds.prefill_tok_s,
+            decode_tok_s=speeds.decode_tok_s,
+            speeds_from=speeds.speeds_from,
             local_threads=load.threads if load else None,
             local_slowdown=load.slowdown if load else None,
             clouds=tuple(self._option(cloud, request, target) for cloud in clouds),

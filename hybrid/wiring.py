@@ -28,6 +28,7 @@ from hybrid.policy.budget import day_window
 from hybrid.policy.model import Limits
 from hybrid.pricing import TokenPrice
 from hybrid.runtime import Runtime
+from hybrid.speeds import open_speed_book
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
 from hybrid.types import Cap, Sampling
@@ -176,6 +177,7 @@ async def running(
             clouds=clouds,
             ledger=ledger,
             keys=keys,
+            speeds=open_speed_book(data_dir(environ)),
         )
     finally:
         for provider in {id(model.provider): model.provider for model in models}.values():

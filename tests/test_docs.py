@@ -29,6 +29,7 @@ RUN_BY = {
     "hybrid --version": "tests/cli/test_main.py",
     "hybrid --help": "tests/cli/test_main.py",
     "hybrid serve": "tests/e2e/test_main_job.py",
+    "hybrid bench": "tests/cli/test_bench.py",
     "hybrid chat": "tests/cli/test_chat.py",
     "hybrid models": "tests/cli/test_models.py",
     "hybrid config": "tests/cli/test_config.py",

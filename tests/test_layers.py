@@ -15,13 +15,13 @@ VOCABULARY = {"types", "errors", "gguf", "gguf_format"}
 DECISIONS = {"policy", "pricing"}
 EFFECTS = {"engine", "backends", "native", "providers", "devices", "store", "catalog"}
 CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_secrets"}
-REQUEST = {"attempt", "embed", "journal", "local_answer", "local_request", "lora", "structured"}
+REQUEST = {"attempt", "embed", "journal", "local_answer", "local_request", "lora", "speeds", "structured"}
 ORCHESTRATION = REQUEST | {"runtime", "clouds", "wiring", "telemetry", "calibration"}
 ENTRY = {"server", "cli", "__main__"}
 ROOT_PACKAGE = "__init__"
 """hybrid/__init__.py holds the version, which anyone may read."""
 
-ARROWS = {"engine": {"backends", "native"}, "backends": {"native"}}
+ARROWS = {"engine": {"backends", "native"}, "backends": {"native"}, "devices": {"backends", "native"}}
 """Effects that may import other effects."""
 
 VALUE_MODULES = {
@@ -51,6 +51,11 @@ LATE_IMPORTS = {
         "hybrid.backends.fake": "the worker loads the one backend it was told to run",
         "hybrid.backends.llama_cpp": "the worker loads the one backend it was told to run",
     },
+    "hybrid.devices.measure_process": {
+        "hybrid.backends.fake": "the measuring process loads the one backend it was told to run",
+        "hybrid.backends.llama_cpp": "the measuring process loads the one backend it was told to run",
+    },
+    "hybrid.devices.power": {"pynvml": "optional: only where a GPU computes"},
     "hybrid.cli.serve": {
         "hybrid.server": "a port in use or a bad model is told before the HTTP server is loaded",
     },

@@ -32,6 +32,10 @@ class BackendOptions:
     of its own of `context_tokens`, and a prompt may only go on in a slot where its beginning was computed.
     is_embedder: the model only embeds: no memory is set aside for generating.
     adapters: LoRA files that requests may choose from, by their place here.
+    batch_tokens: the most tokens one `decode` takes; also what the matrix kernels compute at once. Raised to
+        the number of sequences, running and idle, where it is less.
+    flash_attention: None leaves the choice to the library. key_cache, value_cache: ggml's names of the formats the KV
+        cache is kept in, such as f16, bf16, q8_0; a quantised value cache needs flash attention.
     """
 
     model_path: Path
@@ -42,6 +46,10 @@ class BackendOptions:
     has_one_pool: bool = True
     is_embedder: bool = False
     adapters: tuple[Adapter, ...] = ()
+    batch_tokens: int = 512
+    flash_attention: bool | None = None
+    key_cache: str = "f16"
+    value_cache: str = "f16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MICRO_BATCH_TOKENS = 512
 ALL_LAYERS = 9_999
 EMBEDDER_CELLS = 64
 """The context for generating, of a model that never does: llama.cpp's own least is about this."""
@@ -38,6 +37,10 @@ FINGERPRINT_BYTES = 1 << 20
 PIECE_BUFFER_BYTES = 256
 # ggml's levels: 1 debug, 2 info, 3 warning, 4 error, 5 continuation of the line before.
 GGML_WARNING, GGML_ERROR = 3, 4
+CACHE_FORMATS = {
+    "f32": 0, "bf16": 30, "f16": 1, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "iq4_nl": 20, "q4_0": 2,
+}  # fmt: skip
+"""What the KV cache can be kept in, with ggml's number (`ggml_type`), which never changes, for files hold it."""
 
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator]
@@ -57,6 +60,7 @@ class LlamaCppBackend:
         """Load a model.
 
         Raises: ModelFileError if the file is missing, damaged or not one llama.cpp can run here.
+            ValueError for a cache format there is not.
         """
         self._header = header = read_header(options.model_path)
         llama.llama_log_set(_forward_log, ctypes.c_void_p(0))
@@ -71,13 +75,18 @@ class LlamaCppBackend:
         self._adapter: int | None = None
         self._ctx = _make_context(self._model, options, context_tokens, threads)
         self._memory = llama.llama_get_memory(self._ctx)
-        self._batch = LlamaBatch(MICRO_BATCH_TOKENS)
+        self._batch = LlamaBatch(int(llama.llama_n_batch(self._ctx)))
         self._pieces: dict[int, bytes] = {}
         self.facts = self._facts(options, header, context_tokens, trained, threads)
         self._no_rows = np.empty((0, self.facts.vocab_tokens), dtype=np.float32)
 
     def _facts(
-        self, options: BackendOptions, header: GgufHeader, context_tokens: int, trained: int, threads: int
+        self,
+        options: BackendOptions,
+        header: GgufHeader,
+        context_tokens: int,
+        trained: int,
+        threads: int,
     ) -> ModelFacts:
         can_offload = bool(llama.llama_supports_gpu_offload())
         return ModelFacts(
@@ -91,7 +100,7 @@ class LlamaCppBackend:
             can_share_cells=options.has_one_pool and _keeps_every_cell(self._model),
             can_truncate=_keeps_every_cell(self._model),
             sequence_ids=int(llama.llama_n_seq_max(self._ctx)),
-            batch_tokens=MICRO_BATCH_TOKENS,
+            batch_tokens=int(llama.llama_n_batch(self._ctx)),
             threads=threads,
             device="gpu" if can_offload else "cpu",
             file_bytes=options.model_path.stat().st_size,
@@ -99,9 +108,9 @@ class LlamaCppBackend:
             chat_template=header.chat_template,
             bos_text=self._special_text(int(llama.llama_vocab_bos(self._vocab))),
             eos_text=self._special_text(int(llama.llama_vocab_eos(self._vocab))),
-            state_format=_state_format(),
             dimensions=int(llama.llama_model_n_embd_out(self._model)),
             can_generate=not options.is_embedder and can_generate(self._model, header),
+            state_format=_state_format(options),
         )
 
     def _special_text(self, token: int) -> str:
@@ -210,7 +219,7 @@ class LlamaCppBackend:
     def truncate(self, slot: int, length: int) -> None:
         """Free the cells of a slot from position `length` on."""
         self._check_slot(slot)
-        if not self.facts.can_share_cells or not 0 <= length <= self._length(slot):
+        if not self.facts.can_truncate or not 0 <= length <= self._length(slot):
             raise ValueError(f"slot {slot} holds {self._length(slot)} cells and cannot be cut to {length}")
         llama.llama_memory_seq_rm(self._memory, slot, length, -1)
 
@@ -276,9 +285,15 @@ def _make_context(model: Any, options: BackendOptions, context_tokens: int, thre
         params.n_ctx, params.n_seq_max = context_tokens, min(options.slots + options.idle_sequences, most)
     else:
         params.n_ctx, params.n_seq_max = context_tokens * options.slots, min(options.slots, most)
-    params.n_batch = params.n_ubatch = MICRO_BATCH_TOKENS
+    # llama.cpp aborts where a batch could not hold a token of each sequence.
+    params.n_batch = params.n_ubatch = max(options.batch_tokens, params.n_seq_max)
     params.n_threads = params.n_threads_batch = threads
     params.kv_unified = options.has_one_pool
+    params.type_k, params.type_v = _cache_type(options.key_cache), _cache_type(options.value_cache)
+    if options.flash_attention is not None:
+        params.flash_attn_type = (
+            llama.LLAMA_FLASH_ATTN_TYPE_ENABLED if options.flash_attention else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
     ctx = llama.llama_init_from_model(model, params)
     if not ctx:
         raise ModelFileError(
@@ -287,18 +302,23 @@ def _make_context(model: Any, options: BackendOptions, context_tokens: int, thre
     return ctx
 
 
+def _cache_type(name: str) -> int:
+    if name not in CACHE_FORMATS:
+        raise ValueError(f"no KV cache format {name!r}; there are {', '.join(CACHE_FORMATS)}")
+    return CACHE_FORMATS[name]
+
+
 def _keeps_every_cell(model: Any) -> bool:
     """Tell models whose cache is one cell a token: recurrent state and sliding windows keep no full past to share."""
     is_recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
     return not is_recurrent and int(llama.llama_model_n_swa(model)) == 0
 
 
-def _state_format() -> str:
+def _state_format(options: BackendOptions) -> str:
     """Name what the bytes of saved cells depend on beside model and context: the library and the types of the cache."""
-    params = llama.llama_context_default_params()
     return (
         f"llama-cpp-python {llama.__version__}, state {llama.LLAMA_STATE_SEQ_VERSION}, "
-        f"types {params.type_k} {params.type_v}, flash attention {params.flash_attn_type}"
+        f"types {options.key_cache} {options.value_cache}, flash attention {options.flash_attention}"
     )
 
 

@@ -27,6 +27,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("hybrid.cli.serve", "Answer OpenAI-style requests here, and pay a cloud for the hard ones."),
     "chat": Command("hybrid.cli.chat", "Talk in the terminal; shows route, confidence and cost of each answer."),
+    "bench": Command("hybrid.cli.bench", "Measure this machine and its models: speeds, roofs, and what to do next."),
     "models": Command("hybrid.cli.models", "List, pull, show and remove local models."),
     "config": Command("hybrid.cli.config", "Show, check or describe the configuration."),
     "report": Command("hybrid.cli.report", "Say what was answered where, and what it cost and saved."),

@@ -28,6 +28,14 @@ class Reason(StrEnum):
     CLOUD_FAILURE = "cloud_failure"
 
 
+class SpeedSource(StrEnum):
+    """Where predicted speeds are from: the worker's own steps, the last bench of this machine, or nowhere."""
+
+    MEASURED = "measured"
+    PROFILE = "profile"
+    NONE = "none"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudOption:
     """One cloud model that could be paid, in the configured order of preference.
@@ -54,6 +62,7 @@ class Signals:
     local_refusal: why the local model does not take this request; None if it does. local_refusal_param: for what in it.
     queue_wait_s, prefill_tok_s, decode_tok_s: predicted or measured; None while nothing was measured.
     local_threads, local_slowdown: that compute, and how many times slower than undisturbed; the speeds include it.
+    speeds_from: `profile` while any of the two speeds is the last bench's.
     budget_left_usd: None where no budget is configured, which means no cloud.
     """
 
@@ -74,6 +83,7 @@ class Signals:
     decode_tok_s: float | None = None
     local_threads: int | None = None
     local_slowdown: float | None = None
+    speeds_from: SpeedSource = SpeedSource.NONE
     clouds: tuple[CloudOption, ...] = ()
     budget_left_usd: Decimal | None = None
     deadline_s: float | None = None

@@ -1,0 +1,1 @@
+"""What is this machine, what fits on it, and how fast is it really?"""

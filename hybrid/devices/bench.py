@@ -1,0 +1,252 @@
+"""What does `hybrid bench` find out? The machine's roofs, each model's speeds and its share of them, as one report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
+from hybrid.devices.machine import MachineSpeed, allowed_cpus, measure_machine, thread_counts
+from hybrid.devices.measure import measure_model
+from hybrid.devices.profile import ModelProfile, Profile, current_versions
+from hybrid.devices.roofline import ModelWork, Roof, decode_roof, model_work, prefill_roof
+from hybrid.devices.speed import Figure, ModelSpeed, Progressed, SpeedPlan
+from hybrid.errors import HybridError, LocalFailure
+from hybrid.gguf import read_header
+
+FORMAT = 1
+USUAL_TTFT_S = 1.5
+"""The first token's time a model is judged by where policy.ttft_ms is not set."""
+OnStage = Callable[[str, Progressed], None]
+QUICK_BUDGET_S, FULL_BUDGET_S = 28.0, 300.0
+"""Seconds for each model; what does not fit is left out and told."""
+
+
+class Roofed(Struct, frozen=True):
+    """One measured speed under its roof: the bound, what makes it, the share reached, and its place in the plot."""
+
+    roof_tok_s: float
+    limit: str
+    share: float
+    ops_per_byte: float
+    ops_s: float
+
+
+class BenchedModel(Struct, frozen=True, kw_only=True):
+    """One model: what was measured, what a token costs, and the roofs; without the latter `roof_note` says why."""
+
+    speed: ModelSpeed
+    quantisation: str | None = None
+    parameters: int | None = None
+    weight_bytes: int | None = None
+    ops_per_token: int | None = None
+    cell_bytes: int | None = None
+    decode_roof: dict[int, Roofed] = {}
+    prefill_roof: dict[int, Roofed] = {}
+    roof_note: str | None = None
+
+
+class FailedModel(Struct, frozen=True):
+    """A model that could not be measured, and why."""
+
+    name: str
+    problem: str
+
+
+class BenchReport(Struct, frozen=True, kw_only=True):
+    """Everything one `hybrid bench` saw. Speeds in tokens, bytes or operations a second; each Figure with its spread.
+
+    ttft_s: the time to the first token that models are judged by; is_ttft_configured: whether policy.ttft_ms set it.
+    machine: None where the processor could not be measured; `notes` says why. advice: plain words on what to do next.
+    """
+
+    format: int = FORMAT
+    measured_at: str
+    measured_s: float
+    is_quick: bool
+    hardware_fingerprint: str
+    hardware: dict[str, str]
+    versions: dict[str, str]
+    ttft_s: float
+    is_ttft_configured: bool
+    machine: MachineSpeed | None
+    models: tuple[BenchedModel, ...]
+    failed: tuple[FailedModel, ...]
+    notes: tuple[str, ...]
+    advice: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchTask:
+    """What to bench. models: files; None is the fake backend, which needs none. environment: of measuring processes."""
+
+    models: Sequence[Path | None]
+    is_quick: bool = False
+    context_tokens: int = 8192
+    threads: int = 0
+    ttft_s: float | None = None
+    environment: Mapping[str, str] | None = None
+
+
+def run_bench(task: BenchTask, on_stage: OnStage) -> BenchReport:
+    """Measure the machine and then each model; a model that fails is told of, and the next is measured.
+
+    Args:
+        on_stage: told of progress: the stage (a model's name, or the machine), and how far it is.
+    Raises: KeyboardInterrupt at any moment; nothing is left behind.
+    """
+    started_s, notes = time.monotonic(), list[str]()
+    cpus, facts = allowed_cpus(), hardware_facts()
+    machine: MachineSpeed | None = None
+    try:
+        machine = measure_machine(cpus, is_quick=task.is_quick, on_progress=lambda p: on_stage("this machine", p))
+        notes += machine.notes
+    except (LocalFailure, MemoryError, ValueError) as failed:
+        notes.append(f"the processor was not measured: {failed or 'not enough memory'}")
+    models: list[BenchedModel] = []
+    failures: list[FailedModel] = []
+    for path in task.models:
+        name = "fake" if path is None else path.stem
+        try:
+            speed = measure_model(
+                plan_for(path, task, cores=len(cpus)),
+                on_progress=lambda progress, name=name: on_stage(name, progress),  # type: ignore[misc]
+                environment=task.environment,
+            )
+            models.append(benched(speed, path, machine))
+        except HybridError as failed:
+            failures.append(FailedModel(name, str(failed)))
+        on_stage(name, Progressed(1.0, "done"))
+    return BenchReport(
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured_s=round(time.monotonic() - started_s, 1),
+        is_quick=task.is_quick,
+        hardware_fingerprint=hardware_fingerprint(facts),
+        hardware=dict(facts),
+        versions=current_versions(),
+        ttft_s=USUAL_TTFT_S if task.ttft_s is None else task.ttft_s,
+        is_ttft_configured=task.ttft_s is not None,
+        machine=machine,
+        models=tuple(models),
+        failed=tuple(failures),
+        notes=tuple(notes),
+    )
+
+
+def plan_for(path: Path | None, task: BenchTask, *, cores: int) -> SpeedPlan:
+    """Choose what is measured of a model: all of it, or what fits into half a minute."""
+    common = SpeedPlan(
+        model_path=str(path or ""),
+        backend="fake" if path is None else "llama_cpp",
+        context_tokens=task.context_tokens,
+        threads=task.threads,
+        thread_counts=thread_counts(cores, is_quick=task.is_quick),
+    )
+    if task.is_quick:
+        return msgspec.structs.replace(
+            common, prefill_tokens=(32, 128, 512), depth_tokens=32, decode_steps=8, budget_s=QUICK_BUDGET_S
+        )
+    return msgspec.structs.replace(common, rounds=5, budget_s=FULL_BUDGET_S)
+
+
+def benched(speed: ModelSpeed, path: Path | None, machine: MachineSpeed | None) -> BenchedModel:
+    """Put a model's speeds under the machine's roofs."""
+    if path is None:
+        return BenchedModel(speed=speed, roof_note="the fake backend computes nothing")
+    header = read_header(path)
+    work = model_work(header)
+    found = BenchedModel(
+        speed=speed,
+        quantisation=header.quantisation,
+        parameters=header.parameters,
+        weight_bytes=work.weight_bytes,
+        ops_per_token=work.ops,
+        cell_bytes=work.cell_bytes,
+    )
+    if speed.device != "cpu":
+        return msgspec.structs.replace(
+            found, roof_note="it runs on a GPU, whose memory and arithmetic are not measured; only the CPU's are"
+        )
+    if machine is None:
+        return msgspec.structs.replace(found, roof_note="the processor was not measured")
+    return _under_roofs(found, work, machine)
+
+
+def _under_roofs(model: BenchedModel, work: ModelWork, machine: MachineSpeed) -> BenchedModel:
+    speed, ops_s = model.speed, machine.int8_ops_s if work.is_quantised else machine.fp32_ops_s
+
+    def under(measured: Figure, roof: Roof) -> Roofed:
+        return Roofed(
+            roof_tok_s=_rounded(roof.tok_s),
+            limit=roof.limit,
+            share=_rounded(measured.median / roof.tok_s),
+            ops_per_byte=_rounded(roof.ops_per_byte),
+            ops_s=_rounded(measured.median * work.ops),
+        )
+
+    def decode(count: int) -> Roof:
+        depth = speed.depth_tokens
+        return decode_roof(work, sequences=count, depth_tokens=depth, bytes_s=machine.read_bytes_s, ops_s=ops_s)
+
+    def prefill(count: int) -> Roof:
+        batch = speed.batch_tokens
+        return prefill_roof(work, prompt_tokens=count, batch_tokens=batch, bytes_s=machine.read_bytes_s, ops_s=ops_s)
+
+    return msgspec.structs.replace(
+        model,
+        decode_roof={count: under(measured, decode(count)) for count, measured in speed.decode_tok_s.items()},
+        prefill_roof={count: under(measured, prefill(count)) for count, measured in speed.prefill_tok_s.items()},
+    )
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def model_profile(speed: ModelSpeed, measured_at: str) -> ModelProfile:
+    """Keep of a measurement what predictions need."""
+    return ModelProfile(
+        model_fingerprint=speed.fingerprint,
+        model_name=speed.name,
+        measured_at=measured_at,
+        threads=speed.threads,
+        prefill_tok_s={count: one.median for count, one in speed.prefill_tok_s.items()},
+        decode_tok_s={count: one.median for count, one in speed.decode_tok_s.items()},
+        ttft_s=None if speed.ttft_s is None else speed.ttft_s.median,
+        load_s=speed.load_s,
+        rss_bytes=speed.rss_bytes,
+        best_threads=speed.best_threads,
+        context_tokens=speed.context_tokens,
+        others_cores=speed.others_cores,
+        prefill_tok_j=speed.prefill_tok_j,
+        decode_tok_j=speed.decode_tok_j,
+    )
+
+
+def to_profile(report: BenchReport) -> Profile:
+    """Keep of a report what the latency policy and placement read."""
+    machine = report.machine
+    models = (model_profile(model.speed, report.measured_at) for model in report.models)
+    return Profile(
+        hardware_fingerprint=report.hardware_fingerprint,
+        hardware=report.hardware,
+        versions=report.versions,
+        measured_at=report.measured_at,
+        read_bytes_s=None if machine is None else machine.read_bytes_s,
+        fp32_ops_s=None if machine is None else machine.fp32_ops_s,
+        int8_ops_s=None if machine is None else machine.int8_ops_s,
+        cache_bytes=() if machine is None else machine.cache_bytes,
+        models={model.model_fingerprint: model for model in models},
+    )
+
+
+def report_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a report."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(BenchReport)}

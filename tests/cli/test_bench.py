@@ -1,0 +1,133 @@
+"""Does `hybrid bench` print, write and keep what it measured, and leave nothing behind when it is interrupted?"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import jsonschema
+import msgspec
+import pytest
+
+from hybrid.cli import main
+from hybrid.devices.bench import BenchReport, report_schema
+from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
+from hybrid.devices.profile import current_versions, load_profile
+from tests.e2e.serving import FAKE_MODEL, HYBRID, Serving
+from tests.tiny_gguf import TinyGguf
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished `hybrid bench` and its folder."""
+
+    folder: Path
+    done: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> Ran:
+    """One quick bench of the fake backend, everything written."""
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "hybrid.toml").write_text(FAKE_MODEL + "[policy]\nttft_ms = 1200\n")
+    command = [*HYBRID, "bench", "--quick", "--config", "hybrid.toml", "--json", "b.json", "--html", "b.html"]
+    return Ran(folder, subprocess.run(command, cwd=folder, env=environ(folder), capture_output=True, text=True))
+
+
+def environ(folder: Path) -> dict[str, str]:
+    """The environment of a command with its data in a folder."""
+    return {**os.environ, "HYBRID_DATA_DIR": str(folder)}
+
+
+def test_a_bench_prints_and_writes_what_it_measured(ran):
+    """Data on stdout, progress on stderr; the JSON keeps to its schema; the page is there; no part file is left."""
+    assert 0 == ran.done.returncode, ran.done.stderr
+    for told in ("GB/s", "int8", "decode      1 together", "memory at most"):
+        assert told in ran.done.stdout
+    assert "this machine: " in ran.done.stderr
+    written = (ran.folder / "b.json").read_bytes()
+    jsonschema.Draft202012Validator(report_schema()).validate(json.loads(written))
+    report = msgspec.json.decode(written, type=BenchReport)
+    assert (["fake"], 1.2, True, True) == (
+        [model.speed.name for model in report.models],
+        report.ttft_s,
+        report.is_ttft_configured,
+        report.is_quick,
+    )
+    assert "<!doctype html>" in (ran.folder / "b.html").read_text()
+    assert [] == [path for path in ran.folder.rglob("*") if "part" in path.name]
+
+
+def test_a_bench_keeps_a_profile(ran):
+    """Keyed by this hardware and the installed versions, with the model's figures."""
+    fingerprint = hardware_fingerprint(hardware_facts())
+    profile = load_profile(ran.folder, fingerprint, versions=current_versions(), on_note=pytest.fail)
+    assert profile is not None
+    assert {"fake"} == profile.models.keys()
+    assert [1, 2, 4, 8, 16] == list(profile.models["fake"].decode_tok_s)
+
+
+def test_the_first_request_is_predicted_from_the_profile(ran):
+    """Before the worker measured anything, the facts of a decision hold the bench's speeds, and say so."""
+    with Serving(ran.folder, FAKE_MODEL) as server:
+        first = server.ask("hello", max_tokens=8)
+        facts = server.explain(first.headers["x-hybrid-request-id"])["decision"]["facts"]
+    assert "profile" == facts["speeds_from"]
+    assert 0 < facts["prefill_tok_s"]
+    assert 0 < facts["decode_tok_s"]
+
+
+def test_ctrl_c_leaves_nothing(tmp_path):
+    """Interrupted while it measures: exit code 130, one sentence, no file and no profile."""
+    (tmp_path / "hybrid.toml").write_text(FAKE_MODEL)
+    command = [*HYBRID, "bench", "--config", "hybrid.toml", "--json", "b.json", "--html", "b.html"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environ(tmp_path), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert "this machine: " in said
+    assert 130 == process.returncode, rest
+    assert "interrupted: nothing was written" in rest
+    assert ["hybrid.toml"] == [path.name for path in tmp_path.rglob("*")]
+
+
+def test_the_schema_is_printed(capsys):
+    """--schema measures nothing and prints the JSON Schema of --json."""
+    assert 0 == main(["bench", "--schema"])
+    assert msgspec.json.decode(msgspec.json.encode(report_schema())) == json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        pytest.param(["--json", "{tmp}"], "is a folder; name the file to write", id="folder"),
+        pytest.param(["--html", "{tmp}/nowhere/b.html"], "its folder is not there", id="no-folder"),
+        pytest.param(["--model", "{tmp}/none.gguf"], "there is no file", id="no-model"),
+        pytest.param(["--model", "qwen3-4b"], "is not pulled yet", id="not-pulled"),
+        pytest.param(["--config", "{tmp}/none.toml"], "no configuration file", id="no-config"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_anything_is_measured(tmp_path, capsys, arguments, expected):
+    """One sentence, exit code 1 or 2, and no progress yet."""
+    assert main(["bench", *(argument.format(tmp=tmp_path) for argument in arguments)]) in (1, 2)
+    said = capsys.readouterr()
+    assert "" == said.out
+    assert expected in said.err
+    assert "this machine" not in said.err
+
+
+def test_a_model_that_cannot_be_loaded_fails_and_the_rest_is_kept(tmp_path):
+    """Exit code 1; the machine's figures are written all the same, with the reason."""
+    (tmp_path / "tiny.gguf").write_bytes(TinyGguf().build())
+    command = [*HYBRID, "bench", "--quick", "--model", "./tiny.gguf", "--json", "b.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ(tmp_path), capture_output=True, text=True)
+    assert 1 == done.returncode
+    assert "tiny could not be measured: tiny.gguf has a sound header, but" in done.stdout
+    report = msgspec.json.decode((tmp_path / "b.json").read_bytes(), type=BenchReport)
+    assert report.machine is not None
+    assert ["tiny"] == [failed.name for failed in report.failed]
