@@ -22,6 +22,7 @@ class BackendOptions:
     threads: 0 takes every core this process may use.
     has_one_pool: whether all sequences take their KV cells from one pool and may share them; else each slot has a cache
     of its own of `context_tokens`, and a prompt may only go on in a slot where its beginning was computed.
+    gpu_layers: blocks on the GPU, one more for the output layer; None puts all there where the library can.
     """
 
     model_path: Path
@@ -30,6 +31,7 @@ class BackendOptions:
     idle_sequences: int = 32
     threads: int = 0
     has_one_pool: bool = True
+    gpu_layers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -57,7 +57,7 @@ class LlamaCppBackend:
         header = read_header(options.model_path)
         llama.llama_log_set(_forward_log, ctypes.c_void_p(0))
         llama.llama_backend_init()
-        self._model = _load(options.model_path)
+        self._model = _load(options.model_path, options.gpu_layers)
         self._vocab = llama.llama_model_get_vocab(self._model)
         trained = int(llama.llama_model_n_ctx_train(self._model))
         context_tokens = min(options.context_tokens, trained) if trained > 0 else options.context_tokens
@@ -228,9 +228,10 @@ class LlamaCppBackend:
         llama.llama_model_free(self._model)
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, gpu_layers: int | None = None) -> Any:
     params = llama.llama_model_default_params()
-    params.n_gpu_layers = ALL_LAYERS if llama.llama_supports_gpu_offload() else 0
+    wanted = ALL_LAYERS if gpu_layers is None else gpu_layers
+    params.n_gpu_layers = wanted if llama.llama_supports_gpu_offload() else 0
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise ModelFileError(

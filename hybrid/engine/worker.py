@@ -84,6 +84,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     is_adaptive: bool = True
     prompt_folder: str = ""
     prompt_bytes: int = 0
+    gpu_layers: int | None = None
 
 
 Order: TypeAlias = Sequence | str | Restored | Closing | None
@@ -319,6 +320,7 @@ def load_backend(options: WorkerOptions, *, idle_sequences: int = IDLE_SEQUENCES
         slots=options.slots,
         idle_sequences=idle_sequences,
         threads=options.threads,
+        gpu_layers=options.gpu_layers,
     )
     if options.backend == "fake":
         from hybrid.backends.fake import FakeBackend
