@@ -16,7 +16,7 @@ DECISIONS = {"policy", "pricing"}
 EFFECTS = {"engine", "backends", "native", "providers", "devices", "store", "catalog"}
 CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_secrets"}
 REQUEST = {"attempt", "journal", "local_answer", "local_request", "structured"}
-ORCHESTRATION = REQUEST | {"runtime", "clouds", "wiring", "telemetry", "calibration"}
+ORCHESTRATION = REQUEST | {"runtime", "clouds", "wiring", "placing", "telemetry", "calibration"}
 ENTRY = {"server", "cli", "__main__"}
 ROOT_PACKAGE = "__init__"
 """hybrid/__init__.py holds the version, which anyone may read."""

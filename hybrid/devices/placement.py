@@ -62,6 +62,11 @@ class Placement:
     reasons: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def host_bytes(self) -> int:
+        """Main memory it takes, with what lies on GPUs that share it."""
+        return host_bytes(self.gpus, self.needs)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
@@ -109,6 +114,12 @@ def place(
         + ((NO_TORCH,) if is_torch and host.engine.torch_version is None else ()),
     )
     return replace(placement, prediction=_prediction(host, shape, placement, measured))
+
+
+def host_bytes(gpus: tuple[Gpu, ...], needs: Needs) -> int:
+    """Give the main memory of what was predicted; a GPU without memory of its own takes its part from there too."""
+    is_shared = bool(gpus) and all(gpu.shares_memory for gpu in gpus)
+    return needs.host.total_bytes + (needs.gpu.total_bytes if is_shared else 0)
 
 
 def torch_verdicts(host: Host) -> tuple[Verdict, ...]:
@@ -191,10 +202,8 @@ class _Case:
         )
 
     def host_bytes(self, layers: int, context_tokens: int) -> int:
-        """Main memory it takes; what lies on a GPU without memory of its own is taken from there too."""
-        needs = self.needs(layers, context_tokens)
-        is_shared = bool(self.gpus) and all(gpu.shares_memory for gpu in self.gpus)
-        return needs.host.total_bytes + (needs.gpu.total_bytes if is_shared else 0)
+        """Main memory it would take."""
+        return host_bytes(self.gpus, self.needs(layers, context_tokens))
 
     def layers(self, context_tokens: int) -> tuple[int, str]:
         """Put as many blocks on the GPUs as fit with their share of the cache."""
