@@ -27,7 +27,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "serve": Command("hybrid.cli.serve", "Answer OpenAI-style requests here, and pay a cloud for the hard ones."),
     "chat": Command("hybrid.cli.chat", "Talk in the terminal; shows route, confidence and cost of each answer."),
-    "models": Command("hybrid.cli.models", "List, pull, show and remove local models."),
+    "devices": Command("hybrid.cli.devices", "Say what this machine has, what will be used, and why."),
+    "models": Command("hybrid.cli.models", "List, recommend, pull, show and remove local models."),
     "config": Command("hybrid.cli.config", "Show, check or describe the configuration."),
     "report": Command("hybrid.cli.report", "Say what was answered where, and what it cost and saved."),
     "explain": Command("hybrid.cli.explain", "Replay one decision: the facts, each rule, the outcome."),

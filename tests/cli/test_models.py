@@ -83,7 +83,7 @@ def test_show_refuses_a_damaged_file(folder, capsys):
 def test_pull_of_what_is_here_prints_its_path(tmp_path, starter_model, capsys):
     """stdout is the path and nothing else, so that a script can use it."""
     (tmp_path / "smollm2-135m.gguf").symlink_to(starter_model)
-    assert 0 == run("pull", folder=tmp_path)
+    assert 0 == run("pull", "smollm2-135m", folder=tmp_path)
     said = capsys.readouterr()
     assert f"{tmp_path}/smollm2-135m.gguf\n" == said.out
     assert "verifying smollm2-135m: 98 MB of 98 MB (100 %)" in said.err
