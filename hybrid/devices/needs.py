@@ -59,6 +59,12 @@ class Parts:
         """All parts together."""
         return sum(getattr(self, part.name) for part in fields(self))
 
+    @property
+    def needed_bytes(self) -> int:
+        """What must be there: of matrices laid out anew the mapped originals are never read again, so the system may
+        take their pages back, though they count as resident until it does."""
+        return self.total_bytes - self.repacked_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Needs:

@@ -64,7 +64,7 @@ class Placement:
 
     @property
     def host_bytes(self) -> int:
-        """Main memory it takes, with what lies on GPUs that share it."""
+        """Main memory that must be free, with what lies on GPUs that share it."""
         return host_bytes(self.gpus, self.needs)
 
 
@@ -117,9 +117,9 @@ def place(
 
 
 def host_bytes(gpus: tuple[Gpu, ...], needs: Needs) -> int:
-    """Give the main memory of what was predicted; a GPU without memory of its own takes its part from there too."""
+    """Give the main memory that must be free; a GPU without memory of its own takes its part from there too."""
     is_shared = bool(gpus) and all(gpu.shares_memory for gpu in gpus)
-    return needs.host.total_bytes + (needs.gpu.total_bytes if is_shared else 0)
+    return needs.host.needed_bytes + (needs.gpu.total_bytes if is_shared else 0)
 
 
 def torch_verdicts(host: Host) -> tuple[Verdict, ...]:
@@ -267,7 +267,7 @@ def _warnings(host: Host, verdicts: tuple[Verdict, ...], gpus: tuple[Gpu, ...], 
     memory, cpu = host.memory, host.cpu
     if memory.usable_bytes is None:
         warnings.append("free memory is not known, so nothing was checked against it")
-    elif needs.host.total_bytes > 0.9 * memory.usable_bytes:
+    elif host_bytes(gpus, needs) > 0.9 * memory.usable_bytes:
         warnings.append(
             "it will take more than nine tenths of the free memory; other programs may be swapped out or ended"
         )
