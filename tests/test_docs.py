@@ -30,6 +30,7 @@ RUN_BY = {
     "hybrid --help": "tests/cli/test_main.py",
     "hybrid serve": "tests/e2e/test_main_job.py",
     "hybrid chat": "tests/cli/test_chat.py",
+    "hybrid devices": "tests/cli/test_devices.py",
     "hybrid models": "tests/cli/test_models.py",
     "hybrid config": "tests/cli/test_config.py",
     "hybrid report": "tests/cli/test_report.py",

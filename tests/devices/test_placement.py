@@ -110,7 +110,7 @@ def test_a_model_larger_than_memory_is_refused():
     assert isinstance(never, Refusal)
     assert never.is_for_good
     assert never.largest_context_tokens is None
-    assert "8b needs about 6.9 GB with a context of 8192, and this machine has 4.0 GB" in never.message
+    assert "8b needs about 6.2 GB with a context of 8192, and this machine has 4.0 GB" in never.message
     later = place(host(memory=32 * GB, free=5 * GB), B8)
     assert isinstance(later, Refusal)
     assert not later.is_for_good
@@ -121,7 +121,7 @@ def test_a_shorter_context_is_offered_where_it_would_fit():
     """The largest halving that fits is named; nothing is shortened unasked."""
     refused = place(host(memory=32 * GB, free=9 * GB), B8, Wanted(context_tokens=131_072))
     assert isinstance(refused, Refusal)
-    assert "it fits with local.context_tokens = 8192" in refused.message
+    assert "it fits with local.context_tokens = 16384" in refused.message
     fits = place(host(memory=32 * GB, free=9 * GB), B8, Wanted(context_tokens=refused.largest_context_tokens or 0))
     assert isinstance(fits, Placement)
 
