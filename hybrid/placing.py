@@ -31,6 +31,14 @@ def this_host() -> Host:
     return take_snapshot(limit_s=START_LIMIT_S)
 
 
+def host_now() -> Host:
+    """Give this machine with the memory that is free now; its GPUs' too, which is why those are asked again."""
+    is_fresh = this_host.cache_info().currsize == 0
+    if this_host().gpus and not is_fresh:
+        this_host.cache_clear()
+    return replace(this_host(), memory=take_memory())
+
+
 def placement_of(model_path: Path, local: LocalConfig, host: Host) -> Placement | Refusal:
     """Decide how a file is loaded: what the configuration leaves open is taken from the machine.
 
@@ -54,7 +62,7 @@ def placed(
     if not options.model_path or options.backend == "fake":
         return options, 0
     path = Path(options.model_path)
-    host = replace(this_host(), memory=take_memory()) if host is None else host
+    host = host_now() if host is None else host
     decided = placement_of(path, local, host)
     if isinstance(decided, Refusal) and others_may_leave and not decided.is_for_good:
         decided = placement_of(path, local, emptied(host))

@@ -86,7 +86,7 @@ class LlamaCppBackend:
             sequence_ids=int(llama.llama_n_seq_max(self._ctx)),
             batch_tokens=MICRO_BATCH_TOKENS,
             threads=threads,
-            device="gpu" if can_offload else "cpu",
+            device="gpu" if can_offload and options.gpu_layers != 0 else "cpu",
             file_bytes=options.model_path.stat().st_size,
             fingerprint=_fingerprint(options.model_path),
             chat_template=header.chat_template,
