@@ -16,7 +16,7 @@ SEQUENCES = 40
 """Slots and idle sequences together, as the worker is loaded."""
 CELL_STEP = 256
 """llama.cpp rounds the cells of a cache up to this."""
-PROCESS_BYTES = 50_000_000
+PROCESS_BYTES = 45_000_000
 """A worker without a model: Python, numpy, the template engine, llama.cpp's libraries."""
 TOKENIZER_BYTES_PER_TOKEN = 325
 """The vocabulary in memory, its merges among it: 346 of 49,152 tokens, 319 of 151,936 were seen."""
