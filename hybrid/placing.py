@@ -11,6 +11,7 @@ import psutil
 
 from hybrid.config_schema import LocalConfig
 from hybrid.devices.host import Host
+from hybrid.devices.needs import predict
 from hybrid.devices.placement import Placement, Refusal, Wanted, place
 from hybrid.devices.rates import Measured
 from hybrid.devices.shape import shape_of_header
@@ -63,6 +64,8 @@ def placed(
         return options, 0
     path = Path(options.model_path)
     host = host_now() if host is None else host
+    draft_bytes = _draft_bytes(options, host)
+    host = without(host, draft_bytes)
     decided = placement_of(path, local, host)
     if isinstance(decided, Refusal) and others_may_leave and not decided.is_for_good:
         decided = placement_of(path, local, emptied(host))
@@ -74,7 +77,29 @@ def placed(
     # Where ggml could not be asked, the library puts on a GPU what it can, as it does by itself.
     layers = decided.gpu_layers if host.engine.is_known else None
     filled = replace(options, slots=decided.slots, threads=decided.threads, gpu_layers=layers)
-    return filled, decided.host_bytes
+    return filled, decided.host_bytes + draft_bytes
+
+
+def _draft_bytes(options: SupervisorOptions, host: Host) -> int:
+    """Give what a second, guessing model takes in the same worker: all of it but Python, one sequence a slot."""
+    if not options.draft_model_path or not options.drafts:
+        return 0
+    shape = shape_of_header(read_header(Path(options.draft_model_path)))
+    needs = predict(shape, context_tokens=options.context_tokens, isa=host.cpu.isa, sequences=options.slots)
+    return needs.host.needed_bytes - needs.host.process_bytes
+
+
+def without(host: Host, taken_bytes: int) -> Host:
+    """The same machine with less memory."""
+    memory = host.memory
+    free, total = memory.available_bytes, memory.total_bytes
+    memory = replace(
+        memory,
+        available_bytes=None if free is None else max(0, free - taken_bytes),
+        total_bytes=None if total is None else max(0, total - taken_bytes),
+        limit_bytes=None if memory.limit_bytes is None else max(0, memory.limit_bytes - taken_bytes),
+    )
+    return replace(host, memory=memory)
 
 
 def free_bytes() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hybrid.config_schema import LocalConfig
@@ -35,6 +37,16 @@ def test_what_does_not_fit_is_refused(starter_model):
     assert needed > 300_000_000
     with pytest.raises(ModelFileError, match=r"this machine has 0\.1 GB"):
         placed(options(starter_model), LocalConfig(), others_may_leave=True, host=host(memory=100_000_000))
+
+
+def test_a_model_that_guesses_takes_room_too(starter_model):
+    """Its file and cache are in the same worker, so they count; switched off they do not."""
+    both = replace(options(starter_model), draft_model_path=str(starter_model))
+    _, alone = placed(options(starter_model), LocalConfig(), others_may_leave=False, host=host())
+    _, together = placed(both, LocalConfig(), others_may_leave=False, host=host())
+    _, off = placed(replace(both, drafts=False), LocalConfig(), others_may_leave=False, host=host())
+    assert alone + 150_000_000 < together < 2 * alone
+    assert alone == off
 
 
 def test_a_backend_without_a_file_needs_no_place():
