@@ -78,7 +78,9 @@ class LocalConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
             description="Room on disk for the caches of system prompts, kept over restarts; 0 saves none.",
         ),
     ] = 0
-    threads: Annotated[int, Meta(ge=0, le=4096, description="CPU threads for the model; 0 takes every core.")] = 0
+    threads: Annotated[
+        int, Meta(ge=0, le=4096, description="CPU threads for the model; 0: a thread a physical core.")
+    ] = 0
     adapt_threads: Annotated[
         bool, Meta(description="Use fewer threads while other programs keep cores busy, where that is no slower.")
     ] = True

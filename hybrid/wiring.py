@@ -11,8 +11,6 @@ from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import psutil
-
 from hybrid.attempt import RuntimeOptions
 from hybrid.catalog import installed, resolve
 from hybrid.clouds import CloudModel, Clouds
@@ -22,8 +20,8 @@ from hybrid.engine.fleet import Fleet, ModelPlan
 from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import ConfigError, StoreError
-from hybrid.gguf import read_header
 from hybrid.lora import check_adapters
+from hybrid.placing import free_bytes, placed
 from hybrid.policy.budget import day_window
 from hybrid.policy.model import Limits
 from hybrid.pricing import TokenPrice
@@ -36,27 +34,29 @@ from hybrid.types import Cap, Sampling
 log = logging.getLogger(__name__)
 
 DEFAULT_SLOTS = 8
-"""Sequences decoded together until the machine was measured: on CPUs the gain per added sequence fades about there."""
+"""Sequences decoded together where no placement decides: by a backend that is no model file."""
 BARRIER_SPINS = "1000"
 """How often a thread of GNU OpenMP, which llama.cpp computes with, looks at a barrier before it sleeps: microseconds.
 
 By default it spins for milliseconds, and a thread that waits so for one that is not running keeps it from running:
 with other busy processes on two cores single steps took 1 to 3 s, with this they stayed under 0.1 s.
 """
-COMPUTE_BYTES = 200_000_000
-"""What a worker takes beside weights and cache: Python, compute buffers, a row of logits a slot."""
 LOCALTIME = Path("/etc/localtime")
 
 
 def spawn_local(config: Config, model_path: Path | None, environ: Mapping[str, str]) -> Supervisor | None:
-    """Start loading the local model in its worker process; None where none is configured."""
+    """Start loading the local model in its worker process; None where none is configured.
+
+    Raises: ModelFileError if it does not fit into this machine's memory.
+    """
     if model_path is None and config.local.backend != "fake":
         return None
     if model_path is not None:
         check_adapters(config.lora, model_path)
     draft_path = resolve(config.local.draft_model, data_dir(environ) / "models") if config.local.draft_model else None
     options = _worker_options(config, model_path, environ, adapters=config.lora)
-    supervisor = Supervisor(replace(options, draft_model_path=str(draft_path or "")))
+    options = replace(options, draft_model_path=str(draft_path or ""))
+    supervisor = Supervisor(placed(options, config.local, others_may_leave=False)[0])
     supervisor.spawn()
     return supervisor
 
@@ -103,9 +103,8 @@ def _fleet(config: Config, environ: Mapping[str, str], first: Supervisor | None)
             is_embedder = name == embedder
             path = None if is_fake else resolve(config.local.embedding_model if is_embedder else name, folder)
             options = _worker_options(config, path, environ, is_embedder=is_embedder)
-        files = [] if is_fake else [Path(path) for path in (options.model_path, options.draft_model_path) if path]
-        needed = sum(needed_bytes(path, config.local.context_tokens) for path in files)
-        return ModelPlan(options, needed + sum(Path(path).stat().st_size for path, _ in options.adapters if files))
+        options, needed = placed(options, config.local, others_may_leave=True)
+        return ModelPlan(options, needed + sum(Path(path).stat().st_size for path, _ in options.adapters))
 
     def others() -> tuple[str, ...]:
         own = () if embedder is None else (embedder,)
@@ -118,19 +117,9 @@ def _fleet(config: Config, environ: Mapping[str, str], first: Supervisor | None)
         first=first,
         others=others,
         plan=plan,
-        available_bytes=lambda: int(psutil.virtual_memory().available),
+        available_bytes=free_bytes,
         keep_alive_s=config.local.keep_alive_s,
     )
-
-
-def needed_bytes(model_path: Path, context_tokens: int) -> int:
-    """Estimate what a loaded model takes: its file, 16-bit keys and values for the whole context, and the rest."""
-    header = read_header(model_path)
-    cell_bytes = 0
-    if header.block_count and header.head_count_kv and header.key_length and header.value_length:
-        cell_bytes = 2 * header.block_count * header.head_count_kv * (header.key_length + header.value_length)
-    trained = header.context_tokens or context_tokens
-    return model_path.stat().st_size + cell_bytes * min(context_tokens, trained) + COMPUTE_BYTES
 
 
 def _has_any(keys: ClientKeys) -> bool:

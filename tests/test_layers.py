@@ -16,7 +16,7 @@ DECISIONS = {"policy", "pricing"}
 EFFECTS = {"engine", "backends", "native", "providers", "devices", "store", "catalog"}
 CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_secrets"}
 REQUEST = {"attempt", "embed", "journal", "local_answer", "local_request", "lora", "speeds", "structured"}
-ORCHESTRATION = REQUEST | {"runtime", "clouds", "wiring", "telemetry", "calibration"}
+ORCHESTRATION = REQUEST | {"runtime", "clouds", "wiring", "placing", "telemetry", "calibration"}
 ENTRY = {"server", "cli", "__main__"}
 ROOT_PACKAGE = "__init__"
 """hybrid/__init__.py holds the version, which anyone may read."""
@@ -24,9 +24,17 @@ ROOT_PACKAGE = "__init__"
 ARROWS = {"engine": {"backends", "native"}, "backends": {"native"}, "devices": {"backends", "native"}}
 """Effects that may import other effects."""
 
+PURE = {
+    f"hybrid.devices.{name}"
+    for name in ("host", "mending", "needs", "nominal", "placement", "rates", "recommend")
+}  # fmt: skip
+"""Modules of effects that decide nevertheless, and so are pure: `devices` has its decisions beside its facts."""
+PURE_MAY_IMPORT = {"hybrid.devices.shape"}
+"""Values beside a reader of headers, which the vocabulary's own modules do."""
+
 VALUE_MODULES = {
     "__future__", "bisect", "collections", "dataclasses", "datetime", "decimal", "enum", "fractions",
-    "functools", "itertools", "math", "statistics", "typing", "zoneinfo",
+    "functools", "itertools", "math", "re", "statistics", "typing", "zoneinfo",
 }  # fmt: skip
 """The standard library's modules of values: what a pure module may import."""
 
@@ -88,22 +96,25 @@ def violations(module: str, source: str) -> Iterator[str]:
         yield f"{module} has no layer: place {unit!r} in tests/test_layers.py and in the design"
         return
     tree = ast.parse(source)
+    is_pure = unit in DECISIONS or module in PURE
     for imported, line in imports(tree):
         where = f"{module}:{line}"
         if imported.startswith("."):
             yield f"{where} imports {imported} relatively; write the whole name"
         elif imported.partition(".")[0] == "hybrid":
             target = imported.removeprefix("hybrid").removeprefix(".").partition(".")[0] or ROOT_PACKAGE
-            if target != ROOT_PACKAGE and target not in allowed(unit):
+            if module in PURE and imported not in PURE | PURE_MAY_IMPORT:
+                yield f"{where} imports {imported}; a pure module of {unit} imports only its like"
+            elif target != ROOT_PACKAGE and target not in allowed(unit):
                 yield f"{where} imports {imported}; {unit} may import {', '.join(sorted(allowed(unit)))}"
-        elif unit in DECISIONS and imported.partition(".")[0] not in VALUE_MODULES:
+        elif is_pure and imported.partition(".")[0] not in VALUE_MODULES:
             yield f"{where} imports {imported}; a pure module imports only the standard library's value modules"
         elif unit in VOCABULARY and not is_standard(imported):
             yield f"{where} imports {imported}; the vocabulary imports only the standard library"
     yield from _environment_reads(module, unit, tree)
     yield from _late_imports(module, tree)
     yield from _hidden_imports(module, unit, tree)
-    if unit in DECISIONS:
+    if is_pure:
         yield from _clock_reads(module, tree)
 
 
@@ -225,6 +236,10 @@ def test_every_late_import_is_still_there():
         pytest.param("hybrid.server.app", "import hybrid.cli", "imports hybrid.cli", id="server-to-cli"),
         pytest.param("hybrid.cli.report", "import hybrid.policy", "imports hybrid.policy", id="cli-to-decision"),
         pytest.param("hybrid.policy.route", "import time", "value modules", id="pure-time"),
+        pytest.param("hybrid.devices.placement", "import os", "value modules", id="pure-placement"),
+        pytest.param(
+            "hybrid.devices.placement", "import hybrid.devices.probe", "imports only its like", id="pure-to-probe"
+        ),
         pytest.param("hybrid.policy.route", "import random", "value modules", id="pure-random"),
         pytest.param("hybrid.policy.route", "import logging", "value modules", id="pure-logging"),
         pytest.param("hybrid.pricing", "import numpy as np", "value modules", id="pure-third-party"),

@@ -36,6 +36,7 @@ class BackendOptions:
         the number of sequences, running and idle, where it is less.
     flash_attention: None leaves the choice to the library. key_cache, value_cache: ggml's names of the formats the KV
         cache is kept in, such as f16, bf16, q8_0; a quantised value cache needs flash attention.
+    gpu_layers: blocks on the GPU, one more for the output layer; None puts all there where the library can.
     """
 
     model_path: Path
@@ -50,6 +51,7 @@ class BackendOptions:
     flash_attention: bool | None = None
     key_cache: str = "f16"
     value_cache: str = "f16"
+    gpu_layers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

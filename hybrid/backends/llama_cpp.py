@@ -65,7 +65,7 @@ class LlamaCppBackend:
         self._header = header = read_header(options.model_path)
         llama.llama_log_set(_forward_log, ctypes.c_void_p(0))
         llama.llama_backend_init()
-        self._model = _load(options.model_path)
+        self._model = _load(options.model_path, options.gpu_layers)
         self._vocab = llama.llama_model_get_vocab(self._model)
         trained = int(llama.llama_model_n_ctx_train(self._model))
         context_tokens = min(options.context_tokens, trained) if trained > 0 else options.context_tokens
@@ -102,7 +102,7 @@ class LlamaCppBackend:
             sequence_ids=int(llama.llama_n_seq_max(self._ctx)),
             batch_tokens=int(llama.llama_n_batch(self._ctx)),
             threads=threads,
-            device="gpu" if can_offload else "cpu",
+            device="gpu" if can_offload and options.gpu_layers != 0 else "cpu",
             file_bytes=options.model_path.stat().st_size,
             fingerprint=_fingerprint(options.model_path),
             chat_template=header.chat_template,
@@ -264,9 +264,10 @@ class LlamaCppBackend:
         llama.llama_model_free(self._model)
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, gpu_layers: int | None = None) -> Any:
     params = llama.llama_model_default_params()
-    params.n_gpu_layers = ALL_LAYERS if llama.llama_supports_gpu_offload() else 0
+    wanted = ALL_LAYERS if gpu_layers is None else gpu_layers
+    params.n_gpu_layers = wanted if llama.llama_supports_gpu_offload() else 0
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:
         raise ModelFileError(

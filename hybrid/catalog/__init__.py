@@ -1,6 +1,6 @@
 """Which models can be had, which are here, and how does one get here? The package's public face."""
 
-from hybrid.catalog.cards import Card, HuggingFaceSource, WheelSource, find_card, load_cards
+from hybrid.catalog.cards import Card, HuggingFaceSource, Shape, WheelSource, find_card, load_cards
 from hybrid.catalog.progress import Progress, human_bytes
 from hybrid.catalog.pull import pull
 from hybrid.catalog.shelf import Installed, installed, partial_bytes, remove, resolve, sha256_file
@@ -14,6 +14,7 @@ __all__ = [
     "HuggingFaceSource",
     "Installed",
     "Progress",
+    "Shape",
     "WheelSource",
     "find_card",
     "human_bytes",

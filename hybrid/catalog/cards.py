@@ -60,12 +60,31 @@ class HuggingFaceSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 Source: TypeAlias = WheelSource | HuggingFaceSource
 
 
+class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The sizes in a model's configuration that memory and speed are predicted from before it is pulled.
+
+    is_tied: the output layer is the embedding, so the configuration says `tie_word_embeddings`.
+    """
+
+    block_count: int
+    embedding_length: int
+    head_count_kv: int
+    key_length: int
+    feed_forward_length: int
+    vocab_tokens: int
+    is_tied: bool
+
+    def __post_init__(self) -> None:
+        if min(self.block_count, self.embedding_length, self.key_length, self.vocab_tokens) <= 0:
+            raise ValueError("the sizes of [shape] must be above 0")
+
+
 class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model of the catalogue.
 
     parameters: as its maker states them. bytes: the file's size, exact unless `is_bytes_exact` says otherwise.
     licence: an SPDX identifier, or the licence's name and then `licence_url`. sha256: of the file; None is unknown, and
-    then the first pull records what it got.
+    then the first pull records what it got. shape: None where nobody wrote it down; it is then known once pulled.
     """
 
     name: str
@@ -81,6 +100,7 @@ class Card(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     licence_url: str | None = None
     is_bytes_exact: bool = True
     sha256: str | None = None
+    shape: Shape | None = None
 
     def __post_init__(self) -> None:
         if not is_valid_name(self.name):

@@ -1,4 +1,4 @@
-"""What do `hybrid models list|pull|show|rm` do and print? Data on stdout, progress and notes on stderr."""
+"""What do `hybrid models list|pull|recommend|show|rm` do and print? Data on stdout, progress and notes on stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from rich.progress import Progress as ProgressBar
 
 from hybrid.catalog import (
-    STARTER,
     Card,
     HuggingFaceSource,
     Installed,
@@ -30,11 +29,13 @@ from hybrid.catalog import (
     sha256_file,
 )
 from hybrid.catalog import pull as pull_model
+from hybrid.cli.recommend import offered, suggestions
+from hybrid.cli.recommend import show as show_suggestions
 from hybrid.config import data_dir
 from hybrid.gguf import GgufHeader, read_header
 
 app = typer.Typer(
-    help="List, pull, show and remove local models.",
+    help="List, recommend, pull, show and remove local models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -69,14 +70,17 @@ def list_models(models_dir: DirOption = None, as_json: JsonOption = False) -> No
 
 @app.command()
 def pull(
-    name: Annotated[str, typer.Argument(help="A name of `hybrid models list`.")] = STARTER,
+    name: Annotated[
+        str | None, typer.Argument(help="A name of `hybrid models list`; without, what suits this machine.")
+    ] = None,
     models_dir: DirOption = None,
     offline: Annotated[bool, typer.Option("--offline", help="Fetch nothing; fail if the model is not here.")] = False,  # noqa: FBT002
+    yes: Annotated[bool, typer.Option("--yes", help="Pull what is recommended without asking.")] = False,  # noqa: FBT002
     as_json: JsonOption = False,  # noqa: FBT002 - typer reads the default
 ) -> None:
     """Fetch a model, check it, and print where it is. Interrupted, it goes on the next time."""
     folder = _folder(models_dir)
-    card = find_card(name)
+    card = find_card(offered(folder, is_agreed=yes) if name is None else name)
     try:
         with shown(card.name) as (on_progress, on_note):
             path = pull_model(card, folder, is_offline=offline, on_progress=on_progress, on_note=on_note)
@@ -86,6 +90,12 @@ def pull(
     here = _here(card.name, folder)
     facts = {"name": card.name, "path": str(path), **_installed_facts(here)}
     _print_json(facts) if as_json else print(path)
+
+
+@app.command()
+def recommend(models_dir: DirOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002 - typer reads it
+    """Say which models suit this machine: what fits, how fast it would be, how capable its size is; the best first."""
+    show_suggestions(suggestions(_folder(models_dir)), as_json=as_json)
 
 
 @app.command()

@@ -23,7 +23,7 @@ KILL_AFTER_S = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorOptions:
-    """How to start a worker.
+    """How to start a worker. gpu_layers: as in `BackendOptions`.
 
     drafts: whether tokens may be guessed ahead. draft_model_path: a small model that guesses too; "" is none.
     nice: of the worker, 0 to 19. is_adaptive: whether it may use fewer threads while others use the machine.
@@ -39,6 +39,7 @@ class SupervisorOptions:
     threads: int
     drafts: bool = True
     draft_model_path: str = ""
+    gpu_layers: int | None = None
     max_queue: int = 64
     prompt_folder: str = ""
     prompt_bytes: int = 0
@@ -71,6 +72,7 @@ class WorkerProcess:
             "prompt_bytes": options.prompt_bytes,
             "is_embedder": options.is_embedder,
             "adapters": options.adapters,
+            "gpu_layers": options.gpu_layers,
         }
         command = [sys.executable, "-m", "hybrid.engine.worker", str(theirs.fileno())]
         command.append(msgspec.json.encode(worker_options).decode())

@@ -88,6 +88,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     prompt_bytes: int = 0
     is_embedder: bool = False
     adapters: tuple[tuple[str, float], ...] = ()
+    gpu_layers: int | None = None
 
 
 Order: TypeAlias = Sequence | EmbeddingJob | str | Restored | Closing | None
@@ -313,6 +314,7 @@ def load_backend(options: WorkerOptions, *, idle_sequences: int = IDLE_SEQUENCES
         threads=options.threads,
         is_embedder=options.is_embedder,
         adapters=tuple(Adapter(Path(path), scale) for path, scale in options.adapters),
+        gpu_layers=options.gpu_layers,
     )
     if options.backend == "fake":
         from hybrid.backends.fake import FakeBackend

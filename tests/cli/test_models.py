@@ -83,7 +83,7 @@ def test_show_refuses_a_damaged_file(folder, capsys):
 def test_pull_of_what_is_here_prints_its_path(tmp_path, starter_model, capsys):
     """stdout is the path and nothing else, so that a script can use it."""
     (tmp_path / "smollm2-135m.gguf").symlink_to(starter_model)
-    assert 0 == run("pull", folder=tmp_path)
+    assert 0 == run("pull", "smollm2-135m", folder=tmp_path)
     said = capsys.readouterr()
     assert f"{tmp_path}/smollm2-135m.gguf\n" == said.out
     assert "verifying smollm2-135m: 98 MB of 98 MB (100 %)" in said.err
@@ -122,3 +122,28 @@ def test_bad_usage_is_told_apart_from_failure(folder, capsys, arguments, code):
     said = capsys.readouterr()
     assert "" == said.out
     assert said.err
+
+
+def test_recommend_sorts_the_catalogue_for_this_machine(folder, capsys):
+    """Every card is listed once; the first is what is recommended; speeds say where they come from."""
+    assert 0 == run("recommend", "--json", folder=folder)
+    told = json.loads(capsys.readouterr().out)
+    assert set(load_cards()) == {model["name"] for model in told["models"]}
+    first = told["models"][0]
+    assert (told["recommended"], True) == (first["name"], first["fits"])
+    assert first["basis"].startswith("predicted-")
+    assert {"tier", "memory_bytes", "prefill_tok_s", "decode_tok_s", "limited_by", "why"} <= first.keys()
+    assert 0 == run("recommend", folder=folder)
+    said = capsys.readouterr()
+    assert first["name"] == said.out.splitlines()[1].split()[0]
+    assert f"recommended: {first['name']}" in said.err
+
+
+def test_pull_without_a_name_offers_and_does_not_choose(folder, capsys):
+    """Off a terminal nobody can agree, so nothing is fetched; the hint names what to type. --yes agrees."""
+    assert 2 == run("pull", folder=folder)
+    said = capsys.readouterr()
+    assert "" == said.out
+    assert "agree with --yes: hybrid models pull " in said.err
+    assert 1 == run("pull", "--yes", "--offline", folder=folder)
+    assert "--offline forbids fetching it" in capsys.readouterr().err

@@ -1,0 +1,143 @@
+"""How fast will a model run, and what will hold it up: bandwidth or arithmetic? Pure.
+
+A decoded token reads every weight once, so it can not come faster than bandwidth / bytes read; a prompt's tokens share
+that reading, and cost two operations a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from hybrid.devices.host import Cpu, Gpu
+from hybrid.devices.needs import KV_BYTES, repacked_bytes
+from hybrid.devices.nominal import PLAIN_SHARE, core_ops_s, cpu_bytes_s, gpu_peak
+from hybrid.devices.shape import ModelShape
+
+Basis: TypeAlias = Literal["measured", "nominal", "assumed"]
+Limit: TypeAlias = Literal["bandwidth", "arithmetic"]
+
+CPU_BANDWIDTH_SHARE, GPU_BANDWIDTH_SHARE = 0.8, 0.7
+"""What decoding reaches of a measured or nominal read bandwidth; the rest is launches, caches and small matrices."""
+GPU_ARITHMETIC_SHARE = 0.35
+INT8_SHARE = 0.3
+"""What quantised matrix kernels reach of a measured int8 dot-product peak, which has no scales to apply."""
+DECODE_DEPTH_TOKENS = 1024
+"""Tokens already in the cache where a decode rate is predicted."""
+PROMPT_TOKENS = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What was measured on this machine; None where nothing was. Overrides data sheets and assumptions."""
+
+    cpu_read_bytes_s: float | None = None
+    cpu_int8_ops_s: float | None = None
+    gpu_read_bytes_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roof:
+    """What a device sustains: bytes read a second, and operations a second on this model's matrices."""
+
+    bytes_s: float
+    ops_s: float
+    basis: Basis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """Predicted tokens a second: a prompt of 512, one sequence at 1,024 cached tokens, and all slots together."""
+
+    prefill_tok_s: float
+    prefill_limit: Limit
+    decode_tok_s: float
+    decode_limit: Limit
+    all_slots_tok_s: float
+    all_slots_limit: Limit
+    basis: Basis
+
+
+def cpu_roof(cpu: Cpu, threads: int, board: str | None, shape: ModelShape, measured: Measured) -> Roof:
+    """What the processors sustain on this model."""
+    told, is_nominal = cpu_bytes_s(board, cpu.model, threads, cpu.logical_cores)
+    read = measured.cpu_read_bytes_s or told
+    share = repacked_share(shape, cpu.isa)
+    mix = share + (1 - share) * PLAIN_SHARE
+    peak = measured.cpu_int8_ops_s
+    ops = core_ops_s(cpu.isa, cpu.max_mhz) * threads if peak is None else peak * INT8_SHARE
+    basis: Basis = "measured" if measured.cpu_read_bytes_s else "nominal" if is_nominal else "assumed"
+    return Roof(bytes_s=read * CPU_BANDWIDTH_SHARE, ops_s=ops * mix, basis=basis)
+
+
+def repacked_share(shape: ModelShape, isa: Collection[str]) -> float:
+    """Which share of what is multiplied lies in the fast layout."""
+    every = shape.layer_bytes + shape.output_bytes
+    return min(1.0, repacked_bytes(shape, isa) / every) if every else 0.0
+
+
+def gpu_roof(gpus: Collection[Gpu], measured: Measured) -> Roof | None:
+    """What GPUs sustain that hold a model's layers one after the other: the mean, for each waits for the one before.
+
+    None where a data sheet is not known and nothing was measured.
+    """
+    peaks = [gpu_peak(gpu.name) for gpu in gpus]
+    known = [peak for peak in peaks if peak is not None]
+    if len(known) < len(peaks) or not known:
+        if measured.gpu_read_bytes_s is None:
+            return None
+        # Arithmetic nobody told: 50 operations a byte read is what the slowest of the table have.
+        return Roof(
+            bytes_s=measured.gpu_read_bytes_s * GPU_BANDWIDTH_SHARE,
+            ops_s=measured.gpu_read_bytes_s * 50 * GPU_ARITHMETIC_SHARE,
+            basis="measured",
+        )
+    read = measured.gpu_read_bytes_s or len(known) / sum(1 / peak.bytes_s for peak in known)
+    ops = min(peak.ops_s or peak.bytes_s * 50 for peak in known)
+    return Roof(
+        bytes_s=read * GPU_BANDWIDTH_SHARE,
+        ops_s=ops * GPU_ARITHMETIC_SHARE,
+        basis="measured" if measured.gpu_read_bytes_s else "nominal",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One step's work on one device."""
+
+    bytes: float
+    ops: float
+
+
+def predict_speed(
+    shape: ModelShape, shares: Collection[tuple[float, Roof]], *, slots: int, context_tokens: int, kv_type: str = "f16"
+) -> Prediction:
+    """Predict speeds for layers shared out over devices (share of the model, roof); each step passes all of them."""
+    cell = shape.kv_numbers_per_token * KV_BYTES[kv_type]
+    depth = min(DECODE_DEPTH_TOKENS, context_tokens)
+    table = shape.embedding_length * shape.vocab_tokens
+
+    def rate(tokens: int, logits: int, cells: float) -> tuple[float, Limit]:
+        work = _Work(shape.read_bytes + cells * cell, 2.0 * (shape.layer_parameters * tokens + table * logits))
+        seconds, reading_s = 0.0, 0.0
+        for share, roof in shares:
+            read_s, count_s = share * work.bytes / roof.bytes_s, share * work.ops / roof.ops_s
+            seconds += max(read_s, count_s)
+            reading_s += read_s if read_s >= count_s else 0.0
+        return tokens / seconds, "bandwidth" if reading_s * 2 >= seconds else "arithmetic"
+
+    prompt = min(PROMPT_TOKENS, context_tokens)
+    prefill, prefill_limit = rate(prompt, 1, prompt / 2)
+    decode, decode_limit = rate(1, 1, depth)
+    together, together_limit = rate(slots, slots, min(slots * depth, context_tokens))
+    basis = max((roof.basis for _, roof in shares), key=("measured", "nominal", "assumed").index)
+    return Prediction(
+        prefill_tok_s=prefill,
+        prefill_limit=prefill_limit,
+        decode_tok_s=decode,
+        decode_limit=decode_limit,
+        all_slots_tok_s=together,
+        all_slots_limit=together_limit,
+        basis=basis,
+    )

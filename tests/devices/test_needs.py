@@ -1,0 +1,68 @@
+"""Is the memory of a worker predicted within a tenth of what was measured?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hybrid.catalog import load_cards
+from hybrid.cli.recommend import _shape
+from hybrid.devices.needs import cells_of, is_repacked, predict
+from hybrid.devices.shape import ModelShape, shape_of_header
+from hybrid.gguf import read_header
+
+RECORD = json.loads((Path(__file__).parent.parent / "captured" / "devices" / "worker-memory.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "case", RECORD["workers"], ids=lambda case: f"{case['shape']['name']}-{case['context_tokens']}"
+)
+def test_predictions_are_within_a_tenth(case):
+    """Resident memory of real workers, three models at three contexts each, as scripts/measure_memory recorded it."""
+    shape = ModelShape(**case["shape"])
+    needs = predict(shape, context_tokens=case["context_tokens"], isa=RECORD["isa"])
+    assert 1.0 == pytest.approx(needs.host.total_bytes / case["measured"]["total_bytes"], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "isa", "expected"),
+    [
+        ("Q4_0", ("avx2",), True), ("Q4_K", ("avx2",), True), ("Q6_K", ("avx2", "avx512"), False),
+        ("Q2_K", ("avx2",), False), ("Q2_K", ("avx512",), True), ("Q6_K", ("neon", "dotprod"), True),
+        ("Q4_1", ("avx2",), False), ("Q4_0", ("neon",), False), ("Q8_0", ("i8mm",), True),
+    ],
+)  # fmt: skip
+def test_which_formats_lie_in_memory_twice(kind, isa, expected):
+    """By format and instruction set, as ggml chooses."""
+    assert expected is is_repacked(kind, isa)
+
+
+def test_the_cache_is_rounded_up():
+    """Cells come in steps of 256."""
+    assert (256, 256, 512) == (cells_of(1), cells_of(256), cells_of(257))
+
+
+def test_a_card_predicts_what_its_file_does(starter_model):
+    """Before the pull the card's sizes give the memory of the file within a tenth."""
+    card = load_cards()["smollm2-135m"]
+    by_card, by_file = _shape(card, None), shape_of_header(read_header(starter_model))
+    assert by_card is not None
+    both = [predict(shape, context_tokens=8192, isa=("avx2",)).host.total_bytes for shape in (by_card, by_file)]
+    assert 1.0 == pytest.approx(both[0] / both[1], abs=0.1)
+
+
+@pytest.mark.parametrize("name", load_cards())
+def test_each_card_has_sizes_that_agree(name):
+    """The embedding and the blocks of [shape] make up the parameters the card states, within a fifth."""
+    card = load_cards()[name]
+    assert card.shape is not None
+    shape = card.shape
+    heads = shape.embedding_length // shape.key_length if "gemma" not in name and "qwen3" not in name else None
+    attention = 2 * shape.embedding_length * shape.head_count_kv * shape.key_length
+    attention += 2 * shape.embedding_length * (heads or 0) * shape.key_length
+    attention += 0 if heads else 3 * shape.embedding_length * shape.embedding_length
+    block = attention + 3 * shape.embedding_length * shape.feed_forward_length
+    tables = shape.embedding_length * shape.vocab_tokens * (1 if shape.is_tied else 2)
+    assert card.parameters == pytest.approx(shape.block_count * block + tables, rel=0.25)
