@@ -10,6 +10,7 @@ The model's file, if there is one, is the chat template it speaks by.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,8 @@ class FakeBackend:
     def __init__(self, options: BackendOptions) -> None:
         self._slots: dict[int, list[tuple[int, int]]] = {}  # the cell and the token at each position
         self._cells = itertools.count()
-        self.threads = (options.threads or 1,) * 2
+        threads = options.threads or os.cpu_count() or 1
+        self.threads = (threads, threads)
         """As last set, for decoding and for prompts."""
         self._adapter: int | None = None
         self._adapters_of: dict[int, int | None] = {}  # what each cell was computed with
@@ -55,7 +57,7 @@ class FakeBackend:
             can_truncate=True,
             sequence_ids=options.slots + (options.idle_sequences if options.has_one_pool else 0),
             batch_tokens=512,
-            threads=options.threads or 1,
+            threads=threads,
             device="cpu",
             file_bytes=0,
             fingerprint="fake",
