@@ -13,6 +13,8 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
+from msgspec.structs import fields
+
 from hybrid.config_schema import BACKENDS, CLOUD_KINDS, LATER, CloudConfig, Config
 
 RESERVED_NAMES = ("hybrid", "local", "cloud")
@@ -97,6 +99,20 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
 }
 
 
+_KEYS_OF_KINDS: Mapping[str, tuple[str, ...]] = {
+    "api": ("openai",),
+    "api_version": ("openai",),
+    "max_tokens_field": ("openai",),
+    "reasoning": ("anthropic", "gemini"),
+    "structured": ("anthropic",),
+    "sampling": ("anthropic", "gemini"),
+    "cache_prompts": ("anthropic",),
+}
+"""Keys of `[[cloud]]` that only some kinds read: set for another one they would be dropped without a word."""
+
+_CLOUD_DEFAULTS = {field.name: field.default for field in fields(CloudConfig)}
+
+
 def contradictions(config: Config) -> Iterator[tuple[str, str]]:
     """Yield (key, complaint) for values that are right alone and wrong together."""
     first: dict[str, int] = {}
@@ -104,6 +120,12 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
         if cloud.name in first:
             yield f"cloud[{index}].name", f"{cloud.name!r} is the name of an earlier [[cloud]]; names must differ"
         first.setdefault(cloud.name, index)
+        for key, kinds in _KEYS_OF_KINDS.items():
+            if cloud.kind not in kinds and getattr(cloud, key) != _CLOUD_DEFAULTS[key]:
+                yield (
+                    f"cloud[{index}].{key}",
+                    f"has no meaning for kind {cloud.kind!r}; it is for {' and '.join(kinds)}",
+                )
     yield from _lora_problems(config)
     for name in config.prices:
         if not all(name.partition("/")) or not _is_plain(name):

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import msgspec
 
-from hybrid.errors import ProviderError
 from hybrid.providers.failures import UNREADABLE_JSON, Failures, Fault
-from hybrid.providers.sse import SseEvent, SseParser
+from hybrid.providers.logprobs import TokenWire, token_logprobs
+from hybrid.providers.sse import SseEvent
 from hybrid.types import Event, Finished, FinishReason, Json, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 
 FINISH_REASONS: Mapping[str, FinishReason] = {
@@ -42,6 +42,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 
 class _Details(msgspec.Struct):
     cached_tokens: _Count | None = None
+    cache_write_tokens: _Count | None = None
     reasoning_tokens: _Count | None = None
 
 
@@ -82,8 +83,13 @@ class _Delta(msgspec.Struct):
     tool_calls: list[_ToolPiece] | None = None
 
 
+class _Logprobs(msgspec.Struct):
+    content: list[TokenWire] | None = None
+
+
 class _Choice(msgspec.Struct):
     index: int | None = 0
+    logprobs: _Logprobs | None = None
     delta: _Delta | None = None
     message: _Delta | None = None
     finish_reason: str | None = None
@@ -108,15 +114,21 @@ def _usage(usage: _Usage) -> Usage:
     completion = max(completion, (usage.total_tokens or 0) - prompt)
     cost = usage.cost.total_cost if isinstance(usage.cost, _Cost) else usage.cost
     cost = usage.cost_usd if cost is None else cost
-    # A comparison with NaN raises, so finite first. A cost that cannot be is unknown; the tokens still price it.
-    is_sane = cost is not None and cost.is_finite() and 0 <= cost < _COST_LIMIT_USD
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         cached_tokens=details.cached_tokens or usage.prompt_cache_hit_tokens or usage.cached_tokens or 0,
+        cache_write_tokens=details.cache_write_tokens,
         reasoning_tokens=inner.reasoning_tokens or 0,
-        cost_usd=cost if is_sane else None,
+        cost_usd=sane_cost(cost),
     )
+
+
+def sane_cost(cost_usd: Decimal | None) -> Decimal | None:
+    """A reported cost, None where it cannot be one: then it is unknown, and the tokens still price the answer."""
+    # A comparison with NaN raises, so finite first.
+    is_sane = cost_usd is not None and cost_usd.is_finite() and 0 <= cost_usd < _COST_LIMIT_USD
+    return cost_usd if is_sane else None
 
 
 class _Answer:
@@ -170,8 +182,9 @@ class _Answer:
         events: list[Event] = []
         if delta.reasoning_content or delta.reasoning:
             events.append(ReasoningDelta(delta.reasoning_content or delta.reasoning or ""))
-        if delta.content:
-            events.append(TextDelta(delta.content))
+        tokens = token_logprobs(choice.logprobs.content) if choice.logprobs else ()
+        if delta.content or tokens:
+            events.append(TextDelta(delta.content or "", logprobs=tokens))
         if delta.refusal:
             self._is_refusal = True
             events.append(TextDelta(delta.refusal))
@@ -196,49 +209,18 @@ class _Answer:
         return ToolCallDelta(index, call_id, function.name, function.arguments or "")
 
 
-class StreamParser:
-    """An `EventParser` for a streamed chat completion."""
+class ChatReader:
+    """A `stream.Reader` for a streamed chat completion."""
 
-    __slots__ = ("_answer", "_failures", "_sse", "failure", "is_finished")
+    __slots__ = ("_answer", "_failures", "is_finished")
 
     def __init__(self, failures: Failures) -> None:
         self._failures = failures
-        self._sse = SseParser()
         self._answer = _Answer(failures)
-        self.failure: ProviderError | None = None
         self.is_finished = False
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        """Take the next bytes; return the events they complete."""
-        events: list[Event] = []
-        if self.is_finished or self.failure is not None:
-            return events
-        for sse_event in self._sse.feed(chunk):
-            if self.is_finished or self.failure is not None:
-                break
-            try:
-                events += self._take(sse_event)
-            except ProviderError as error:
-                self.failure = error
-        if self._sse.failure is not None and not self.is_finished and self.failure is None:
-            self.failure = self._failures.protocol(self._sse.failure)
-        return events
-
-    def close(self) -> list[Event]:
-        """Say that no bytes follow. A missing [DONE] is forgiven where a finish_reason was seen."""
-        if self.is_finished or self.failure is not None:
-            return []
-        self._sse.close()
-        if self._sse.failure is not None:
-            self.failure = self._failures.protocol(self._sse.failure)
-        elif self._answer.finish_word is None:
-            self.failure = self._failures.protocol("ended its stream before the answer was finished")
-        else:
-            self.is_finished = True
-            return [self._answer.finished()]
-        return []
-
-    def _take(self, event: SseEvent) -> list[Event]:
+    def take(self, event: SseEvent) -> list[Event]:
+        """Read one event. Raises: ProviderError."""
         data = event.data.strip()
         if event.event == "error":
             raise self._failures.from_fault(Fault.from_body(data.encode()))
@@ -247,6 +229,12 @@ class StreamParser:
         if self._answer.finish_word is None and not self._answer.has_content:
             raise self._failures.protocol("ended its stream without an answer")
         self.is_finished = True
+        return [self._answer.finished()]
+
+    def end(self) -> list[Event]:
+        """Conclude. A missing [DONE] is forgiven where a finish_reason was seen. Raises: ProviderProtocolError."""
+        if self._answer.finish_word is None:
+            raise self._failures.protocol("ended its stream before the answer was finished")
         return [self._answer.finished()]
 
 
