@@ -178,7 +178,7 @@ class OpenAIProvider(HttpProvider):
         transport = transport or Transport(
             name,
             base_url=base_url if options.api_version is None else f"{base_url}?api-version={options.api_version}",
-            credential=_credential(base_url, api_key),
+            credential=credential_of(base_url, api_key),
             timeouts=timeouts or Timeouts(),
         )
         has_extra = options.has_extra_sampling
@@ -192,5 +192,6 @@ class OpenAIProvider(HttpProvider):
         super().__init__(name, dialect, transport)
 
 
-def _credential(base_url: str, api_key: str | None) -> Credential:
+def credential_of(base_url: str, api_key: str | None) -> Credential:
+    """Put the key into the header that the API at this URL reads."""
     return Credential(api_key, header="api-key", prefix="") if is_azure(base_url) else Credential(api_key)
