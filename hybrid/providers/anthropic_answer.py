@@ -109,13 +109,18 @@ class _Answer:
         self.stop_reason: str | None = None
         self.stop_sequence: str | None = None
 
-    def count(self, usage: _Usage | None) -> None:
-        """Keep the newest of each count: they are running totals, and not every event tells all."""
+    def count(self, usage: _Usage | None, *, is_begin: bool = False) -> None:
+        """Keep the newest of each count: they are running totals, and not every event tells all.
+
+        is_begin: the answer only begins, and what is said of its output is a placeholder, which must not be billed by.
+        """
         if usage is None:
             return
         names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
         told = {name: getattr(usage, name) for name in names}
         told["thinking_tokens"] = usage.output_tokens_details and usage.output_tokens_details.thinking_tokens
+        if is_begin:
+            told["output_tokens"] = None
         self._told |= {name: count for name, count in told.items() if count is not None}
 
     def begin(self, index: int, block: _Block) -> list[Event]:
@@ -208,7 +213,7 @@ class MessageReader:
             raise self._failures.from_fault(Fault.from_body(event.data.encode()))
         match said.type:
             case "message_start" if said.message is not None:
-                self._answer.count(said.message.usage)
+                self._answer.count(said.message.usage, is_begin=True)
             case "content_block_start" if said.content_block is not None:
                 return self._answer.begin(said.index, said.content_block)
             case "content_block_delta" if said.delta is not None:

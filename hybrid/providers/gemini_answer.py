@@ -147,8 +147,9 @@ class _Answer:
             raise self._failures.protocol(f"sent JSON that is no generated content: {exc}") from exc
         if response.error:
             raise self._failures.from_fault(Fault.from_json(response.error))
-        if response.usage_metadata is not None:
-            self._usage = response.usage_metadata  # a running total: the last one counts
+        if response.usage_metadata is not None or response.candidates:
+            # A running total: only the last one is final, and where the last chunk has none there is none.
+            self._usage = response.usage_metadata
         if response.prompt_feedback is not None and response.prompt_feedback.block_reason:
             self._is_blocked = True
         events: list[Event] = []
