@@ -136,15 +136,18 @@ def _items(message: Message) -> Iterator[dict[str, Json]]:
     if message.role == "tool":
         yield {"type": "function_call_output", "call_id": message.tool_call_id, "output": message.text}
         return
-    if message.parts or not message.tool_calls:
-        parts = [_part(part, message.role) for part in message.parts]
+    if message.role == "assistant" and (message.parts or not message.tool_calls):
+        # As plain text: parts of an answer would want the ids they had, which we never knew.
+        yield {"type": "message", "role": message.role, "content": message.text}
+    elif message.role != "assistant":
+        parts = [_part(part) for part in message.parts]
         yield {"type": "message", "role": message.role, "content": parts or ""}
     for call in message.tool_calls:
         yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
 
 
-def _part(part: Part, role: str) -> dict[str, Json]:
+def _part(part: Part) -> dict[str, Json]:
     if isinstance(part, TextPart):
-        return {"type": "output_text" if role == "assistant" else "input_text", "text": part.text}
+        return {"type": "input_text", "text": part.text}
     assert isinstance(part, ImagePart)
     return {"type": "input_image", "image_url": part.url, "detail": part.detail or "auto"}
