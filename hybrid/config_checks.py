@@ -174,6 +174,14 @@ def _cloud_names(cloud: CloudConfig) -> Iterator[str]:
         yield f"{cloud.name}/{model}"
 
 
+_VERSIONS = {
+    "api.openai.com": "v1",
+    "api.anthropic.com": "v1",
+    "generativelanguage.googleapis.com": "v1beta",
+}
+"""Hosts whose API lies in a folder, and that folder."""
+
+
 def warnings(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
     """Yield what is allowed but probably not what was meant, one sentence each."""
     if config.cloud and not config.budget.usd_per_day:
@@ -189,6 +197,10 @@ def warnings(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
         has_key = cloud.api_key_env is not None or cloud.api_key_file is not None
         if url.scheme == "http" and has_key and not is_loopback(url.hostname or ""):
             yield f"cloud {cloud.name!r}: the API key travels unencrypted to {url.hostname}; use https://"
+        version = _VERSIONS.get(url.hostname or "")
+        if version is not None and not url.path.strip("/"):
+            # The official clients are given the host alone and put the version behind it themselves.
+            yield f"cloud {cloud.name!r}: base_url lacks the API's version; use https://{url.hostname}/{version}"
     names = {f"{cloud.name}/{model}" for cloud in config.cloud for model in cloud.models}
     for name in config.prices:
         if name not in names:

@@ -93,6 +93,13 @@ def test_a_bad_cloud_is_told_and_fails(tmp_path, answer, expected):
     assert re.search(expected, said)
 
 
+def test_what_a_cloud_says_cannot_move_the_cursor(tmp_path):
+    """Control characters of an answer are written out, in good answers and in errors."""
+    bell = Answer(chunks=("\x1b[2J\x07",))
+    _, said, complained = checked(tmp_path, FakeProvider(bell), 'kind = "openai"')
+    assert ("\\x1b[2J" in said, False) == (True, "\x1b" in said + complained)
+
+
 def test_a_model_that_a_cent_does_not_buy_is_not_called(tmp_path):
     """Where even the shortest answer could cost more, nothing is sent."""
     fake = FakeProvider(obliging)

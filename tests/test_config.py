@@ -268,6 +268,11 @@ def test_a_wrong_variable_is_named():
             id="loopback-in-clear-text",
         ),
         pytest.param(
+            CLOUD.replace("https://api.example.com/v1", "https://api.anthropic.com/") + "[budget]\nusd_per_day = 1",
+            ["cloud 'openai': base_url lacks the API's version; use https://api.anthropic.com/v1"],
+            id="host-without-its-version",
+        ),
+        pytest.param(
             '[prices."openai/m"]\ninput_usd_per_mtok = 1\noutput_usd_per_mtok = 1',
             ['[prices."openai/m"] is for no configured model'],
             id="price-for-nothing",
