@@ -81,6 +81,11 @@ def cost_usd(price: TokenPrice, usage: Usage) -> Decimal:
     return _tokens_usd(price, usage, cache_write_tokens=untold)
 
 
+def is_told(usage: Usage) -> bool:
+    """Say whether a usage can be billed by. No prompt has no tokens: who counts none did not count."""
+    return usage.prompt_tokens > 0 or usage.cost_usd is not None
+
+
 def tokens_usd(price: TokenPrice, usage: Usage) -> Decimal:
     """Price the token counts alone, whatever a provider reported; cache writes that were not told of are none.
 

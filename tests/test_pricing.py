@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid.pricing import TokenPrice, cost_usd, saved_usd, worst_case_usd
+from hybrid.pricing import TokenPrice, cost_usd, is_told, saved_usd, worst_case_usd
 from hybrid.types import Usage
 
 PRICE = TokenPrice(
@@ -223,6 +223,20 @@ def test_negative_worst_case_is_refused():
     """A reservation of negative tokens is refused."""
     with pytest.raises(ValueError, match=">= 0"):
         worst_case_usd(PRICE, prompt_tokens_bound=-1, max_output_tokens=0)
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        pytest.param(Usage(prompt_tokens=1, completion_tokens=0), True, id="counted"),
+        pytest.param(Usage(prompt_tokens=0, completion_tokens=5), False, id="no-prompt"),
+        pytest.param(Usage(prompt_tokens=0, completion_tokens=0), False, id="all-zero"),
+        pytest.param(Usage(prompt_tokens=0, completion_tokens=0, cost_usd=Decimal(0)), True, id="free-by-its-word"),
+    ],
+)
+def test_a_count_of_nothing_is_no_count(usage, expected):
+    """Servers that fill in zeros where they did not count must not make an answer free."""
+    assert expected is is_told(usage)
 
 
 def test_saved_claims_no_cache_writes():

@@ -93,3 +93,18 @@ def test_what_a_cloud_cannot_be_told_is_not_dropped(tmp_path, fake, kind, wish, 
     assert ("local", []) == (kept.headers["x-hybrid-route"], requests)
     assert 400 == refused.status_code
     assert named in refused.json()["error"]["message"]
+
+
+def test_a_cloud_that_counts_nothing_is_settled_at_the_worst_case(tmp_path):
+    """Zeros in place of counts are no free answer: the reservation is what is spent, and it is said to be."""
+
+    async def scenario():
+        async with FakeProvider(Answer(prompt_tokens=0, chunks=())) as cloud:
+            with Serving(tmp_path, config(cloud.base_url, 'kind = "openai"')) as server:
+                answer = await asyncio.to_thread(server.ask, "hard", model="cloud", max_tokens=8)
+                explained = await asyncio.to_thread(server.explain, answer.headers["x-hybrid-request-id"])
+                return await asyncio.to_thread(server.report), str(explained)
+
+    report, explained = asyncio.run(scenario())
+    assert (True, 0) == (report["spent_usd"] > 0, report["reserved_usd"])
+    assert "worst case: usage unknown" in explained
