@@ -50,7 +50,8 @@ class CloudModel:
             reserve_usd = worst_case_usd(
                 self.price,
                 prompt_tokens_bound=prompt_tokens_bound,
-                max_output_tokens=self.output_bound(request),
+                # The bound that is sent holds for each of several answers.
+                max_output_tokens=self.output_bound(request) * (request.extra.get("n") or 1),
             )
         return CloudOption(
             provider=self.provider.name,

@@ -25,17 +25,21 @@ class ChatExchange(Exchange):
         """See `Exchange`."""
         return sum(word_count(message.get("content") or "") for message in self.request.body.get("messages", []))
 
+    def copies(self) -> int:
+        """See `Exchange`."""
+        return int(self.request.body.get("n") or 1)
+
     def opening(self) -> Iterator[bytes]:
         """See `Exchange`."""
-        yield self._event({"role": "assistant", "content": ""})
+        yield from self._events({"role": "assistant", "content": ""})
 
     def piece(self, piece: Piece) -> Iterator[bytes]:
         """See `Exchange`."""
-        yield self._event(_delta(piece))
+        yield from self._events(_delta(piece))
 
     def finish(self) -> Iterator[bytes]:
         """See `Exchange`."""
-        yield self._event({}, self._finish_reason())
+        yield from self._events({}, self._finish_reason())
         if self._wants_usage and self.answer.has_usage:
             yield b"data: " + msgspec.json.encode(self._head() | {"choices": [], "usage": self._usage()}) + b"\n\n"
 
@@ -53,18 +57,20 @@ class ChatExchange(Exchange):
                 {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
                 for call, arguments in self.calls()
             ]
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._finish_reason()}
-        body = self._head() | {"object": "chat.completion", "choices": [choice]}
+        choice = {"message": message, "logprobs": None, "finish_reason": self._finish_reason()}
+        choices = [{"index": index, **choice} for index in range(self.copies())]
+        body = self._head() | {"object": "chat.completion", "choices": choices}
         return msgspec.json.encode(body | ({"usage": self._usage()} if self.answer.has_usage else {}))
 
     @property
     def _wants_usage(self) -> bool:
         return bool((self.request.body.get("stream_options") or {}).get("include_usage", False))
 
-    def _event(self, delta: Json, finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _events(self, delta: Json, finish_reason: str | None = None) -> Iterator[bytes]:
         usage = {"usage": None} if self._wants_usage else {}
-        return b"data: " + msgspec.json.encode(self._head() | {"choices": [choice]} | usage) + b"\n\n"
+        for index in range(self.copies()):
+            choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+            yield b"data: " + msgspec.json.encode(self._head() | {"choices": [choice]} | usage) + b"\n\n"
 
     def _head(self) -> dict[str, Json]:
         ours = {

@@ -147,6 +147,10 @@ class Exchange:
         """The words of the request, which are its prompt's tokens."""
         raise NotImplementedError
 
+    def copies(self) -> int:
+        """How many answers were asked for; all say the same, and each is billed."""
+        return 1
+
     def opening(self) -> Iterator[bytes]:
         """What a stream begins with."""
         yield from ()
@@ -200,10 +204,10 @@ class Exchange:
     def _bill(self, completion_tokens: int) -> None:
         self.request.billed = Usage(
             prompt_tokens=self._prompt_tokens,
-            completion_tokens=completion_tokens,
+            completion_tokens=completion_tokens * self.copies(),
             cached_tokens=self.answer.cached_tokens,
             cache_write_tokens=self.answer.cache_write_tokens,
-            reasoning_tokens=min(len(self.answer.reasoning), completion_tokens),
+            reasoning_tokens=min(len(self.answer.reasoning), completion_tokens) * self.copies(),
             cost_usd=self.answer.cost_usd,
         )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
+from hybrid.providers import wishes
 from hybrid.providers.base import CloudCall, Timeouts
 from hybrid.providers.failures import Credential, Failures
 from hybrid.providers.http_provider import Dialect, HttpProvider, Post
@@ -22,11 +23,11 @@ CAPABILITIES = frozenset(
         Capability.STRUCTURED_OUTPUT,
         Capability.LOGIT_BIAS,
         Capability.LOGPROBS,
+        Capability.MULTIPLE_CHOICES,
         Capability.REASONING_EFFORT,
     }
 )
-"""What the API can do and our events can carry. Several choices have no event; audio and files have no stated bound on
-their tokens, so their worst case could not be reserved."""
+"""What the API can do. Audio and files have no stated bound on their tokens: their worst case could not be reserved."""
 
 EXTRA_SAMPLING = ("top_k", "min_p", "repetition_penalty")
 """Samplers that OpenAI's API does not know and refuses, and that nearly every compatible server takes."""
@@ -133,8 +134,6 @@ class ChatDialect:
         wanted |= {name for name in ("functions", "function_call") if request.extra.get(name) is not None}
         if (request.extra.get("response_format") or {}).get("type") == "grammar":
             wanted.add("response_format")  # ours: no such format is theirs
-        if request.extra.get("n", 1) not in (None, 1):
-            wanted.add("n")
         if request.extra.get("service_tier") not in (None, "auto", "default", "flex"):
             wanted.add("service_tier")
         if not self._has_extra_sampling:
@@ -145,13 +144,13 @@ class ChatDialect:
         """Write the call. See `http_provider.Dialect`."""
         return Post("/chat/completions", encode(call, self._options))
 
-    def reader(self, failures: Failures, _call: CloudCall) -> Reader:
+    def reader(self, failures: Failures, call: CloudCall) -> Reader:
         """What reads the events of a streamed answer."""
-        return ChatReader(failures)
+        return ChatReader(failures, wishes.choices(call.request))
 
-    def decode(self, body: bytes, failures: Failures, _call: CloudCall) -> list[Event]:
+    def decode(self, body: bytes, failures: Failures, call: CloudCall) -> list[Event]:
         """Read the body of an answer that was not streamed. Raises: ProviderError."""
-        return decode(body, failures)
+        return decode(body, failures, wishes.choices(call.request))
 
 
 class OpenAIProvider(HttpProvider):

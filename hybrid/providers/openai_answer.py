@@ -131,18 +131,76 @@ def sane_cost(cost_usd: Decimal | None) -> Decimal | None:
     return cost_usd if is_sane else None
 
 
-class _Answer:
-    """What one answer has said so far, from the chunks of a stream or from the one body."""
+class _ChoiceSoFar:
+    """What one of the answers to a request has said so far."""
 
-    __slots__ = ("_calls", "_failures", "_is_refusal", "_usage", "finish_word", "has_content")
+    __slots__ = ("_calls", "_failures", "_index", "_is_refusal", "finish_word", "has_content")
 
-    def __init__(self, failures: Failures) -> None:
+    def __init__(self, failures: Failures, index: int) -> None:
         self._failures = failures
+        self._index = index
         self._calls: dict[int | None, tuple[int, str]] = {}
         self._is_refusal = False
-        self._usage: Usage | None = None
         self.finish_word: str | None = None
         self.has_content = False
+
+    def finished(self, usage: Usage | None) -> Finished:
+        """Conclude. An answer that was ended without a reason stopped, or called its tools."""
+        word = (self.finish_word or "").lower()
+        reason = FINISH_REASONS.get(word, FinishReason.TOOL_CALLS if self._calls else FinishReason.STOP)
+        if self._is_refusal and reason is FinishReason.STOP:
+            reason = FinishReason.CONTENT_FILTER
+        return Finished(reason, usage, choice=self._index)
+
+    def take(self, choice: _Choice, answer_id: str) -> list[Event]:
+        """Read some more of it. Raises: ProviderError."""
+        if choice.finish_reason:
+            self.finish_word = choice.finish_reason
+            if choice.finish_reason.lower() in FAILED_REASONS:
+                raise self._failures.unavailable(f"broke off its answer with finish_reason {choice.finish_reason!r}")
+        delta = choice.delta or choice.message
+        if delta is None:
+            return []
+        events: list[Event] = []
+        if delta.reasoning_content or delta.reasoning:
+            events.append(ReasoningDelta(delta.reasoning_content or delta.reasoning or "", self._index))
+        tokens = token_logprobs(choice.logprobs.content) if choice.logprobs else ()
+        if delta.content or tokens:
+            events.append(TextDelta(delta.content or "", logprobs=tokens, choice=self._index))
+        if delta.refusal:
+            self._is_refusal = True
+            events.append(TextDelta(delta.refusal, choice=self._index))
+        for position, piece in enumerate(delta.tool_calls or ()):
+            key = position if piece.index is None and choice.delta is None else piece.index
+            events.append(self._tool(key, piece, answer_id))
+        self.has_content = self.has_content or bool(events)
+        return events
+
+    def _tool(self, key: int | None, piece: _ToolPiece, answer_id: str) -> ToolCallDelta:
+        """Give each call its own index and name it once, whatever the server repeats or leaves out."""
+        function = piece.function or _Function()
+        known = self._calls.get(key)
+        # Some servers give parallel calls one index. A new id alone is no new call: others draw one for every piece.
+        is_new = known is None or (bool(piece.id) and piece.id != known[1] and bool(function.name))
+        if not is_new and known is not None:
+            return ToolCallDelta(known[0], arguments=function.arguments or "", choice=self._index)
+        if not function.name:
+            raise self._failures.protocol("began a tool call without a name")
+        index = 1 + max((call[0] for call in self._calls.values()), default=-1)
+        call_id = piece.id or f"call_{answer_id}_{index}"
+        self._calls[key] = (index, call_id)
+        return ToolCallDelta(index, call_id, function.name, function.arguments or "", self._index)
+
+
+class _Answer:
+    """What the answers to one request have said so far, from the chunks of a stream or from the one body."""
+
+    __slots__ = ("_choices", "_failures", "_usage")
+
+    def __init__(self, failures: Failures, choices: int) -> None:
+        self._failures = failures
+        self._choices = [_ChoiceSoFar(failures, index) for index in range(choices)]
+        self._usage: Usage | None = None
 
     def take(self, data: bytes | str) -> list[Event]:
         """Read one JSON object. Raises: ProviderError."""
@@ -157,66 +215,43 @@ class _Answer:
             self._usage = _usage(chunk.usage)
         events: list[Event] = []
         for choice in chunk.choices or ():
-            if choice.index:
-                raise self._failures.protocol(f"sent choice {choice.index}; one was asked for")
-            events += self._choice(choice, chunk.id or "")
-        self.has_content = self.has_content or bool(events)
+            index = choice.index or 0
+            if not 0 <= index < len(self._choices):
+                raise self._failures.protocol(f"sent choice {index}; {self._wanted} asked for")
+            events += self._choices[index].take(choice, chunk.id or "")
         return events
 
-    def finished(self) -> Finished:
-        """Conclude. An answer that was ended without a reason stopped, or called its tools."""
-        word = (self.finish_word or "").lower()
-        reason = FINISH_REASONS.get(word, FinishReason.TOOL_CALLS if self._calls else FinishReason.STOP)
-        if self._is_refusal and reason is FinishReason.STOP:
-            reason = FinishReason.CONTENT_FILTER
-        return Finished(reason, self._usage)
+    @property
+    def is_ended(self) -> bool:
+        """Whether every answer told why it ended."""
+        return all(choice.finish_word is not None for choice in self._choices)
 
-    def _choice(self, choice: _Choice, answer_id: str) -> list[Event]:
-        if choice.finish_reason:
-            self.finish_word = choice.finish_reason
-            if choice.finish_reason.lower() in FAILED_REASONS:
-                raise self._failures.unavailable(f"broke off its answer with finish_reason {choice.finish_reason!r}")
-        delta = choice.delta or choice.message
-        if delta is None:
-            return []
-        events: list[Event] = []
-        if delta.reasoning_content or delta.reasoning:
-            events.append(ReasoningDelta(delta.reasoning_content or delta.reasoning or ""))
-        tokens = token_logprobs(choice.logprobs.content) if choice.logprobs else ()
-        if delta.content or tokens:
-            events.append(TextDelta(delta.content or "", logprobs=tokens))
-        if delta.refusal:
-            self._is_refusal = True
-            events.append(TextDelta(delta.refusal))
-        for position, piece in enumerate(delta.tool_calls or ()):
-            key = position if piece.index is None and choice.delta is None else piece.index
-            events.append(self._tool(key, piece, answer_id))
-        return events
+    def finished(self, what: str) -> list[Event]:
+        """Conclude each answer; the last tells what all of them used, for no more is known.
 
-    def _tool(self, key: int | None, piece: _ToolPiece, answer_id: str) -> ToolCallDelta:
-        """Give each call its own index and name it once, whatever the server repeats or leaves out."""
-        function = piece.function or _Function()
-        known = self._calls.get(key)
-        # Some servers give parallel calls one index. A new id alone is no new call: others draw one for every piece.
-        is_new = known is None or (bool(piece.id) and piece.id != known[1] and bool(function.name))
-        if not is_new and known is not None:
-            return ToolCallDelta(known[0], arguments=function.arguments or "")
-        if not function.name:
-            raise self._failures.protocol("began a tool call without a name")
-        index = 1 + max((call[0] for call in self._calls.values()), default=-1)
-        call_id = piece.id or f"call_{answer_id}_{index}"
-        self._calls[key] = (index, call_id)
-        return ToolCallDelta(index, call_id, function.name, function.arguments or "")
+        Raises: ProviderProtocolError, saying `what` ended, where an answer was not given.
+        """
+        silent = [choice for choice in self._choices if choice.finish_word is None and not choice.has_content]
+        if silent and len(self._choices) > 1:
+            raise self._failures.protocol(f"{what} without {len(silent)} of the answers; {self._wanted} asked for")
+        if silent:
+            raise self._failures.protocol(f"{what} without an answer")
+        *firsts, last = self._choices
+        return [*(choice.finished(None) for choice in firsts), last.finished(self._usage)]
+
+    @property
+    def _wanted(self) -> str:
+        return "one was" if len(self._choices) == 1 else f"{len(self._choices)} were"
 
 
 class ChatReader:
-    """A `stream.Reader` for a streamed chat completion."""
+    """A `stream.Reader` for a streamed chat completion. choices: how many answers were asked for."""
 
     __slots__ = ("_answer", "_failures", "is_finished")
 
-    def __init__(self, failures: Failures) -> None:
+    def __init__(self, failures: Failures, choices: int = 1) -> None:
         self._failures = failures
-        self._answer = _Answer(failures)
+        self._answer = _Answer(failures, choices)
         self.is_finished = False
 
     def take(self, event: SseEvent) -> list[Event]:
@@ -226,25 +261,21 @@ class ChatReader:
             raise self._failures.from_fault(Fault.from_body(data.encode()))
         if data != "[DONE]":
             return self._answer.take(data) if data else []
-        if self._answer.finish_word is None and not self._answer.has_content:
-            raise self._failures.protocol("ended its stream without an answer")
+        events = self._answer.finished("ended its stream")
         self.is_finished = True
-        return [self._answer.finished()]
+        return events
 
     def end(self) -> list[Event]:
         """Conclude. A missing [DONE] is forgiven where a finish_reason was seen. Raises: ProviderProtocolError."""
-        if self._answer.finish_word is None:
+        if not self._answer.is_ended:
             raise self._failures.protocol("ended its stream before the answer was finished")
-        return [self._answer.finished()]
+        return self._answer.finished("ended its stream")
 
 
-def decode(body: bytes, failures: Failures) -> list[Event]:
-    """Read the body of an answer that was not streamed. Pure.
+def decode(body: bytes, failures: Failures, choices: int = 1) -> list[Event]:
+    """Read the body of an answer that was not streamed. Pure. choices: how many answers were asked for.
 
     Raises: ProviderProtocolError for what is no chat completion; the error that fits an error object inside a 200.
     """
-    answer = _Answer(failures)
-    events = answer.take(body)
-    if answer.finish_word is None and not answer.has_content:
-        raise failures.protocol("sent a body without an answer")
-    return [*events, answer.finished()]
+    answer = _Answer(failures, choices)
+    return [*answer.take(body), *answer.finished("sent a body")]

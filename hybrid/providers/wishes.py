@@ -92,6 +92,11 @@ def is_parallel(request: ChatRequest) -> bool:
     return request.extra.get("parallel_tool_calls") is not False
 
 
+def choices(request: ChatRequest) -> int:
+    """How many answers are wanted."""
+    return request.extra.get("n") or 1
+
+
 def effort(request: ChatRequest) -> str | None:
     """How hard to think, one of `EFFORTS`; None where the client did not say."""
     return request.extra.get("reasoning_effort")
@@ -164,7 +169,7 @@ def unspeakable(request: ChatRequest, known: frozenset[str]) -> set[str]:
     described = {tool["function"]["name"] for tool in request.extra.get("tools") or ()}
     if not described.issuperset(tool_choice(request).only or ()):
         wanted.add("tool_choice")
-    if request.extra.get("n", 1) not in (None, 1):
+    if choices(request) > 1:
         wanted.add("n")
     return wanted
 

@@ -84,4 +84,4 @@ def test_the_option_chooses_the_api_and_its_capabilities():
     """What chat completions can do and responses cannot is no capability of a cloud that speaks these."""
     options = Options(api="responses")
     provider = OpenAIProvider("cloud", base_url="https://api.openai.com/v1", api_key=KEY, options=options)
-    assert CAPABILITIES - {Capability.LOGIT_BIAS} == provider.capabilities
+    assert CAPABILITIES - {Capability.LOGIT_BIAS, Capability.MULTIPLE_CHOICES} == provider.capabilities
