@@ -14,7 +14,7 @@ from hybrid.errors import BudgetExhausted, HybridError, ProviderError, StoreErro
 from hybrid.journal import Journal
 from hybrid.policy.budget import left_usd
 from hybrid.policy.model import CloudOption
-from hybrid.pricing import TokenPrice, cost_usd, worst_case_usd
+from hybrid.pricing import TokenPrice, cost_usd, is_told, worst_case_usd
 from hybrid.providers.base import CloudCall, Provider
 from hybrid.providers.bounds import upper_bound_prompt_tokens
 from hybrid.store.ledger import Ledger
@@ -50,7 +50,8 @@ class CloudModel:
             reserve_usd = worst_case_usd(
                 self.price,
                 prompt_tokens_bound=prompt_tokens_bound,
-                max_output_tokens=self.output_bound(request),
+                # The bound that is sent holds for each of several answers.
+                max_output_tokens=self.output_bound(request) * (request.extra.get("n") or 1),
             )
         return CloudOption(
             provider=self.provider.name,
@@ -119,7 +120,7 @@ class Clouds:
         try:
             async with aclosing(cloud.provider.stream(call)) as events:
                 async for event in events:
-                    if isinstance(event, Finished) and event.usage is not None:
+                    if isinstance(event, Finished) and event.usage is not None and is_told(event.usage):
                         assert cloud.price is not None
                         settled_usd = cost_usd(cloud.price, event.usage)
                         journal.cloud_prompt_tokens += event.usage.prompt_tokens

@@ -13,6 +13,8 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
+from msgspec.structs import fields
+
 from hybrid.config_schema import BACKENDS, CLOUD_KINDS, LATER, CloudConfig, Config
 
 RESERVED_NAMES = ("hybrid", "local", "cloud")
@@ -97,6 +99,20 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
 }
 
 
+_KEYS_OF_KINDS: Mapping[str, tuple[str, ...]] = {
+    "api": ("openai",),
+    "api_version": ("openai",),
+    "max_tokens_field": ("openai",),
+    "reasoning": ("anthropic", "gemini"),
+    "structured": ("anthropic",),
+    "sampling": ("anthropic", "gemini"),
+    "cache_prompts": ("anthropic",),
+}
+"""Keys of `[[cloud]]` that only some kinds read: set for another one they would be dropped without a word."""
+
+_CLOUD_DEFAULTS = {field.name: field.default for field in fields(CloudConfig)}
+
+
 def contradictions(config: Config) -> Iterator[tuple[str, str]]:
     """Yield (key, complaint) for values that are right alone and wrong together."""
     first: dict[str, int] = {}
@@ -104,6 +120,12 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
         if cloud.name in first:
             yield f"cloud[{index}].name", f"{cloud.name!r} is the name of an earlier [[cloud]]; names must differ"
         first.setdefault(cloud.name, index)
+        for key, kinds in _KEYS_OF_KINDS.items():
+            if cloud.kind not in kinds and getattr(cloud, key) != _CLOUD_DEFAULTS[key]:
+                yield (
+                    f"cloud[{index}].{key}",
+                    f"has no meaning for kind {cloud.kind!r}; it is for {' and '.join(kinds)}",
+                )
     yield from _lora_problems(config)
     for name in config.prices:
         if not all(name.partition("/")) or not _is_plain(name):
@@ -152,6 +174,14 @@ def _cloud_names(cloud: CloudConfig) -> Iterator[str]:
         yield f"{cloud.name}/{model}"
 
 
+_VERSIONS = {
+    "api.openai.com": "v1",
+    "api.anthropic.com": "v1",
+    "generativelanguage.googleapis.com": "v1beta",
+}
+"""Hosts whose API lies in a folder, and that folder."""
+
+
 def warnings(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
     """Yield what is allowed but probably not what was meant, one sentence each."""
     if config.cloud and not config.budget.usd_per_day:
@@ -167,6 +197,10 @@ def warnings(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
         has_key = cloud.api_key_env is not None or cloud.api_key_file is not None
         if url.scheme == "http" and has_key and not is_loopback(url.hostname or ""):
             yield f"cloud {cloud.name!r}: the API key travels unencrypted to {url.hostname}; use https://"
+        version = _VERSIONS.get(url.hostname or "")
+        if version is not None and not url.path.strip("/"):
+            # The official clients are given the host alone and put the version behind it themselves.
+            yield f"cloud {cloud.name!r}: base_url lacks the API's version; use https://{url.hostname}/{version}"
     names = {f"{cloud.name}/{model}" for cloud in config.cloud for model in cloud.models}
     for name in config.prices:
         if name not in names:

@@ -17,11 +17,11 @@ from hybrid.types import Capability
 STARTER_MODEL = "smollm2-135m"
 BACKENDS = ("auto", "llama_cpp", "fake")
 """Values of `local.backend` that have a file in `hybrid/backends/`, besides `auto`."""
-CLOUD_KINDS = ("openai",)
+CLOUD_KINDS = ("openai", "anthropic", "gemini")
 """Values of `cloud.kind` that have a file in `hybrid/providers/`."""
 LATER = {
     "local.backend": ("torch", "openai"),
-    "cloud.kind": ("anthropic", "gemini"),
+    "cloud.kind": (),
 }
 """Values the contract names that no file answers to yet: an error that says so, not "unknown"."""
 
@@ -117,7 +117,31 @@ class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         tuple[ModelName, ...],
         Meta(min_length=1, description="Models that may be paid, the preferred first."),
     ]
-    kind: Annotated[str, Meta(description='The API it speaks: "openai" covers every compatible one.')] = "openai"
+    kind: Annotated[
+        str, Meta(description="The API it speaks: openai (and every compatible one), anthropic, or gemini.")
+    ] = "openai"
+    api: Annotated[
+        Literal["chat", "responses"],
+        Meta(description="Of kind openai: chat completions, or the Responses API, the only one to some models."),
+    ] = "chat"
+    api_version: Annotated[
+        Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$(?!\n)")] | None,
+        Meta(description="Of kind openai: the api-version in the URL that Azure's older addresses demand."),
+    ] = None
+    reasoning: Annotated[
+        Literal["effort", "budget"] | None,
+        Meta(description="Of kinds anthropic and gemini: reasoning_effort is sent as such, or as a number of tokens."),
+    ] = None
+    structured: Annotated[
+        Literal["format", "tool"],
+        Meta(description="Of kind anthropic: a schema is sent as output format, or as a tool for older models."),
+    ] = "format"
+    sampling: Annotated[
+        bool, Meta(description="Of kinds anthropic and gemini: false for models that refuse temperature, top_p, top_k.")
+    ] = True
+    cache_prompts: Annotated[
+        bool, Meta(description="Of kind anthropic: keep prompts for later calls; writing costs more, reading less.")
+    ] = False
     api_key_env: Annotated[
         Annotated[str, Meta(pattern=r"^[A-Z_][A-Z0-9_]*$(?!\n)")] | None,
         Meta(description="Environment variable that holds the API key."),
@@ -205,6 +229,9 @@ class PriceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     output_usd_per_mtok: Annotated[Decimal, Meta(description="USD for a million answer tokens.")]
     cached_input_usd_per_mtok: Annotated[
         Decimal | None, Meta(description="USD for a million cached prompt tokens; unset: as input.")
+    ] = None
+    cache_write_usd_per_mtok: Annotated[
+        Decimal | None, Meta(description="USD for a million prompt tokens written to a cache; unset: as input.")
     ] = None
     since: Annotated[dt.date | None, Meta(description="First day the price holds; unset: it always held.")] = None
 

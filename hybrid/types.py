@@ -204,11 +204,17 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one answer as its maker counted them. `cost_usd` only where a provider reported it."""
+    """Tokens of one answer as its maker counted them. `cost_usd` only where a provider reported it.
+
+    cached_tokens: of the prompt, read from its maker's cache.
+    cache_write_tokens: of the prompt, written to it; None where its maker does not tell them from the others.
+    reasoning_tokens: of the completion.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    cache_write_tokens: int | None = None
     reasoning_tokens: int = 0
     cost_usd: Decimal | None = None
 

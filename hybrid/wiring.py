@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from hybrid.attempt import RuntimeOptions
@@ -30,6 +31,9 @@ from hybrid.speeds import open_speed_book
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
 from hybrid.types import Cap, Sampling
+
+if TYPE_CHECKING:
+    from hybrid.providers.prices import ListedPrice
 
 log = logging.getLogger(__name__)
 
@@ -200,27 +204,11 @@ def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]
     """
     models: list[CloudModel] = []
     for cloud in config.cloud:
-        from hybrid.providers.base import Timeouts
-        from hybrid.providers.openai import OpenAIProvider, Options
+        from hybrid.cloud_kinds import provider_of
 
         secret = read_secret(cloud, environ)
-        timeouts = Timeouts(
-            connect_s=cloud.connect_timeout_s,
-            first_token_s=cloud.first_token_timeout_s,
-            between_tokens_s=cloud.between_tokens_timeout_s,
-            total_s=cloud.total_timeout_s,
-        )
-        options = Options(max_tokens_field=cloud.max_tokens_field)
-        if cloud.capabilities is not None:
-            options = replace(options, capabilities=frozenset(cloud.capabilities))
         try:
-            provider = OpenAIProvider(
-                cloud.name,
-                base_url=cloud.base_url,
-                api_key=secret.reveal() if secret else None,
-                timeouts=timeouts,
-                options=options,
-            )
+            provider = provider_of(cloud, secret.reveal() if secret else None)
         except ValueError as bad:
             raise ConfigError(f"cloud {cloud.name!r}: {bad}") from bad
         models += [
@@ -245,18 +233,23 @@ def price_of(config: Config, cloud: CloudConfig, model: str) -> TokenPrice | Non
             input_usd_per_mtok=own.input_usd_per_mtok,
             output_usd_per_mtok=own.output_usd_per_mtok,
             cached_input_usd_per_mtok=own.cached_input_usd_per_mtok,
+            cache_write_usd_per_mtok=own.cache_write_usd_per_mtok,
             source="config",
             as_of=own.since,
         )
     from hybrid.providers.prices import lookup
 
     listed = lookup(cloud.kind, cloud.base_url, model)
-    if listed is None:
-        return None
+    return None if listed is None else _token_price(listed)
+
+
+def _token_price(listed: ListedPrice) -> TokenPrice:
     return TokenPrice(
         input_usd_per_mtok=listed.input_usd_per_mtok,
         output_usd_per_mtok=listed.output_usd_per_mtok,
         cached_input_usd_per_mtok=listed.cached_input_usd_per_mtok,
+        cache_write_usd_per_mtok=listed.cache_write_usd_per_mtok,
+        steps=tuple((start, _token_price(step)) for start, step in listed.steps),
         source=listed.source,
         as_of=listed.as_of,
     )

@@ -162,7 +162,13 @@ def test_a_key_near_nothing_lists_what_is_valid(tmp_path):
         pytest.param("[server]\nport = 99999999999999999999999999", "server.port: ", id="integer-too-large"),
         pytest.param('[local]\nbackend = "torch"', "'torch' is not yet supported; this version has: auto", id="later"),
         pytest.param('[local]\nbackend = "x"', "expected one of: auto, llama_cpp, fake; got 'x'", id="no-backend"),
-        pytest.param(CLOUD + 'kind = "gemini"', "'gemini' is not yet supported; this version has: openai", id="kind"),
+        pytest.param(CLOUD + 'kind = "bedrock"', "expected one of: openai, anthropic, gemini", id="kind"),
+        pytest.param(
+            CLOUD + "cache_prompts = true",
+            "cloud[0].cache_prompts: has no meaning for kind 'openai'; it is for anthropic",
+            id="key-of-another-kind",
+        ),
+        pytest.param(CLOUD + 'api_version = "1 2"', "api_version", id="api-version-with-a-blank"),
         pytest.param(
             CLOUD + 'capabilities = ["x"]', "invalid enum value 'x' in item 0; valid: tools, images", id="capability"
         ),
@@ -260,6 +266,11 @@ def test_a_wrong_variable_is_named():
             + "api_key_env = 'K'\n[budget]\nusd_per_day = 1",
             [],
             id="loopback-in-clear-text",
+        ),
+        pytest.param(
+            CLOUD.replace("https://api.example.com/v1", "https://api.anthropic.com/") + "[budget]\nusd_per_day = 1",
+            ["cloud 'openai': base_url lacks the API's version; use https://api.anthropic.com/v1"],
+            id="host-without-its-version",
         ),
         pytest.param(
             '[prices."openai/m"]\ninput_usd_per_mtok = 1\noutput_usd_per_mtok = 1',

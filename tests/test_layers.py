@@ -16,7 +16,7 @@ DECISIONS = {"policy", "pricing"}
 EFFECTS = {"engine", "backends", "native", "providers", "devices", "store", "catalog"}
 CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_secrets"}
 REQUEST = {"attempt", "embed", "journal", "local_answer", "local_request", "lora", "speeds", "structured"}
-ORCHESTRATION = REQUEST | {"runtime", "clouds", "wiring", "placing", "telemetry", "calibration"}
+ORCHESTRATION = REQUEST | {"runtime", "clouds", "cloud_kinds", "wiring", "placing", "telemetry", "calibration"}
 ENTRY = {"server", "cli", "__main__"}
 ROOT_PACKAGE = "__init__"
 """hybrid/__init__.py holds the version, which anyone may read."""
@@ -46,9 +46,13 @@ ENVIRONMENT = {"environ", "environb", "getenv"}
 LATE_IMPORTS = {
     "hybrid.server.run": {"uvloop": "optional: not on every platform"},
     "hybrid.wiring": {
-        "hybrid.providers.base": "a machine without a cloud loads no HTTP client",
-        "hybrid.providers.openai": "a machine without a cloud loads no HTTP client",
+        "hybrid.cloud_kinds": "a machine without a cloud loads no HTTP client",
         "hybrid.providers.prices": "the price table is read only where a cloud is configured",
+    },
+    "hybrid.cloud_kinds": {
+        "hybrid.providers.openai": "a kind is loaded only where a cloud is of that kind",
+        "hybrid.providers.anthropic": "a kind is loaded only where a cloud is of that kind",
+        "hybrid.providers.gemini": "a kind is loaded only where a cloud is of that kind",
     },
     "hybrid.catalog.hub": {"huggingface_hub": "takes 0.3 s to load, and only a pull from Hugging Face needs it"},
     "hybrid.providers.prices": {"genai_prices": "its tables take 0.1 s to load, and only a cloud needs them"},

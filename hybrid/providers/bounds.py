@@ -11,7 +11,10 @@ REQUEST_TOKENS = 512
 """What chat templates put around a conversation: begin and end marks, a date, a default system prompt."""
 
 TOOLS_TOKENS = 1024
-"""The instructions that templates add once a request has tools. Anthropic states the most: up to 804 tokens."""
+"""The instructions that templates add once a request has tools, or a form to keep to, which some APIs make a tool of.
+
+Anthropic states the most: up to 804 tokens.
+"""
 
 MESSAGE_TOKENS = 32
 """Marks and role around one message; 4 to 10 in the templates in use."""
@@ -37,7 +40,7 @@ def upper_bound_prompt_tokens(request: ChatRequest) -> int | None:
     Returns: tokens; None where no bound can be stated (audio, files), which must block a paid call, not cheapen it.
     """
     total = REQUEST_TOKENS + sum(_json_tokens(value) + _json_tokens(key) for key, value in request.extra.items())
-    if request.extra.get("tools"):
+    if request.extra.get("tools") or request.extra.get("response_format"):
         total += TOOLS_TOKENS
     for message in request.messages:
         tokens = _message_tokens(message)

@@ -33,22 +33,40 @@ STATUS_OF_WORD: Mapping[str, int] = {
     "insufficient_quota": 402,
     "billing_hard_limit_reached": 402,
     "billing_not_active": 402,
+    "billing_error": 402,
     "authentication_error": 401,
     "invalid_api_key": 401,
+    "api_key_invalid": 401,
+    "unauthenticated": 401,
     "permission_error": 403,
     "permission_denied": 403,
     "not_found_error": 404,
     "model_not_found": 404,
     "invalid_request_error": 400,
+    "invalid_argument": 400,
+    "failed_precondition": 400,
+    "not_found": 404,
+    "request_too_large": 413,
     "badrequesterror": 400,
     "context_length_exceeded": 400,
     "content_filter": 400,
     "content_policy_violation": 400,
+    "invalid_prompt": 400,
+    "invalid_image": 400,
+    "invalid_image_url": 400,
+    "invalid_base64_image": 400,
+    "image_too_large": 400,
+    "image_content_policy_violation": 400,
+    "failed_to_download_image": 400,
     "timeout": 504,
     "timeout_error": 504,
     "deadline_exceeded": 504,
     "overloaded_error": 503,
     "service_unavailable": 503,
+    "unavailable": 503,
+    "internal": 500,
+    "api_error": 500,
+    "server_error": 500,
 }
 """HTTP status that the `code` or `type` of an error object stands for. What is not listed here is a 502."""
 
@@ -82,22 +100,31 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An upstream's error object: its words, and the HTTP status they stand for where they say one."""
+    """An upstream's error object: its words, the HTTP status they stand for, and how long to wait, where said."""
 
     message: str
     status: int | None = None
+    retry_after_s: float | None = None
 
     @staticmethod
     def from_json(value: Json) -> Fault:
-        """Read the shapes in use: `{"error": {...}}`, `{"error": "..."}`, `{"message": ...}`, `{"detail": ...}`."""
+        """Read the shapes in use: `{"error": {...}}`, `{"error": "..."}`, `{"message": ...}`, `{"detail": ...}`.
+
+        Google puts one of these into a list where an answer is streamed as one, and its sharper words into `details`.
+        """
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
         inner = value.get("error", value) if isinstance(value, dict) else value
         if not isinstance(inner, dict):
             return Fault(str(inner) if inner else "no explanation")
         message = next((inner[key] for key in ("message", "detail", "msg") if inner.get(key)), None)
-        words = [inner.get(key) for key in ("code", "type", "status")]
+        details = [one for one in _list(inner.get("details")) if isinstance(one, dict)]
+        words = [*(one.get("reason") for one in details), *(inner.get(key) for key in ("code", "type", "status"))]
         text = message if isinstance(message, str) else msgspec.json.encode(message or inner).decode()
         named = [word for word in words if isinstance(word, str) and word]
-        return Fault(f"{text} ({named[0]})" if named else text, _status_of(words))
+        waits = [_duration_s(one.get("retryDelay")) for one in details]
+        wait_s = next((wait for wait in waits if wait is not None), None)
+        return Fault(f"{text} ({named[0]})" if named else text, _status_of(words), wait_s)
 
     @staticmethod
     def from_body(body: bytes) -> Fault:
@@ -106,6 +133,15 @@ class Fault:
             return Fault.from_json(msgspec.json.decode(body))
         except UNREADABLE_JSON:
             return Fault(" ".join(body.decode("utf-8", "replace").split()) or "no explanation")
+
+
+def _list(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []
+
+
+def _duration_s(value: Json) -> float | None:
+    """Read a protobuf duration as JSON has it, such as "34.07s"; None for anything else."""
+    return _seconds(value.removesuffix("s")) if isinstance(value, str) and value.endswith("s") else None
 
 
 def _status_of(words: list[Json]) -> int | None:
@@ -185,9 +221,11 @@ class Failures:
     def from_status(self, status: int, fault: Fault, wait_s: float | None) -> ProviderError:
         """An HTTP status that is not 200, with what its body and Retry-After said.
 
-        A 429 for an empty account is no rate limit: waiting does not fill it, so it is a rejection.
+        A 429 for an empty account is no rate limit: waiting does not fill it, so it is a rejection. A 400 that says
+        the key is wrong, as Google's does, is the 401 it stands for.
         """
         message = self.quote(fault.message)
+        wait_s = fault.retry_after_s if wait_s is None else wait_s
         error: ProviderError
         if status == 429 and fault.status != 402:
             return ProviderThrottled(self.provider, wait_s)
@@ -196,6 +234,7 @@ class Failures:
         elif status >= 500:
             error = ProviderUnavailable(self.provider, f"answered HTTP {status}: {message}")
         else:
-            error = ProviderRejected(self.provider, status, message)
+            sharper = fault.status if status == 400 and fault.status in (401, 402, 403) else status
+            error = ProviderRejected(self.provider, sharper, message)
         error.retry_after_s = wait_s
         return error

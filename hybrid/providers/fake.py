@@ -9,102 +9,29 @@ Proved faithful by the official client, which reads the same from it as our adap
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
-from enum import StrEnum
-from typing import Self, TypeAlias
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
 import msgspec
 
-from hybrid.providers.fake_http import Connection, Ending
-from hybrid.types import Json, ToolCall, Usage
+from hybrid.providers.fake_chat import ChatExchange
+from hybrid.providers.fake_http import Connection
+from hybrid.providers.fake_script import ENDINGS, Answer, Exchange, FakeRequest, Fault, Script
+from hybrid.types import Usage
 
-
-class Fault(StrEnum):
-    """How an answer goes wrong, once `Answer.after_chunks` of it were sent. The first four break the connection."""
-
-    NO_HEADERS = "no_headers"
-    """Nothing is ever answered."""
-    STALL = "stall"
-    """Nothing more comes; the connection stays open."""
-    RESET = "reset"
-    """The connection is reset (RST)."""
-    CUT = "cut"
-    """The connection is closed in the middle of the body."""
-    NO_DONE = "no_done"
-    """The body ends properly, but [DONE] is missing."""
-    NO_FINISH = "no_finish"
-    """The body ends properly, but finish_reason and [DONE] are missing."""
-    HALF_CHARACTER = "half_character"
-    """The body ends properly, in the middle of a UTF-8 character."""
-    ERROR_OBJECT = "error_object"
-    """`Answer.error` comes inside the 200."""
-    GARBAGE = "garbage"
-    """JSON that is none."""
-
-
-ENDINGS: Mapping[Fault | None, Ending] = {Fault.STALL: "stall", Fault.RESET: "reset", Fault.CUT: "cut"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What the fake says to one request, and what goes wrong with it.
-
-    reasoning, chunks, refusal, tool_calls: the content, in this order. Each piece is one streamed event and is billed
-        as one token; a tool call is three. The request's limit on output tokens cuts it, and ends it with `length`.
-    finish_reason: None picks the fitting one.
-    prompt_tokens: None counts the words of the messages.
-    status, headers, error: an answer other than 200 is its status, these headers, and `error` as its JSON body.
-    raw: sent as the body of a 200 instead of everything else, with `content_type`.
-    headers_delay_s: from the request to the first byte of the answer.
-    fault, after_chunks: what goes wrong, after how many pieces of content; None: after all of them.
-    """
-
-    chunks: tuple[str, ...] = ("Hello", ", ", "world", "!")
-    reasoning: tuple[str, ...] = ()
-    refusal: str | None = None
-    tool_calls: tuple[ToolCall, ...] = ()
-    finish_reason: str | None = None
-    prompt_tokens: int | None = None
-    cached_tokens: int = 0
-    cost_usd: Decimal | None = None
-    has_usage: bool = True
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    error: Json = None
-    raw: bytes | None = None
-    content_type: str = "text/event-stream"
-    headers_delay_s: float = 0.0
-    fault: Fault | None = None
-    after_chunks: int | None = None
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class FakeRequest:
-    """One request as it arrived, and what became of it.
-
-    number: of the request, from 0. connection: of the connection it came on, from 0.
-    headers: with lower-case names. body: decoded JSON.
-    gone: set when the client closed the connection before the answer was complete; `gone_at_s` is the loop's time then.
-    billed: what a real provider would charge so far: the prompt once accepted, and each token as it is generated.
-    """
-
-    number: int
-    connection: int
-    path: str
-    headers: Mapping[str, str]
-    body: Json
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-    gone_at_s: float | None = None
-    billed: Usage | None = None
-
-
-Script: TypeAlias = Answer | Sequence[Answer] | Callable[[FakeRequest], Answer]
+__all__ = ["Answer", "FakeProvider", "FakeRequest", "Fault", "Script"]
 
 
 class FakeProvider:
-    """The server. A script is one answer for all requests, one for each in turn (the last repeats), or a function."""
+    """The server, which speaks chat completions; each other dialect is a subclass.
+
+    A script is one answer for all requests, one for each in turn (the last repeats), or a function.
+    """
+
+    prefix: ClassVar[str] = "/v1"
+    """Where the API begins."""
+    ending: ClassVar[str] = "/chat/completions"
+    """How the path of a call ends."""
 
     def __init__(self, script: Script | None = None, *, api_key: str | None = None, port: int = 0) -> None:
         """Prepare; `async with` opens and closes.
@@ -125,7 +52,12 @@ class FakeProvider:
     @property
     def base_url(self) -> str:
         """The URL to configure. With https:// it is a server whose TLS handshake never ends: a slow connect."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{self.origin}{self.prefix}"
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port alone, as some clients are configured."""
+        return f"http://127.0.0.1:{self.port}"
 
     @property
     def billed(self) -> Usage:
@@ -189,15 +121,42 @@ class FakeProvider:
         finally:
             await connection.close()
 
+    def key_of(self, request: FakeRequest) -> str:
+        """The key that came with a request."""
+        return request.headers.get("authorization", "").removeprefix("Bearer ")
+
+    def is_stream(self, request: FakeRequest) -> bool:
+        """Whether the request asks for its answer event by event."""
+        return bool(request.body.get("stream"))
+
+    def exchange(self, answer: Answer, request: FakeRequest) -> Exchange:
+        """Write the answer in the dialect."""
+        return ChatExchange(answer, request)
+
+    def complaint(self, request: FakeRequest) -> str | None:
+        """What the API would refuse about a request."""
+        del request
+        return None
+
+    def error(self, status: int, message: str) -> bytes:
+        """The body of an answer that is no 200."""
+        code = {401: "invalid_api_key", 404: "not_found_error"}.get(status, "invalid_request_error")
+        return msgspec.json.encode({"error": {"message": message, "type": "invalid_request_error", "code": code}})
+
+    async def _refuse(self, connection: Connection, status: int, message: str) -> None:
+        await connection.send(status, {}, [self.error(status, message)])
+
     async def _answer(self, connection: Connection, request: FakeRequest) -> None:
-        authorization = request.headers.get("authorization", "")
-        if self._api_key is not None and authorization != f"Bearer {self._api_key}":
-            await connection.send(
-                401, {}, [_error(f"Incorrect API key provided: {authorization[7:]}", "invalid_api_key")]
-            )
+        key = self.key_of(request)
+        if self._api_key is not None and key != self._api_key:
+            await self._refuse(connection, 401, f"Incorrect API key provided: {key}")
             return
-        if not request.path.partition("?")[0].endswith("/chat/completions"):
-            await connection.send(404, {}, [_error(f"Unknown path {request.path}", "not_found_error")])
+        if not request.path.partition("?")[0].endswith(self.ending):
+            await self._refuse(connection, 404, f"Unknown path {request.path}")
+            return
+        complaint = self.complaint(request)
+        if complaint is not None:
+            await self._refuse(connection, 400, complaint)
             return
         answer = self._pick(request)
         if answer.headers_delay_s:
@@ -210,11 +169,11 @@ class FakeProvider:
             await connection.send(answer.status, headers, [msgspec.json.encode(answer.error)] if answer.error else [])
         elif answer.raw is not None:
             await connection.send(200, headers | {"content-type": answer.content_type}, [answer.raw], ending)
-        elif request.body.get("stream"):
+        elif self.is_stream(request):
             headers |= {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
-            await connection.send(200, headers, _Exchange(answer, request).stream(), ending)
+            await connection.send(200, headers, self.exchange(answer, request).stream(), ending)
         else:
-            await connection.send(200, headers, [_Exchange(answer, request).whole()], ending)
+            await connection.send(200, headers, [self.exchange(answer, request).whole()], ending)
 
     def _pick(self, request: FakeRequest) -> Answer:
         if isinstance(self._script, Answer):
@@ -222,122 +181,3 @@ class FakeProvider:
         if isinstance(self._script, Sequence):
             return self._script[min(request.number, len(self._script) - 1)]
         return self._script(request)
-
-
-class _Exchange:
-    """The bytes of one answer to one request, and its bill as they are made."""
-
-    def __init__(self, answer: Answer, request: FakeRequest) -> None:
-        body = request.body
-        limit = body.get("max_completion_tokens", body.get("max_tokens"))
-        deltas = list(_deltas(answer))
-        self._answer, self._request = answer, request
-        self._deltas = deltas[:limit]
-        self._is_cut = len(self._deltas) < len(deltas)
-        self._wants_usage = (body.get("stream_options") or {}).get("include_usage", False)
-        words = sum(len(str(message.get("content") or "").split()) for message in body.get("messages", []))
-        self._prompt_tokens = words if answer.prompt_tokens is None else answer.prompt_tokens
-        self._bill(0)
-
-    def stream(self) -> Iterator[bytes]:
-        """Yield the stream, event by event, up to the fault."""
-        fault, count = self._answer.fault, self._answer.after_chunks
-        sent = self._deltas if fault is None or count is None else self._deltas[:count]
-        yield self._event({"role": "assistant", "content": ""})
-        for number, delta in enumerate(sent, start=1):
-            self._bill(number)
-            yield self._event(delta)
-        if fault in (None, Fault.NO_DONE):
-            yield self._event({}, self._finish_reason())
-            if self._wants_usage and self._answer.has_usage:
-                yield b"data: " + msgspec.json.encode(self._head() | {"choices": [], "usage": self._usage()}) + b"\n\n"
-        if fault is None:
-            yield b"data: [DONE]\n\n"
-        else:
-            yield from self._broken('data: {"choices": [{"index": 0, "delta": {"content": "', b"data: ", b"\n\n")
-
-    def whole(self) -> bytes:
-        """Give the body of an answer that is not streamed, or what stands in its place."""
-        self._bill(len(self._deltas))
-        broken = b"".join(self._broken('{"choices": [{"index": 0, "message": {"content": "', b"", b""))
-        if broken:
-            return broken
-        message: dict[str, Json] = {"role": "assistant", "content": None, "refusal": None}
-        for delta in self._deltas:
-            for key in delta.keys() - {"tool_calls"}:
-                message[key] = (message.get(key) or "") + delta[key]
-            for piece in delta.get("tool_calls", ()):
-                calls = message.setdefault("tool_calls", [])
-                if "id" in piece:
-                    calls.append({"id": piece["id"], "type": "function", "function": dict(piece["function"])})
-                else:
-                    calls[piece["index"]]["function"]["arguments"] += piece["function"]["arguments"]
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._finish_reason()}
-        body = self._head() | {"object": "chat.completion", "choices": [choice]}
-        return msgspec.json.encode(body | ({"usage": self._usage()} if self._answer.has_usage else {}))
-
-    def _broken(self, opening: str, before: bytes, after: bytes) -> Iterator[bytes]:
-        match self._answer.fault:
-            case Fault.HALF_CHARACTER:
-                # The first of the two bytes of an e with an acute accent.
-                yield opening.encode() + b"caf\xc3"
-            case Fault.GARBAGE:
-                yield before + b'{"choices": [' + after
-            case Fault.ERROR_OBJECT:
-                yield before + msgspec.json.encode(self._answer.error) + after
-
-    def _event(self, delta: Json, finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        usage = {"usage": None} if self._wants_usage else {}
-        return b"data: " + msgspec.json.encode(self._head() | {"choices": [choice]} | usage) + b"\n\n"
-
-    def _head(self) -> dict[str, Json]:
-        ours = {
-            "id": f"chatcmpl-fake-{self._request.number}",
-            "object": "chat.completion.chunk",
-            "created": 1_780_000_000,
-        }
-        return ours | {"model": self._request.body.get("model", "fake")}
-
-    def _finish_reason(self) -> str:
-        fitting = "tool_calls" if self._answer.tool_calls else "stop"
-        return "length" if self._is_cut else self._answer.finish_reason or fitting
-
-    def _bill(self, completion_tokens: int) -> None:
-        self._request.billed = Usage(
-            prompt_tokens=self._prompt_tokens,
-            completion_tokens=completion_tokens,
-            cached_tokens=self._answer.cached_tokens,
-            reasoning_tokens=min(len(self._answer.reasoning), completion_tokens),
-            cost_usd=self._answer.cost_usd,
-        )
-
-    def _usage(self) -> Json:
-        bill = self._request.billed
-        assert bill is not None
-        usage = {
-            "prompt_tokens": bill.prompt_tokens,
-            "completion_tokens": bill.completion_tokens,
-            "total_tokens": bill.prompt_tokens + bill.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": bill.cached_tokens},
-            "completion_tokens_details": {"reasoning_tokens": bill.reasoning_tokens},
-        }
-        # As a JSON number with its digits as written: an encoder would make a Decimal a string.
-        return usage | ({} if bill.cost_usd is None else {"cost": msgspec.Raw(str(bill.cost_usd).encode())})
-
-
-def _deltas(answer: Answer) -> Iterator[dict[str, Json]]:
-    yield from ({"reasoning_content": text} for text in answer.reasoning)
-    yield from ({"content": text} for text in answer.chunks)
-    if answer.refusal is not None:
-        yield {"refusal": answer.refusal}
-    for index, call in enumerate(answer.tool_calls):
-        half = len(call.arguments) // 2
-        opening = {"index": index, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": ""}}
-        yield {"tool_calls": [opening]}
-        for piece in (call.arguments[:half], call.arguments[half:]):
-            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
-
-
-def _error(message: str, code: str) -> bytes:
-    return msgspec.json.encode({"error": {"message": message, "type": "invalid_request_error", "code": code}})

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
 
-import msgspec
-
-from hybrid.errors import UnsupportedCapability
-from hybrid.providers.base import BodyParser, CloudCall, EventParser, Timeouts
-from hybrid.providers.failures import Credential
-from hybrid.providers.openai_answer import StreamParser, decode
+from hybrid.providers import wishes
+from hybrid.providers.base import CloudCall, Timeouts
+from hybrid.providers.failures import Credential, Failures
+from hybrid.providers.http_provider import Dialect, HttpProvider, Post
+from hybrid.providers.openai_answer import ChatReader, decode
+from hybrid.providers.openai_responses import ResponsesDialect
+from hybrid.providers.stream import Reader
 from hybrid.providers.transport import Transport
 from hybrid.types import Capability, ChatRequest, Event, ImagePart, Json, Message, Part, TextPart
 
@@ -22,11 +22,12 @@ CAPABILITIES = frozenset(
         Capability.IMAGES,
         Capability.STRUCTURED_OUTPUT,
         Capability.LOGIT_BIAS,
+        Capability.LOGPROBS,
+        Capability.MULTIPLE_CHOICES,
         Capability.REASONING_EFFORT,
     }
 )
-"""What the API can do and our events can carry. Several choices and log-probabilities have no event; audio and files
-have no stated bound on their tokens, so their worst case could not be reserved."""
+"""What the API can do. Audio and files have no stated bound on their tokens: their worst case could not be reserved."""
 
 EXTRA_SAMPLING = ("top_k", "min_p", "repetition_penalty")
 """Samplers that OpenAI's API does not know and refuses, and that nearly every compatible server takes."""
@@ -45,26 +46,36 @@ class Options:
     max_tokens_field: the older name is for servers that know no other; one that ignores the field it is sent would
         generate, and bill, beyond what was reserved.
     has_extra_sampling: whether `EXTRA_SAMPLING` may be sent; None: everywhere but at OpenAI and Azure.
+    api: "responses" speaks the Responses API, which takes fewer parameters and is the only one to some models.
+    api_version: sent as the `api-version` that Azure's older URLs demand.
     """
 
     capabilities: frozenset[Capability] = CAPABILITIES
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     has_extra_sampling: bool | None = None
+    api: Literal["chat", "responses"] = "chat"
+    api_version: str | None = None
 
 
 def is_openai_itself(base_url: str) -> bool:
     """Tell OpenAI's and Azure's own API, which refuse unknown fields, from a compatible one."""
     host = urlsplit(base_url).hostname or ""
-    return host.endswith((".openai.com", ".openai.azure.com"))
+    return host.endswith(".openai.com") or is_azure(base_url)
 
 
-def encode(call: CloudCall, *, is_stream: bool, options: Options | None = None) -> dict[str, Json]:
+def is_azure(base_url: str) -> bool:
+    """Tell Azure's API, which takes its key in a header of its own."""
+    host = urlsplit(base_url).hostname or ""
+    return host.endswith((".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"))
+
+
+def encode(call: CloudCall, options: Options | None = None) -> dict[str, Json]:
     """Write the request body. Pure; what the client did not say is not sent, but for the bound on the output.
 
     `request.extra` goes first, so that nothing in it can take the place of what bounds the spend.
     """
     field = (options or Options()).max_tokens_field
-    request, sampling = call.request, call.request.sampling
+    request, sampling, is_stream = call.request, call.request.sampling, call.request.is_stream
     body: dict[str, Json] = {key: value for key, value in request.extra.items() if key not in OURS}
     said = {name: getattr(sampling, name) for name in sampling.__slots__}
     if sampling.seed is not None and sampling.seed >= 2**63:
@@ -108,7 +119,41 @@ def _part(part: Part) -> dict[str, Json]:
     return {"type": part.kind, **part.body}
 
 
-class OpenAIProvider:
+class ChatDialect:
+    """Chat completions as a `http_provider.Dialect`."""
+
+    def __init__(self, options: Options, *, has_extra_sampling: bool) -> None:
+        self.capabilities = options.capabilities
+        self._options = options
+        self._has_extra_sampling = has_extra_sampling
+
+    def missing(self, request: ChatRequest) -> frozenset[str]:
+        """Say what the request wants and this API cannot do."""
+        wanted = {name for name in BEYOND_THE_BOUND if request.extra.get(name) is not None}
+        # The old way of calling functions has no event of ours; the priority tiers cost up to twice the listed price.
+        wanted |= {name for name in ("functions", "function_call") if request.extra.get(name) is not None}
+        if (request.extra.get("response_format") or {}).get("type") == "grammar":
+            wanted.add("response_format")  # ours: no such format is theirs
+        if request.extra.get("service_tier") not in (None, "auto", "default", "flex"):
+            wanted.add("service_tier")
+        if not self._has_extra_sampling:
+            wanted |= {name for name in EXTRA_SAMPLING if getattr(request.sampling, name) is not None}
+        return frozenset(wanted)
+
+    def post(self, call: CloudCall) -> Post:
+        """Write the call. See `http_provider.Dialect`."""
+        return Post("/chat/completions", encode(call, self._options))
+
+    def reader(self, failures: Failures, call: CloudCall) -> Reader:
+        """What reads the events of a streamed answer."""
+        return ChatReader(failures, wishes.choices(call.request))
+
+    def decode(self, body: bytes, failures: Failures, call: CloudCall) -> list[Event]:
+        """Read the body of an answer that was not streamed. Raises: ProviderError."""
+        return decode(body, failures, wishes.choices(call.request))
+
+
+class OpenAIProvider(HttpProvider):
     """The `openai` kind: OpenAI, and every API compatible with it."""
 
     def __init__(
@@ -128,58 +173,24 @@ class OpenAIProvider:
 
         Raises: ValueError for a URL or key that cannot work.
         """
-        self.name = name
-        self._options = options or Options()
-        self.capabilities = self._options.capabilities
-        self._transport = transport or Transport(
-            name, base_url=base_url, credential=Credential(api_key), timeouts=timeouts or Timeouts()
+        options = options or Options()
+        transport = transport or Transport(
+            name,
+            base_url=base_url if options.api_version is None else f"{base_url}?api-version={options.api_version}",
+            credential=credential_of(base_url, api_key),
+            timeouts=timeouts or Timeouts(),
         )
-        has_extra = self._options.has_extra_sampling
-        self._has_extra_sampling = not is_openai_itself(base_url) if has_extra is None else has_extra
-
-    def __repr__(self) -> str:
-        return f"OpenAIProvider({self.name!r})"
-
-    def missing(self, request: ChatRequest) -> frozenset[str]:
-        """Say what the request wants and this provider cannot do. See `base.Provider`."""
-        wanted = {str(need) for need in request.needs - self.capabilities}
-        wanted |= {name for name in BEYOND_THE_BOUND if request.extra.get(name) is not None}
-        # The old way of calling functions has no event of ours; the priority tiers cost up to twice the listed price.
-        wanted |= {name for name in ("functions", "function_call") if request.extra.get(name) is not None}
-        if (request.extra.get("response_format") or {}).get("type") == "grammar":
-            wanted.add("response_format")  # ours: no such format is theirs
-        if request.extra.get("n", 1) not in (None, 1):
-            wanted.add("n")
-        if request.extra.get("service_tier") not in (None, "auto", "default", "flex"):
-            wanted.add("service_tier")
-        if not self._has_extra_sampling:
-            wanted |= {name for name in EXTRA_SAMPLING if getattr(request.sampling, name) is not None}
-        return frozenset(wanted)
-
-    async def stream(self, call: CloudCall) -> AsyncGenerator[Event, None]:
-        """Make the call and yield its events. See `base.Provider`."""
-        missing = self.missing(call.request)
-        if missing:
-            raise UnsupportedCapability(missing, where=self.name)
-        is_stream = call.request.is_stream
-        body = msgspec.json.encode(encode(call, is_stream=is_stream, options=self._options))
-        failures = self._transport.failures
-
-        def parser_for(media_type: str) -> EventParser:
-            # By what came, not by what was asked: servers without streaming answer a stream request whole.
-            if media_type == "text/event-stream":
-                return StreamParser(failures)
-            return BodyParser(lambda whole: decode(whole, failures))
-
-        events = self._transport.events(
-            "/chat/completions", body, parser_for, is_stream=is_stream, on_sent=call.on_sent
+        has_extra = options.has_extra_sampling
+        dialect: Dialect = (
+            ResponsesDialect(options.capabilities)
+            if options.api == "responses"
+            else ChatDialect(
+                options, has_extra_sampling=not is_openai_itself(base_url) if has_extra is None else has_extra
+            )
         )
-        try:
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()
+        super().__init__(name, dialect, transport)
 
-    async def aclose(self) -> None:
-        """Close all connections. See `base.Provider`."""
-        await self._transport.aclose()
+
+def credential_of(base_url: str, api_key: str | None) -> Credential:
+    """Put the key into the header that the API at this URL reads."""
+    return Credential(api_key, header="api-key", prefix="") if is_azure(base_url) else Credential(api_key)

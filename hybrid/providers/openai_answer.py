@@ -8,9 +8,9 @@ from typing import Annotated
 
 import msgspec
 
-from hybrid.errors import ProviderError
 from hybrid.providers.failures import UNREADABLE_JSON, Failures, Fault
-from hybrid.providers.sse import SseEvent, SseParser
+from hybrid.providers.logprobs import TokenWire, token_logprobs
+from hybrid.providers.sse import SseEvent
 from hybrid.types import Event, Finished, FinishReason, Json, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 
 FINISH_REASONS: Mapping[str, FinishReason] = {
@@ -42,6 +42,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 
 class _Details(msgspec.Struct):
     cached_tokens: _Count | None = None
+    cache_write_tokens: _Count | None = None
     reasoning_tokens: _Count | None = None
 
 
@@ -82,8 +83,13 @@ class _Delta(msgspec.Struct):
     tool_calls: list[_ToolPiece] | None = None
 
 
+class _Logprobs(msgspec.Struct):
+    content: list[TokenWire] | None = None
+
+
 class _Choice(msgspec.Struct):
     index: int | None = 0
+    logprobs: _Logprobs | None = None
     delta: _Delta | None = None
     message: _Delta | None = None
     finish_reason: str | None = None
@@ -108,29 +114,93 @@ def _usage(usage: _Usage) -> Usage:
     completion = max(completion, (usage.total_tokens or 0) - prompt)
     cost = usage.cost.total_cost if isinstance(usage.cost, _Cost) else usage.cost
     cost = usage.cost_usd if cost is None else cost
-    # A comparison with NaN raises, so finite first. A cost that cannot be is unknown; the tokens still price it.
-    is_sane = cost is not None and cost.is_finite() and 0 <= cost < _COST_LIMIT_USD
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         cached_tokens=details.cached_tokens or usage.prompt_cache_hit_tokens or usage.cached_tokens or 0,
+        cache_write_tokens=details.cache_write_tokens,
         reasoning_tokens=inner.reasoning_tokens or 0,
-        cost_usd=cost if is_sane else None,
+        cost_usd=sane_cost(cost),
     )
 
 
-class _Answer:
-    """What one answer has said so far, from the chunks of a stream or from the one body."""
+def sane_cost(cost_usd: Decimal | None) -> Decimal | None:
+    """A reported cost, None where it cannot be one: then it is unknown, and the tokens still price the answer."""
+    # A comparison with NaN raises, so finite first.
+    is_sane = cost_usd is not None and cost_usd.is_finite() and 0 <= cost_usd < _COST_LIMIT_USD
+    return cost_usd if is_sane else None
 
-    __slots__ = ("_calls", "_failures", "_is_refusal", "_usage", "finish_word", "has_content")
 
-    def __init__(self, failures: Failures) -> None:
+class _ChoiceSoFar:
+    """What one of the answers to a request has said so far."""
+
+    __slots__ = ("_calls", "_failures", "_index", "_is_refusal", "finish_word", "has_content")
+
+    def __init__(self, failures: Failures, index: int) -> None:
         self._failures = failures
+        self._index = index
         self._calls: dict[int | None, tuple[int, str]] = {}
         self._is_refusal = False
-        self._usage: Usage | None = None
         self.finish_word: str | None = None
         self.has_content = False
+
+    def finished(self, usage: Usage | None) -> Finished:
+        """Conclude. An answer that was ended without a reason stopped, or called its tools."""
+        word = (self.finish_word or "").lower()
+        reason = FINISH_REASONS.get(word, FinishReason.TOOL_CALLS if self._calls else FinishReason.STOP)
+        if self._is_refusal and reason is FinishReason.STOP:
+            reason = FinishReason.CONTENT_FILTER
+        return Finished(reason, usage, choice=self._index)
+
+    def take(self, choice: _Choice, answer_id: str) -> list[Event]:
+        """Read some more of it. Raises: ProviderError."""
+        if choice.finish_reason:
+            self.finish_word = choice.finish_reason
+            if choice.finish_reason.lower() in FAILED_REASONS:
+                raise self._failures.unavailable(f"broke off its answer with finish_reason {choice.finish_reason!r}")
+        delta = choice.delta or choice.message
+        if delta is None:
+            return []
+        events: list[Event] = []
+        if delta.reasoning_content or delta.reasoning:
+            events.append(ReasoningDelta(delta.reasoning_content or delta.reasoning or "", self._index))
+        tokens = token_logprobs(choice.logprobs.content) if choice.logprobs else ()
+        if delta.content or tokens:
+            events.append(TextDelta(delta.content or "", logprobs=tokens, choice=self._index))
+        if delta.refusal:
+            self._is_refusal = True
+            events.append(TextDelta(delta.refusal, choice=self._index))
+        for position, piece in enumerate(delta.tool_calls or ()):
+            key = position if piece.index is None and choice.delta is None else piece.index
+            events.append(self._tool(key, piece, answer_id))
+        self.has_content = self.has_content or bool(events)
+        return events
+
+    def _tool(self, key: int | None, piece: _ToolPiece, answer_id: str) -> ToolCallDelta:
+        """Give each call its own index and name it once, whatever the server repeats or leaves out."""
+        function = piece.function or _Function()
+        known = self._calls.get(key)
+        # Some servers give parallel calls one index. A new id alone is no new call: others draw one for every piece.
+        is_new = known is None or (bool(piece.id) and piece.id != known[1] and bool(function.name))
+        if not is_new and known is not None:
+            return ToolCallDelta(known[0], arguments=function.arguments or "", choice=self._index)
+        if not function.name:
+            raise self._failures.protocol("began a tool call without a name")
+        index = 1 + max((call[0] for call in self._calls.values()), default=-1)
+        call_id = piece.id or f"call_{answer_id}_{index}"
+        self._calls[key] = (index, call_id)
+        return ToolCallDelta(index, call_id, function.name, function.arguments or "", self._index)
+
+
+class _Answer:
+    """What the answers to one request have said so far, from the chunks of a stream or from the one body."""
+
+    __slots__ = ("_choices", "_failures", "_usage")
+
+    def __init__(self, failures: Failures, choices: int) -> None:
+        self._failures = failures
+        self._choices = [_ChoiceSoFar(failures, index) for index in range(choices)]
+        self._usage: Usage | None = None
 
     def take(self, data: bytes | str) -> list[Event]:
         """Read one JSON object. Raises: ProviderError."""
@@ -145,118 +215,67 @@ class _Answer:
             self._usage = _usage(chunk.usage)
         events: list[Event] = []
         for choice in chunk.choices or ():
-            if choice.index:
-                raise self._failures.protocol(f"sent choice {choice.index}; one was asked for")
-            events += self._choice(choice, chunk.id or "")
-        self.has_content = self.has_content or bool(events)
+            index = choice.index or 0
+            if not 0 <= index < len(self._choices):
+                raise self._failures.protocol(f"sent choice {index}; {self._wanted} asked for")
+            events += self._choices[index].take(choice, chunk.id or "")
         return events
 
-    def finished(self) -> Finished:
-        """Conclude. An answer that was ended without a reason stopped, or called its tools."""
-        word = (self.finish_word or "").lower()
-        reason = FINISH_REASONS.get(word, FinishReason.TOOL_CALLS if self._calls else FinishReason.STOP)
-        if self._is_refusal and reason is FinishReason.STOP:
-            reason = FinishReason.CONTENT_FILTER
-        return Finished(reason, self._usage)
+    @property
+    def is_ended(self) -> bool:
+        """Whether every answer told why it ended."""
+        return all(choice.finish_word is not None for choice in self._choices)
 
-    def _choice(self, choice: _Choice, answer_id: str) -> list[Event]:
-        if choice.finish_reason:
-            self.finish_word = choice.finish_reason
-            if choice.finish_reason.lower() in FAILED_REASONS:
-                raise self._failures.unavailable(f"broke off its answer with finish_reason {choice.finish_reason!r}")
-        delta = choice.delta or choice.message
-        if delta is None:
-            return []
-        events: list[Event] = []
-        if delta.reasoning_content or delta.reasoning:
-            events.append(ReasoningDelta(delta.reasoning_content or delta.reasoning or ""))
-        if delta.content:
-            events.append(TextDelta(delta.content))
-        if delta.refusal:
-            self._is_refusal = True
-            events.append(TextDelta(delta.refusal))
-        for position, piece in enumerate(delta.tool_calls or ()):
-            key = position if piece.index is None and choice.delta is None else piece.index
-            events.append(self._tool(key, piece, answer_id))
-        return events
+    def finished(self, what: str) -> list[Event]:
+        """Conclude each answer; the last tells what all of them used, for no more is known.
 
-    def _tool(self, key: int | None, piece: _ToolPiece, answer_id: str) -> ToolCallDelta:
-        """Give each call its own index and name it once, whatever the server repeats or leaves out."""
-        function = piece.function or _Function()
-        known = self._calls.get(key)
-        # Some servers give parallel calls one index. A new id alone is no new call: others draw one for every piece.
-        is_new = known is None or (bool(piece.id) and piece.id != known[1] and bool(function.name))
-        if not is_new and known is not None:
-            return ToolCallDelta(known[0], arguments=function.arguments or "")
-        if not function.name:
-            raise self._failures.protocol("began a tool call without a name")
-        index = 1 + max((call[0] for call in self._calls.values()), default=-1)
-        call_id = piece.id or f"call_{answer_id}_{index}"
-        self._calls[key] = (index, call_id)
-        return ToolCallDelta(index, call_id, function.name, function.arguments or "")
+        Raises: ProviderProtocolError, saying `what` ended, where an answer was not given.
+        """
+        silent = [choice for choice in self._choices if choice.finish_word is None and not choice.has_content]
+        if silent and len(self._choices) > 1:
+            raise self._failures.protocol(f"{what} without {len(silent)} of the answers; {self._wanted} asked for")
+        if silent:
+            raise self._failures.protocol(f"{what} without an answer")
+        *firsts, last = self._choices
+        return [*(choice.finished(None) for choice in firsts), last.finished(self._usage)]
+
+    @property
+    def _wanted(self) -> str:
+        return "one was" if len(self._choices) == 1 else f"{len(self._choices)} were"
 
 
-class StreamParser:
-    """An `EventParser` for a streamed chat completion."""
+class ChatReader:
+    """A `stream.Reader` for a streamed chat completion. choices: how many answers were asked for."""
 
-    __slots__ = ("_answer", "_failures", "_sse", "failure", "is_finished")
+    __slots__ = ("_answer", "_failures", "is_finished")
 
-    def __init__(self, failures: Failures) -> None:
+    def __init__(self, failures: Failures, choices: int = 1) -> None:
         self._failures = failures
-        self._sse = SseParser()
-        self._answer = _Answer(failures)
-        self.failure: ProviderError | None = None
+        self._answer = _Answer(failures, choices)
         self.is_finished = False
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        """Take the next bytes; return the events they complete."""
-        events: list[Event] = []
-        if self.is_finished or self.failure is not None:
-            return events
-        for sse_event in self._sse.feed(chunk):
-            if self.is_finished or self.failure is not None:
-                break
-            try:
-                events += self._take(sse_event)
-            except ProviderError as error:
-                self.failure = error
-        if self._sse.failure is not None and not self.is_finished and self.failure is None:
-            self.failure = self._failures.protocol(self._sse.failure)
-        return events
-
-    def close(self) -> list[Event]:
-        """Say that no bytes follow. A missing [DONE] is forgiven where a finish_reason was seen."""
-        if self.is_finished or self.failure is not None:
-            return []
-        self._sse.close()
-        if self._sse.failure is not None:
-            self.failure = self._failures.protocol(self._sse.failure)
-        elif self._answer.finish_word is None:
-            self.failure = self._failures.protocol("ended its stream before the answer was finished")
-        else:
-            self.is_finished = True
-            return [self._answer.finished()]
-        return []
-
-    def _take(self, event: SseEvent) -> list[Event]:
+    def take(self, event: SseEvent) -> list[Event]:
+        """Read one event. Raises: ProviderError."""
         data = event.data.strip()
         if event.event == "error":
             raise self._failures.from_fault(Fault.from_body(data.encode()))
         if data != "[DONE]":
             return self._answer.take(data) if data else []
-        if self._answer.finish_word is None and not self._answer.has_content:
-            raise self._failures.protocol("ended its stream without an answer")
+        events = self._answer.finished("ended its stream")
         self.is_finished = True
-        return [self._answer.finished()]
+        return events
+
+    def end(self) -> list[Event]:
+        """Conclude. A missing [DONE] is forgiven where a finish_reason was seen. Raises: ProviderProtocolError."""
+        if not self._answer.is_ended:
+            raise self._failures.protocol("ended its stream before the answer was finished")
+        return self._answer.finished("ended its stream")
 
 
-def decode(body: bytes, failures: Failures) -> list[Event]:
-    """Read the body of an answer that was not streamed. Pure.
+def decode(body: bytes, failures: Failures, choices: int = 1) -> list[Event]:
+    """Read the body of an answer that was not streamed. Pure. choices: how many answers were asked for.
 
     Raises: ProviderProtocolError for what is no chat completion; the error that fits an error object inside a 200.
     """
-    answer = _Answer(failures)
-    events = answer.take(body)
-    if answer.finish_word is None and not answer.has_content:
-        raise failures.protocol("sent a body without an answer")
-    return [*events, answer.finished()]
+    answer = _Answer(failures, choices)
+    return [*answer.take(body), *answer.finished("sent a body")]

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
+    from genai_prices.types import ModelInfo, ModelPrice, Tier, TieredPrices
 
-HOME_URLS = {"openai": "https://api.openai.com/v1"}
+HOME_URLS = {
+    "openai": "https://api.openai.com/v1",
+    "anthropic": "https://api.anthropic.com/v1",
+    "gemini": "https://generativelanguage.googleapis.com/v1beta",
+}
 """Where a kind's own API is."""
 
 BEYOND_TOKENS = ("requests_kcount", "output_reasoning_mtok", "output_citation_mtok", "input_text_messages_kcount")
 """Price keys that any chat call may run up and that no price per prompt and output token can hold."""
 
 
+RATES = ("input_mtok", "output_mtok", "cache_read_mtok", "cache_write_mtok")
+"""Price keys of the tokens of a plain call. Caches that live for an hour are never asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class ListedPrice:
     """List price of one model in USD per million tokens, each the highest that a plain call can be billed at.
 
-    input_usd_per_mtok: where the provider charges more for writing its prompt cache, that: it may do so unasked.
     cached_input_usd_per_mtok: for prompt tokens read from its cache; None where none is listed.
     source: the data's name and version, and the provider and model that matched.
     as_of: since when the data says the price holds; None where it gives no date.
+    cache_write_usd_per_mtok: for prompt tokens written to its cache, which it may do unasked; None: none is listed.
+    steps: (start, price) in rising order: what all tokens of a prompt of more than `start` tokens pay instead.
     """
 
     input_usd_per_mtok: Decimal
@@ -33,11 +42,11 @@ class ListedPrice:
     cached_input_usd_per_mtok: Decimal | None
     source: str
     as_of: date | None
+    cache_write_usd_per_mtok: Decimal | None = None
+    steps: tuple[tuple[int, ListedPrice], ...] = ()
 
 
-def lookup(
-    kind: str, base_url: str | None, model: str, *, at: datetime | None = None, prompt_tokens: int | None = None
-) -> ListedPrice | None:
+def lookup(kind: str, base_url: str | None, model: str, *, at: datetime | None = None) -> ListedPrice | None:
     """Find the list price of `model` at an API. Reads no network.
 
     The API is known by its URL, never guessed from the model's name: behind another URL the same model has another
@@ -46,7 +55,6 @@ def lookup(
     Args:
         kind: the provider kind; names the API where `base_url` is None.
         at: when the call is made, with a time zone; None: now.
-        prompt_tokens: picks the tier where the price depends on the prompt's length; None: the dearest tier.
     Returns: None for an unknown API or model, and for one that is also billed by more than tokens.
     """
     url = base_url or HOME_URLS.get(kind)
@@ -60,28 +68,35 @@ def lookup(
     except LookupError:
         return None
     source = f"genai-prices {version('genai-prices')}: {provider.id}/{info.id}"
-    return listed_price(info, source, at=at or datetime.now(UTC), prompt_tokens=prompt_tokens)
+    return listed_price(info, source, at=at or datetime.now(UTC))
 
 
-def listed_price(info: ModelInfo, source: str, *, at: datetime, prompt_tokens: int | None) -> ListedPrice | None:
+def listed_price(info: ModelInfo, source: str, *, at: datetime) -> ListedPrice | None:
     """Read one model's entry. Pure; see `lookup`."""
     prices, since = _in_force(info, at)
     if any(getattr(price, key) is not None for price in prices for key in BEYOND_TOKENS):
         return None
-    inputs = _highest(prices, "input_mtok", prompt_tokens)
-    outputs = _highest(prices, "output_mtok", prompt_tokens)
+    base = _step(prices, 0, source, since)
+    if base is None:
+        return None
+    starts = sorted({tier.start for price in prices for key in RATES for tier in _tiers(getattr(price, key))})
+    steps = [(start, _step(prices, start + 1, source, since)) for start in starts]
+    return replace(base, steps=tuple((start, step) for start, step in steps if step is not None))
+
+
+def _step(prices: list[ModelPrice], prompt_tokens: int, source: str, since: date | None) -> ListedPrice | None:
+    """What a prompt of this length pays; None where the prompt or the answer has no rate."""
+    inputs, outputs, cached, written = (_highest(prices, key, prompt_tokens) for key in RATES)
     if inputs is None or outputs is None:
         return None
-    return ListedPrice(
-        input_usd_per_mtok=max(inputs, _highest(prices, "cache_write_mtok", prompt_tokens) or inputs),
-        output_usd_per_mtok=outputs,
-        cached_input_usd_per_mtok=_highest(prices, "cache_read_mtok", prompt_tokens),
-        source=source,
-        as_of=since,
-    )
+    return ListedPrice(inputs, outputs, cached, source, since, written)
 
 
-def _highest(prices: list[ModelPrice], key: str, prompt_tokens: int | None) -> Decimal | None:
+def _tiers(listed: Decimal | TieredPrices | None) -> list[Tier]:
+    return [] if listed is None or isinstance(listed, Decimal) else listed.tiers
+
+
+def _highest(prices: list[ModelPrice], key: str, prompt_tokens: int) -> Decimal | None:
     """The highest rate of all prices in force; None where one of them has none."""
     rates = [_rate(price, key, prompt_tokens) for price in prices]
     known = [rate for rate in rates if rate is not None]
@@ -103,11 +118,9 @@ def _in_force(info: ModelInfo, at: datetime) -> tuple[list[ModelPrice], date | N
     return [base.prices, *hourly], since
 
 
-def _rate(price: ModelPrice, key: str, prompt_tokens: int | None) -> Decimal | None:
+def _rate(price: ModelPrice, key: str, prompt_tokens: int) -> Decimal | None:
     listed: Decimal | TieredPrices | None = getattr(price, key)
     if listed is None or isinstance(listed, Decimal):
         return listed
-    if prompt_tokens is None:
-        return max(listed.base, *(tier.price for tier in listed.tiers))
     reached = [tier.price for tier in listed.tiers if prompt_tokens > tier.start]
     return reached[-1] if reached else listed.base

@@ -133,6 +133,7 @@ class Transport:
         base_url: str,
         credential: Credential,
         timeouts: Timeouts,
+        headers: Mapping[str, str] | None = None,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
         http_transport: httpx2.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -141,6 +142,8 @@ class Transport:
     ) -> None:
         """Check the options; open nothing.
 
+        base_url: its query, if it has one, is sent with every call.
+        headers: sent with every call beside the key's.
         sleep, draw (uniform in [0, 1)), now_unix_s: the backoff's and Retry-After's world, given by tests.
 
         Raises: ValueError for a base URL that is not http(s), has no host, or carries a user name or password.
@@ -153,6 +156,7 @@ class Transport:
         self._parts = parts
         self.failures = Failures(provider, credential)
         self._timeouts = timeouts
+        self._headers = dict(headers or {})
         self._max_response_bytes = max_response_bytes
         self._http_transport = http_transport
         self._sleep, self._draw, self._now_unix_s = sleep, draw, now_unix_s
@@ -174,7 +178,7 @@ class Transport:
     ) -> AsyncGenerator[Event, None]:
         """POST `body` as JSON and yield what the parser makes of the answer, until it is finished.
 
-        path: is put behind the base URL's.
+        path: is put behind the base URL's; what follows a `?` in it goes into the query.
         parser_for: takes the answer's media type, lower case, without parameters.
         is_stream: whether the limits on the first and the next token apply.
         on_sent: called when the first byte of the request may have left.
@@ -287,7 +291,7 @@ class Transport:
         connect_s = self._timeouts.connect_s
         agent = {"accept-encoding": "identity", "content-type": "application/json", "user-agent": "hybrid"}
         return httpx2.AsyncClient(
-            headers=agent | self.failures.credential.headers(),
+            headers=agent | self._headers | self.failures.credential.headers(),
             # Reading and writing are bounded by Deadline, which knows what an event is.
             timeout=httpx2.Timeout(None, connect=connect_s, pool=connect_s),
             limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS // 4),
@@ -298,7 +302,9 @@ class Transport:
         )
 
     def _url(self, path: str) -> str:
-        return urlunsplit(self._parts._replace(path=self._parts.path.rstrip("/") + path, fragment=""))
+        path, _, query = path.partition("?")
+        query = "&".join(filter(None, (self._parts.query, query)))
+        return urlunsplit(self._parts._replace(path=self._parts.path.rstrip("/") + path, query=query, fragment=""))
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._max_response_bytes:

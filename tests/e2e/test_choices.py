@@ -5,7 +5,8 @@ import asyncio
 import openai
 import pytest
 
-from hybrid.providers.fake import FakeProvider
+from hybrid.providers.fake import Answer, FakeProvider
+from hybrid.providers.fake_anthropic import FakeAnthropic
 from tests.e2e.serving import FAKE_MODEL, Serving, cloud_toml
 
 QUESTION = [{"role": "user", "content": "Invent a name for a small sailing boat and say why it fits."}]
@@ -64,13 +65,35 @@ def test_doubtful_answers_without_a_cloud_that_can_are_released_as_degraded(tmp_
     """No cloud here gives several answers, so doubt changes nothing but what the answer says of itself."""
 
     async def scenario() -> None:
-        async with FakeProvider() as cloud:
-            with Serving(tmp_path, FAKE_MODEL + cloud_toml(cloud.base_url)) as server:
+        async with FakeAnthropic() as cloud:
+            toml = cloud_toml(cloud.base_url).replace("[[cloud]]", '[[cloud]]\nkind = "anthropic"')
+            with Serving(tmp_path, FAKE_MODEL + toml) as server:
                 answer = await asyncio.to_thread(server.ask, "[doubt] hm", n=2, temperature=0, stream=is_stream)
             assert "local" == answer.headers["x-hybrid-route"]
             assert [] == cloud.requests
             if not is_stream:
                 assert "capability" == answer.headers["x-hybrid-degraded"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
+def test_doubtful_answers_go_to_a_cloud_that_gives_several(tmp_path, is_stream):
+    """Both answers are the cloud's, and both are in the cost."""
+
+    async def scenario() -> None:
+        async with FakeProvider(Answer(chunks=("from ", "the ", "cloud"), prompt_tokens=11)) as cloud:
+            with Serving(tmp_path, FAKE_MODEL + cloud_toml(cloud.base_url)) as server:
+                answer = await asyncio.to_thread(server.ask, "[doubt] hm", n=2, stream=is_stream)
+                report = await asyncio.to_thread(server.report)
+        assert "cloud" == answer.headers["x-hybrid-route"]
+        assert (11, 6) == (report["tokens"]["cloud_prompt"], report["tokens"]["cloud_completion"])
+        assert pytest.approx((11 * 1 + 6 * 2) / 1e6, abs=1e-15) == report["spent_usd"]
+        if is_stream:
+            assert 2 == answer.text.count('"finish_reason":"stop"')
+        else:
+            said = [choice["message"]["content"] for choice in answer.json()["choices"]]
+            assert (["from the cloud"] * 2, 6) == (said, answer.json()["usage"]["completion_tokens"])
 
     asyncio.run(scenario())
 

@@ -16,11 +16,13 @@ from hybrid.errors import (
     ProviderUnavailable,
 )
 from hybrid.providers.failures import Failures
-from hybrid.providers.openai_answer import FINISH_REASONS, StreamParser, decode
+from hybrid.providers.openai_answer import FINISH_REASONS, ChatReader, decode
+from hybrid.providers.stream import StreamParser
 from hybrid.types import Finished, FinishReason, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 
 from .calls import captured, cut, halves, parse
 
+FAILURES = Failures("cloud")
 STOP, TOOLS = FinishReason.STOP, FinishReason.TOOL_CALLS
 CAPTURED = [
     pytest.param(
@@ -113,7 +115,7 @@ CAPTURED = [
 
 def parsed(chunks):
     """The events of a stream, and its failure as text."""
-    return parse(StreamParser(Failures("cloud")), chunks)
+    return parse(StreamParser(FAILURES, ChatReader(FAILURES)), chunks)
 
 
 @pytest.mark.parametrize(("stream", "expected"), CAPTURED)
@@ -154,7 +156,7 @@ def test_junk_is_a_failure_and_never_an_exception(junk):
 
 def failure_of(*events: str, before: str = ""):
     """The failure of a stream of these events' data, after one good chunk of text if `before` is given."""
-    parser = StreamParser(Failures("cloud"))
+    parser = StreamParser(FAILURES, ChatReader(FAILURES))
     start = [f'{{"choices":[{{"index":0,"delta":{{"content":"{before}"}}}}]}}'] if before else []
     seen, _ = parse(parser, ["".join(f"data: {data}\n\n" for data in [*start, *events]).encode()])
     assert [TextDelta(before)] * bool(before) == seen
@@ -186,7 +188,7 @@ def test_an_error_inside_a_200_is_the_error_it_stands_for(data, expected):
 
 def test_an_error_event_is_an_error_whatever_its_shape():
     """A server that names the event `error` need not wrap its object."""
-    parser = StreamParser(Failures("cloud"))
+    parser = StreamParser(FAILURES, ChatReader(FAILURES))
     parse(parser, [b'event: error\ndata: {"message": "boom", "code": 503}\n\n'])
     assert "cloud: answered HTTP 503: boom" == str(parser.failure)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
@@ -24,10 +25,10 @@ NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 OPENAI = "https://api.openai.com/v1"
 
 
-def listed(prices, *, at=NOON, prompt_tokens=None):
+def listed(prices, *, at=NOON):
     """The price made of an entry written here, so that a new release of the data changes no test."""
     info = ModelInfo("m", ClauseEquals("m"), prices=prices)
-    return listed_price(info, "test", at=at, prompt_tokens=prompt_tokens)
+    return listed_price(info, "test", at=at)
 
 
 def price(input_usd, output_usd, cached_usd=None, since=None):
@@ -48,7 +49,7 @@ def tiers(base, above_200k):
 
 def test_a_known_model_costs_what_the_library_says():
     """A million tokens each way at our rates are the library's own figure, and the source can be checked."""
-    found = lookup("openai", OPENAI, "gpt-5-mini", at=NOON, prompt_tokens=1000)
+    found = lookup("openai", OPENAI, "gpt-5-mini", at=NOON)
     usage = Usage(input_tokens=1_000_000, output_tokens=1_000_000)
     theirs = calc_price(usage, "gpt-5-mini", provider_id="openai", genai_request_timestamp=NOON)
     assert (theirs.input_price, theirs.output_price) == (found.input_usd_per_mtok, found.output_usd_per_mtok)
@@ -96,24 +97,16 @@ def test_the_cached_rate_is_unknown_where_none_is_listed():
     assert price("1", "2", "0.1") == listed(entry(input_mtok="1", output_mtok="2", cache_read_mtok="0.1"))
 
 
-def test_writing_the_cache_is_priced_in():
-    """Where a provider may bill a prompt token as a cache write, that dearer rate is the input's."""
-    assert price("1.25", "2") == listed(entry(input_mtok="1", output_mtok="2", cache_write_mtok="1.25"))
+def test_writing_the_cache_has_its_rate():
+    """Where a provider bills a prompt token as a cache write, that rate is told beside the input's."""
+    expected = replace(price("1", "2"), cache_write_usd_per_mtok=Decimal("1.25"))
+    assert expected == listed(entry(input_mtok="1", output_mtok="2", cache_write_mtok="1.25"))
 
 
-@pytest.mark.parametrize(
-    ("prompt_tokens", "expected"),
-    [
-        pytest.param(None, price("2", "6"), id="unknown-length"),
-        pytest.param(200_000, price("1", "4"), id="at-the-mark"),
-        pytest.param(200_001, price("2", "6"), id="beyond-the-mark"),
-    ],
-)
-def test_a_tiered_price_is_the_dearest_unless_the_prompt_is_known(prompt_tokens, expected):
-    """The tier holds for all tokens of a prompt longer than its mark."""
-    assert expected == listed(
-        entry(input_mtok=tiers("1", "2"), output_mtok=tiers("4", "6")), prompt_tokens=prompt_tokens
-    )
+def test_a_tiered_price_keeps_its_steps():
+    """Each mark of any rate is a step that says what all tokens of a longer prompt pay."""
+    expected = replace(price("1", "4"), steps=((200_000, price("2", "6")),))
+    assert expected == listed(entry(input_mtok=tiers("1", "2"), output_mtok=tiers("4", "6")))
 
 
 def test_a_price_by_the_hour_is_the_dearest_hour():

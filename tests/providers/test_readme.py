@@ -15,6 +15,6 @@ def test_the_quick_start_prints_the_answer(capsys):
     assert found is not None
     exec(compile(found[1], "README.md", "exec"), {})  # noqa: S102 - it is our own example
     first, second, last = capsys.readouterr().out.splitlines()
-    assert first == "TextDelta(text='Hi', signals=(), logprobs=())"
-    assert second == "TextDelta(text='!', signals=(), logprobs=())"
+    assert first == "TextDelta(text='Hi', signals=(), logprobs=(), choice=0)"
+    assert second == "TextDelta(text='!', signals=(), logprobs=(), choice=0)"
     assert "completion_tokens=2" in last

@@ -226,8 +226,8 @@ def test_what_is_missing_is_refused_before_anything_is_sent():
 
     async def scenario():
         async with FakeProvider() as fake, provider_at(fake.base_url) as provider:
-            with pytest.raises(errors.UnsupportedCapability, match="cloud cannot do: n"):
-                await collect(provider, call(extra={"n": 2}))
+            with pytest.raises(errors.UnsupportedCapability, match="cloud cannot do: prediction"):
+                await collect(provider, call(extra={"prediction": {"type": "content", "content": "x"}}))
             return fake.requests
 
     assert [] == run(scenario())

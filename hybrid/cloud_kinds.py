@@ -1,0 +1,66 @@
+"""Which provider speaks to a configured cloud? Each kind's module is loaded only where a cloud is of that kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeAlias
+
+from hybrid.config import CloudConfig
+from hybrid.providers.base import Provider, Timeouts
+from hybrid.types import Capability
+
+Maker: TypeAlias = Callable[[CloudConfig, str | None, Timeouts], Provider]
+
+
+def provider_of(cloud: CloudConfig, api_key: str | None) -> Provider:
+    """Make the provider of a `[[cloud]]`; nothing is opened before its first call.
+
+    Raises: ValueError for a URL or key that cannot work.
+    """
+    timeouts = Timeouts(
+        connect_s=cloud.connect_timeout_s,
+        first_token_s=cloud.first_token_timeout_s,
+        between_tokens_s=cloud.between_tokens_timeout_s,
+        total_s=cloud.total_timeout_s,
+    )
+    return MAKERS[cloud.kind](cloud, api_key, timeouts)
+
+
+def _openai(cloud: CloudConfig, api_key: str | None, timeouts: Timeouts) -> Provider:
+    from hybrid.providers.openai import OpenAIProvider, Options
+
+    options = Options(max_tokens_field=cloud.max_tokens_field, api=cloud.api, api_version=cloud.api_version)
+    options = replace(options, capabilities=_bounded(options.capabilities, cloud))
+    return OpenAIProvider(cloud.name, base_url=cloud.base_url, api_key=api_key, timeouts=timeouts, options=options)
+
+
+def _anthropic(cloud: CloudConfig, api_key: str | None, timeouts: Timeouts) -> Provider:
+    from hybrid.providers.anthropic import AnthropicProvider, Options
+
+    options = Options(
+        reasoning=cloud.reasoning or "effort",
+        structured=cloud.structured,
+        has_sampling=cloud.sampling,
+        caches_prompts=cloud.cache_prompts,
+    )
+    options = replace(options, capabilities=_bounded(options.capabilities, cloud))
+    return AnthropicProvider(cloud.name, base_url=cloud.base_url, api_key=api_key, timeouts=timeouts, options=options)
+
+
+def _gemini(cloud: CloudConfig, api_key: str | None, timeouts: Timeouts) -> Provider:
+    from hybrid.providers.gemini import GeminiProvider, Options, Reasoning, wants_budget
+
+    # Newer models take a budget as well, so one old model among them decides for all.
+    by_name: Reasoning = "budget" if any(wants_budget(model) for model in cloud.models) else "effort"
+    options = Options(reasoning=cloud.reasoning or by_name, has_sampling=cloud.sampling)
+    options = replace(options, capabilities=_bounded(options.capabilities, cloud))
+    return GeminiProvider(cloud.name, base_url=cloud.base_url, api_key=api_key, timeouts=timeouts, options=options)
+
+
+def _bounded(known: frozenset[Capability], cloud: CloudConfig) -> frozenset[Capability]:
+    return known if cloud.capabilities is None else frozenset(cloud.capabilities)
+
+
+MAKERS: Mapping[str, Maker] = {"openai": _openai, "anthropic": _anthropic, "gemini": _gemini}
+"""By `cloud.kind`."""
