@@ -155,7 +155,7 @@ def test_idle_threads_come_back():
 
 def test_an_engine_that_may_not_look_knows_nothing():
     """Without counters and with one thread nothing is adapted, and what is not known is None."""
-    engine = Engine(FakeBackend(BackendOptions(model_path=Path("unused"))))
+    engine = Engine(FakeBackend(BackendOptions(model_path=Path("unused"), threads=1)))
     engine.submit(_sequence("a"))
     for _ in range(20):
         engine.step()
