@@ -60,7 +60,7 @@ LATE_IMPORTS = {
     "hybrid.backends.fake": {"llguidance": "takes 0.1 s to load, and only constrained answers need it"},
     "hybrid.backends.llama_cpp": {"llguidance.llamacpp": "takes 0.1 s to load, and only constrained answers need it"},
     "hybrid.engine.compiler": {"hybrid.engine.constraint": "loads llguidance, which only constrained answers need"},
-    "hybrid.engine.worker": {
+    "hybrid.engine.loading": {
         "hybrid.backends.fake": "the worker loads the one backend it was told to run",
         "hybrid.backends.llama_cpp": "the worker loads the one backend it was told to run",
     },
