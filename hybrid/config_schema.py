@@ -94,6 +94,7 @@ class LocalConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     draft_model: Annotated[
         str, Meta(description='Small model with the same vocabulary that guesses too: name or path; "" is none.')
     ] = ""
+    tuned: Annotated[bool, Meta(description="Run what `hybrid models tune` chose, where its record holds here.")] = True
     temperature: Annotated[float, Meta(ge=0, le=2, description="Where a client gives none; 0 is greedy.")] = 0.7
     top_p: Annotated[Share, Meta(description="Where a client gives none; 1 is off.")] = 0.95
     min_p: Annotated[Share, Meta(description="Where a client gives none; 0 is off.")] = 0.05

@@ -76,7 +76,9 @@ def placed(
     log.info("%s: %s", path.name, "; ".join(decided.reasons))
     # Where ggml could not be asked, the library puts on a GPU what it can, as it does by itself.
     layers = decided.gpu_layers if host.engine.is_known else None
-    filled = replace(options, slots=decided.slots, threads=decided.threads, gpu_layers=layers)
+    # A number that was configured or tuned goes before what the machine suggests.
+    threads = options.threads or decided.threads
+    filled = replace(options, slots=decided.slots, threads=threads, gpu_layers=layers)
     return filled, decided.host_bytes + draft_bytes
 
 

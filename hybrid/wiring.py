@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from hybrid.attempt import RuntimeOptions
 from hybrid.catalog import installed, resolve
+from hybrid.catalog.tuned import Settings
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.config import CloudConfig, Config, LoraConfig, data_dir, is_loopback, read_secret
 from hybrid.engine.checker import Checker
@@ -30,6 +31,7 @@ from hybrid.runtime import Runtime
 from hybrid.speeds import open_speed_book
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
+from hybrid.tuning.apply import find_tuned
 from hybrid.types import Cap, Sampling
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def _worker_options(
     adapters: Sequence[LoraConfig] = (),
     is_embedder: bool = False,
 ) -> SupervisorOptions:
-    return SupervisorOptions(
+    options = SupervisorOptions(
         backend="llama_cpp" if config.local.backend == "auto" else config.local.backend,
         model_path=str(model_path or ""),
         context_tokens=config.local.context_tokens,
@@ -89,6 +91,25 @@ def _worker_options(
         nice=config.local.nice,
         is_adaptive=config.local.adapt_threads,
     )
+    return _as_tuned(config, options)
+
+
+def _as_tuned(config: Config, options: SupervisorOptions) -> SupervisorOptions:
+    """Run what tuning chose for the model, as its record stands now; the model as it is where none holds."""
+    source = options.source_path or options.model_path
+    can_be_tuned = bool(source) and config.local.tuned and options.backend == "llama_cpp" and not options.is_embedder
+    tuned = find_tuned(Path(source)) if can_be_tuned else None
+    settings = Settings() if tuned is None else tuned.settings
+    return replace(
+        options,
+        model_path=source if tuned is None else str(tuned.path),
+        source_path=source,
+        tuned="" if tuned is None else tuned.words,
+        threads=config.local.threads or settings.threads,
+        flash_attention=settings.flash_attention,
+        kv_type=settings.kv_type,
+        batch_tokens=settings.batch_tokens,
+    )
 
 
 def _fleet(config: Config, environ: Mapping[str, str], first: Supervisor | None) -> Fleet:
@@ -100,7 +121,7 @@ def _fleet(config: Config, environ: Mapping[str, str], first: Supervisor | None)
 
     def plan(name: str) -> ModelPlan:
         if name == default and first is not None:
-            options = first.options
+            options = _as_tuned(config, first.options)
             if options.model_path and not is_fake:
                 check_adapters(config.lora, Path(options.model_path))  # they may have been exchanged since the start
         else:

@@ -32,6 +32,7 @@ RUN_BY = {
     "hybrid bench": "tests/cli/test_bench.py",
     "hybrid chat": "tests/cli/test_chat.py",
     "hybrid devices": "tests/cli/test_devices.py",
+    "hybrid models tune": "tests/cli/test_models_tune.py",
     "hybrid models": "tests/cli/test_models.py",
     "hybrid config": "tests/cli/test_config.py",
     "hybrid report": "tests/cli/test_report.py",

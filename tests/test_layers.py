@@ -16,7 +16,8 @@ DECISIONS = {"policy", "pricing"}
 EFFECTS = {"engine", "backends", "native", "providers", "devices", "store", "catalog"}
 CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_secrets"}
 REQUEST = {"attempt", "embed", "journal", "local_answer", "local_request", "lora", "speeds", "structured"}
-ORCHESTRATION = REQUEST | {"runtime", "clouds", "cloud_kinds", "wiring", "placing", "telemetry", "calibration"}
+OFFLINE = {"calibration", "tuning"}
+ORCHESTRATION = REQUEST | OFFLINE | {"runtime", "clouds", "cloud_kinds", "wiring", "placing", "telemetry"}
 ENTRY = {"server", "cli", "__main__"}
 ROOT_PACKAGE = "__init__"
 """hybrid/__init__.py holds the version, which anyone may read."""
@@ -59,7 +60,7 @@ LATE_IMPORTS = {
     "hybrid.backends.fake": {"llguidance": "takes 0.1 s to load, and only constrained answers need it"},
     "hybrid.backends.llama_cpp": {"llguidance.llamacpp": "takes 0.1 s to load, and only constrained answers need it"},
     "hybrid.engine.compiler": {"hybrid.engine.constraint": "loads llguidance, which only constrained answers need"},
-    "hybrid.engine.worker": {
+    "hybrid.engine.loading": {
         "hybrid.backends.fake": "the worker loads the one backend it was told to run",
         "hybrid.backends.llama_cpp": "the worker loads the one backend it was told to run",
     },

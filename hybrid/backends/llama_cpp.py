@@ -44,7 +44,7 @@ CACHE_FORMATS = {
 
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator]
-def _forward_log(level: int, text: bytes, _user_data: Any) -> None:
+def forward_log(level: int, text: bytes, _user_data: Any) -> None:
     """Send llama.cpp's warnings and errors to our log; its chatter about loading stays out."""
     if level in (GGML_WARNING, GGML_ERROR):
         line = text.decode("utf-8", "replace").rstrip()
@@ -63,7 +63,7 @@ class LlamaCppBackend:
             ValueError for a cache format there is not.
         """
         self._header = header = read_header(options.model_path)
-        llama.llama_log_set(_forward_log, ctypes.c_void_p(0))
+        llama.llama_log_set(forward_log, ctypes.c_void_p(0))
         llama.llama_backend_init()
         self._model = _load(options.model_path, options.gpu_layers)
         self._vocab = llama.llama_model_get_vocab(self._model)
@@ -104,7 +104,7 @@ class LlamaCppBackend:
             threads=threads,
             device="gpu" if can_offload and options.gpu_layers != 0 else "cpu",
             file_bytes=options.model_path.stat().st_size,
-            fingerprint=_fingerprint(options.model_path),
+            fingerprint=_fingerprint(options),
             chat_template=header.chat_template,
             bos_text=self._special_text(int(llama.llama_vocab_bos(self._vocab))),
             eos_text=self._special_text(int(llama.llama_vocab_eos(self._vocab))),
@@ -331,8 +331,11 @@ def _pointer(data: bytes | bytearray) -> Any:
     return ctypes.cast((ctypes.c_uint8 * len(data)).from_buffer(data), pointer)
 
 
-def _fingerprint(path: Path) -> str:
+def _fingerprint(options: BackendOptions) -> str:
+    path, cache = options.model_path, f"{options.key_cache} {options.value_cache}"
     with path.open("rb") as file:
         digest = hashlib.sha256(str(path.stat().st_size).encode())
         digest.update(file.read(FINGERPRINT_BYTES))
+    if cache != "f16 f16":
+        digest.update(cache.encode())
     return digest.hexdigest()

@@ -12,14 +12,15 @@ from hybrid.errors import CatalogError
 
 
 @contextmanager
-def hold(path: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+def hold(path: Path, *, on_wait: Callable[[], None] | None = None, busy: str | None = None) -> Iterator[None]:
     """Hold the lock, and remove its file at the end. The kernel frees it when the process dies, however it dies.
 
     Args:
         on_wait: called once if another process holds it, before waiting for it; None refuses to wait.
+        busy: what to say when waiting is refused; None says that the model is being pulled.
     Raises: CatalogError if the lock is held and waiting is refused, or its file cannot be made.
     """
-    handle = _acquire(path, on_wait)
+    handle = _acquire(path, on_wait, busy)
     try:
         yield
     finally:
@@ -28,12 +29,12 @@ def hold(path: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator[N
         os.close(handle)
 
 
-def _acquire(path: Path, on_wait: Callable[[], None] | None) -> int:
+def _acquire(path: Path, on_wait: Callable[[], None] | None, busy: str | None) -> int:
     """Lock the file that the path names, and be sure that it still names it afterwards."""
     while True:
         handle = _open(path)
         try:
-            on_wait = _wait_for(path, handle, on_wait)
+            on_wait = _wait_for(path, handle, on_wait, busy)
             is_ours = _is_still(path, handle)
         except BaseException:
             os.close(handle)
@@ -53,12 +54,14 @@ def _open(path: Path) -> int:
         ) from exc
 
 
-def _wait_for(path: Path, handle: int, on_wait: Callable[[], None] | None) -> Callable[[], None] | None:
+def _wait_for(
+    path: Path, handle: int, on_wait: Callable[[], None] | None, busy: str | None
+) -> Callable[[], None] | None:
     """Take the lock, waiting if need be; returns what to call before the next wait: it is said once only."""
     if _try_lock(handle):
         return on_wait
     if on_wait is None:
-        raise CatalogError(f"another process is pulling {path.stem} right now; wait for it or end it")
+        raise CatalogError(busy or f"another process is pulling {path.stem} right now; wait for it or end it")
     on_wait()
     fcntl.flock(handle, fcntl.LOCK_EX)
     return _say_nothing

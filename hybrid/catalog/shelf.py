@@ -15,6 +15,7 @@ import msgspec
 from hybrid.catalog.cards import Card, find_card, is_valid_name, load_cards
 from hybrid.catalog.lock import hold
 from hybrid.catalog.progress import OnProgress, Progress, human_bytes, ignore
+from hybrid.catalog.tuned import lock_path, tuned_files, tuning_path, workshop_path
 from hybrid.errors import CatalogError
 from hybrid.gguf import read_header
 
@@ -146,19 +147,26 @@ def check_unchanged(path: Path, card: Card | None, on_progress: OnProgress = ign
 
 
 def remove(name: str, models_dir: Path) -> int:
-    """Delete a model's file, record and leftovers of interrupted pulls; returns the bytes that were freed.
+    """Delete a model's file, record, what was tuned from it and what pulls have left; returns the freed bytes.
 
-    Raises: CatalogError if there is nothing of that name, or it is being pulled right now.
+    Raises: CatalogError if there is nothing of that name, or it is being pulled or tuned right now.
     """
     place = places(name, models_dir)
-    if not (place.file.exists() or place.file.is_symlink() or place.partial.exists()):
+    tuned = list(tuned_files(place.file))
+    if not (tuned or place.file.exists() or place.file.is_symlink() or place.partial.exists()):
         hint = ", ".join(model.name for model in installed(models_dir)) or "nothing"
         raise CatalogError(f"{name} is not in {models_dir}; there is: {hint}")
-    with hold(place.lock):
-        freed_bytes = sum(path.lstat().st_size for path in (place.file, *_files_in(place.partial)) if _exists(path))
+    being_tuned = f"another process is tuning {name} right now; wait for it or end it"
+    with hold(place.lock), hold(lock_path(place.file), busy=being_tuned):
+        workshop = workshop_path(place.file)
+        files = (place.file, *tuned, *_files_in(workshop), *_files_in(place.partial))
+        freed_bytes = sum(path.lstat().st_size for path in files if _exists(path))
         try:
-            place.file.unlink(missing_ok=True)
-            record_path(place.file).unlink(missing_ok=True)
+            # The record first: a tuned file that none names is never used.
+            for path in (tuning_path(place.file), *tuned, place.file):
+                path.unlink(missing_ok=True)
+                record_path(path).unlink(missing_ok=True)
+            shutil.rmtree(workshop, ignore_errors=True)
             drop_partial(place)
         except OSError as exc:
             raise CatalogError(f"cannot remove {name}: {exc}") from exc

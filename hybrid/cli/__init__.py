@@ -29,7 +29,7 @@ COMMANDS = {
     "chat": Command("hybrid.cli.chat", "Talk in the terminal; shows route, confidence and cost of each answer."),
     "bench": Command("hybrid.cli.bench", "Measure this machine and its models: speeds, roofs, and what to do next."),
     "devices": Command("hybrid.cli.devices", "Say what this machine has, what will be used, and why."),
-    "models": Command("hybrid.cli.models", "List, recommend, pull, show and remove local models."),
+    "models": Command("hybrid.cli.models", "List, recommend, pull, tune, show and remove local models."),
     "config": Command("hybrid.cli.config", "Show, check or describe the configuration."),
     "report": Command("hybrid.cli.report", "Say what was answered where, and what it cost and saved."),
     "explain": Command("hybrid.cli.explain", "Replay one decision: the facts, each rule, the outcome."),

@@ -1,4 +1,4 @@
-"""What do `hybrid models list|pull|recommend|show|rm` do and print? Data on stdout, progress and notes on stderr."""
+"""What do `hybrid models list|pull|recommend|show|rm|tune` print? Data on stdout, progress and notes on stderr."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ from hybrid.catalog import (
     sha256_file,
 )
 from hybrid.catalog import pull as pull_model
+from hybrid.cli.models_tune import tune_model, tuned_facts, tuned_lines, tuned_words
 from hybrid.cli.recommend import offered, suggestions
 from hybrid.cli.recommend import show as show_suggestions
 from hybrid.config import data_dir
 from hybrid.gguf import GgufHeader, read_header
 
 app = typer.Typer(
-    help="List, recommend, pull, show and remove local models.",
+    help="List, recommend, pull, tune, show and remove local models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -112,6 +113,7 @@ def show(
     facts |= {"is_installed": here is not None, "partial_bytes": left_bytes, **_installed_facts(here)}
     if here is not None or card is None:
         path = resolve(model, folder)
+        facts |= tuned_facts(path)
         facts |= {"path": str(path), "installed_bytes": path.stat().st_size, "installed_sha256": sha256_file(path)}
         facts["header"] = _header_facts(read_header(path))
     if as_json:
@@ -135,6 +137,9 @@ def rm(
         print(f"removed {name}, {human_bytes(freed_bytes)} freed", file=sys.stderr)
     if as_json:
         _print_json({"removed": removed})
+
+
+app.command("tune")(tune_model)
 
 
 def _folder(models_dir: Path | None) -> Path:
@@ -170,6 +175,7 @@ def _installed_facts(here: Installed | None) -> Facts:
         "pulled_from": here.source if here else None,
         "pulled_revision": here.revision if here else None,
         "pulled_unix_s": here.pulled_unix_s if here else None,
+        "tuned_to": tuned_words(here.path) if here else None,
     }
 
 
@@ -196,7 +202,8 @@ def _row(facts: Facts) -> tuple[str, ...]:
 
 def _state(facts: Facts) -> str:
     if facts["is_installed"]:
-        return "pulled" if facts["pulled_from"] else "here"
+        state = "pulled" if facts["pulled_from"] else "here"
+        return f"{state}, tuned: {facts['tuned_to']}" if facts["tuned_to"] else state
     return f"{human_bytes(facts['partial_bytes'])} of it" if facts["partial_bytes"] else ""
 
 
@@ -220,6 +227,7 @@ def _print_lines(facts: Facts, card: Card | None) -> None:
         lines += [("file", facts["path"]), ("its sha256", facts["installed_sha256"])]
     if facts["pulled_revision"]:
         lines += [("its commit", facts["pulled_revision"])]
+    lines += tuned_lines(facts)
     header = facts.get("header", {})
     names = {"name": "maker's name"}
     lines += [(names.get(key, key.replace("_", " ")), value) for key, value in header.items() if value is not None]

@@ -30,6 +30,8 @@ class SupervisorOptions:
     is_embedder: the model only embeds. adapters: paths of LoRA files and their strengths.
     max_queue: bounds the requests that wait for a slot. prompt_folder, prompt_bytes: where beginnings of prompts are
     saved, and how much; 0 saves none. environment: the worker's environment; None inherits ours.
+    flash_attention, kv_type, batch_tokens: as in `BackendOptions`, one format for keys and values.
+    source_path: the file that was asked for, where `model_path` was tuned from it. tuned: what tuning chose, in words.
     """
 
     backend: str
@@ -48,6 +50,11 @@ class SupervisorOptions:
     environment: Mapping[str, str] | None = None
     nice: int = 0
     is_adaptive: bool = True
+    flash_attention: bool | None = None
+    kv_type: str = "f16"
+    batch_tokens: int = 512
+    source_path: str = ""
+    tuned: str = ""
 
 
 class WorkerProcess:
@@ -73,6 +80,9 @@ class WorkerProcess:
             "is_embedder": options.is_embedder,
             "adapters": options.adapters,
             "gpu_layers": options.gpu_layers,
+            "flash_attention": options.flash_attention,
+            "kv_type": options.kv_type,
+            "batch_tokens": options.batch_tokens,
         }
         command = [sys.executable, "-m", "hybrid.engine.worker", str(theirs.fileno())]
         command.append(msgspec.json.encode(worker_options).decode())

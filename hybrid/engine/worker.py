@@ -23,11 +23,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.backends.base import Adapter, Backend, BackendOptions
+from hybrid.backends.base import Backend
 from hybrid.engine.chat_template import ChatTemplate
 from hybrid.engine.compiler import Compiler
 from hybrid.engine.detokenize import Detokenizer
-from hybrid.engine.drafting import Drafter, ModelDrafts, check_vocabulary
+from hybrid.engine.drafting import Drafter
 from hybrid.engine.embedding import Embedding, EmbeddingJob
 from hybrid.engine.embedding_intake import EmbeddingIntake
 from hybrid.engine.engine import Engine, StepReport
@@ -48,20 +48,19 @@ from hybrid.engine.frames import (
     to_worker,
 )
 from hybrid.engine.intake import Intake
+from hybrid.engine.loading import WorkerOptions, load_backend, load_drafter
 from hybrid.engine.logprobs import LogprobQueue
 from hybrid.engine.pressure import PressureReader
 from hybrid.engine.prompt_keeper import Closing, PromptKeeper, Restored
 from hybrid.engine.prompt_store import PromptStore, open_store
 from hybrid.engine.sequence import Sequence
 from hybrid.engine.wire import receive, send
-from hybrid.errors import HybridError, InvalidRequest, LocalError, LocalFailure
+from hybrid.errors import HybridError, InvalidRequest, LocalError
 from hybrid.native import SampleParams
 
 log = logging.getLogger(__name__)
 
 
-IDLE_SEQUENCES = 32
-"""Finished sequences that may stay in the cache beside the running ones."""
 PATIENCE_S = 60.0
 """A request without a deadline is due so long after its arrival: urgent ones pass it, but not for ever."""
 IDLE_LOOK_S = 1.0
@@ -70,25 +69,6 @@ IDLE_LOOK_S = 1.0
 
 CLOSE_LIMIT_S = 2.0
 """What is to be saved is saved within this when the gateway goes; it kills a worker that takes longer than 3 s."""
-
-
-class WorkerOptions(msgspec.Struct, frozen=True):
-    """What the supervisor tells a worker on its command line."""
-
-    backend: str
-    model_path: str
-    context_tokens: int
-    slots: int
-    threads: int
-    drafts: bool = True
-    draft_model_path: str = ""
-    nice: int = 0
-    is_adaptive: bool = True
-    prompt_folder: str = ""
-    prompt_bytes: int = 0
-    is_embedder: bool = False
-    adapters: tuple[tuple[str, float], ...] = ()
-    gpu_layers: int | None = None
 
 
 Order: TypeAlias = Sequence | EmbeddingJob | str | Restored | Closing | None
@@ -299,45 +279,6 @@ def _bias(by_token: dict[int, float]) -> tuple[NDArray[np.int32], NDArray[np.flo
     if not by_token:
         return None
     return np.array(list(by_token), dtype=np.int32), np.array(list(by_token.values()), dtype=np.float32)
-
-
-def load_backend(options: WorkerOptions, *, idle_sequences: int = IDLE_SEQUENCES) -> Backend:
-    """Load the configured backend; imports only the one that is used, for each is heavy.
-
-    Raises: LocalError if the file or the backend cannot be used.
-    """
-    wanted = BackendOptions(
-        model_path=Path(options.model_path),
-        context_tokens=options.context_tokens,
-        slots=options.slots,
-        idle_sequences=idle_sequences,
-        threads=options.threads,
-        is_embedder=options.is_embedder,
-        adapters=tuple(Adapter(Path(path), scale) for path, scale in options.adapters),
-        gpu_layers=options.gpu_layers,
-    )
-    if options.backend == "fake":
-        from hybrid.backends.fake import FakeBackend
-
-        return FakeBackend(wanted)
-    from hybrid.backends.llama_cpp import LlamaCppBackend
-
-    return LlamaCppBackend(wanted)
-
-
-def load_drafter(options: WorkerOptions, target: Backend) -> Drafter:
-    """Load the draft model, if there is one, with the sequences of the model it drafts for.
-
-    Raises: LocalError if it cannot be loaded, or its tokens are not the other's.
-    """
-    if not options.drafts or not options.draft_model_path or not target.facts.can_truncate:
-        return Drafter(is_on=options.drafts)
-    small = msgspec.structs.replace(options, model_path=options.draft_model_path, adapters=())
-    draft = load_backend(small, idle_sequences=0)
-    check_vocabulary(draft, target)
-    if not draft.facts.can_truncate:
-        raise LocalFailure(f"{draft.facts.name} cannot draft: its cache gives back no single tokens")
-    return Drafter(ModelDrafts(draft))
 
 
 def find_markers(backend: Backend, texts: Iterable[str]) -> dict[str, int]:
