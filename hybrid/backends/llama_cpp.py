@@ -77,6 +77,9 @@ class LlamaCppBackend:
         self._memory = llama.llama_get_memory(self._ctx)
         self._batch = LlamaBatch(int(llama.llama_n_batch(self._ctx)))
         self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
+        self._rows_address = 0
+        self._views: dict[int, NDArray[np.float32]] = {}
         self.facts = self._facts(options, header, context_tokens, trained, threads)
         self._no_rows = np.empty((0, self.facts.vocab_tokens), dtype=np.float32)
 
@@ -150,7 +153,10 @@ class LlamaCppBackend:
 
     def is_end(self, token: int) -> bool:
         """Say whether the vocabulary marks the token as an end of generation (EOS, EOT and kin)."""
-        return bool(llama.llama_vocab_is_eog(self._vocab, token))
+        found = self._ends.get(token)
+        if found is None:
+            found = self._ends[token] = bool(llama.llama_vocab_is_eog(self._vocab, token))
+        return found
 
     def control_name(self, token: int) -> str:
         """Give the text a control token is written as in templates; empty for a token that stands for bytes."""
@@ -189,8 +195,20 @@ class LlamaCppBackend:
             raise LocalFailure(f"llama_decode failed on {self._batch.tokens} tokens: {kind}")
         if count == 0:
             return self._no_rows
-        # llama.cpp keeps the rows in the order of the batch, one after the other.
-        return np.ctypeslib.as_array(llama.llama_get_logits(self._ctx), shape=(count, self.facts.vocab_tokens))
+        return self._rows_at(ctypes.addressof(llama.llama_get_logits(self._ctx).contents), count)
+
+    def _rows_at(self, address: int, count: int) -> NDArray[np.float32]:
+        """View llama.cpp's rows: they lie in the order of the batch, one after the other, mostly in the same place.
+
+        A view takes longer to make than one row to draw from, so those made are kept for as long as the place is.
+        """
+        if address != self._rows_address:
+            self._rows_address, self._views = address, {}
+        view = self._views.get(count)
+        if view is None:
+            place = (ctypes.c_float * (count * self.facts.vocab_tokens)).from_address(address)
+            view = self._views[count] = np.ctypeslib.as_array(place).reshape(count, -1)
+        return view
 
     def set_threads(self, decode: int, prefill: int) -> None:
         """Tell llama.cpp; OpenMP threads that are too many sleep from the next step on."""

@@ -13,7 +13,7 @@ from hybrid.backends.base import Backend, BatchEntry
 from hybrid.engine.kv_cache import common_length
 from hybrid.engine.scheduler import Plan, Work
 from hybrid.engine.sequence import Sequence
-from hybrid.engine.speculation import MAX_DRAFT_TOKENS, draft_lengths, find_repeat, learned
+from hybrid.engine.speculation import MAX_DRAFT_TOKENS, draft_lengths, learned
 from hybrid.errors import LocalFailure, ModelFileError
 
 SMOOTHING = 0.2
@@ -47,7 +47,7 @@ class Drafter:
         free = [work for work in step.decoding if work.sequence.can_draft]
         if not self.is_on or not free or most_tokens < 1 or step_s(1) is None:
             return
-        found = {id(work): find_repeat(work.sequence.all_tokens(), _room(work)) for work in free}
+        found = {id(work): work.sequence.repeat(_room(work)) for work in free}
         repeating = [work for work in free if found[id(work)]]
         if repeating:
             available = [len(found[id(work)]) for work in repeating]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,7 +22,7 @@ from hybrid.engine.scheduler import Plan, Work, fits, next_adapter, plan
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import LocalFailure
 from hybrid.native import RowDraw, Sampled, SampleParams, sample_rows
-from hybrid.types import FinishReason, TokenLogprob, TokenSignal
+from hybrid.types import FinishReason, TokenLogprob
 
 HEADROOM_CELLS = 32
 """Cells left free when a sequence is admitted, so that it is not preempted by its neighbours' next tokens."""
@@ -33,8 +34,7 @@ UNUSED_DRAW = RowDraw(params=SampleParams(temperature=0.0), seed=0, position=0)
 """For the rows of a sequence that is broken already: each row needs a draw."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True):
     """What one step did to one sequence: maybe text, maybe the signal of a token, maybe its end.
 
     choice: which of the request's answers it is about.
@@ -43,7 +43,7 @@ class Delta:
     id: str
     choice: int = 0
     text: str = ""
-    signal: TokenSignal | None = None
+    signal: Sampled | None = None
     finish: FinishReason | None = None
     failure: str | None = None
     prompt_tokens: int = 0
@@ -269,7 +269,7 @@ class Engine:
         accepted = next((n for n, token in enumerate(draft) if drawn[n : n + 1] != [token]), len(draft))
         kept = sequence.tokens_at(sequence.computed, work.count) + draft[:accepted]
         assert sequence.slot is not None
-        self.cache.extend(sequence.slot, np.asarray(kept, dtype=np.int32))
+        self.cache.extend(sequence.slot, kept)
         sequence.computed += len(kept)
         if accepted < len(draft):
             self._backend.truncate(sequence.slot, sequence.computed)
@@ -322,7 +322,7 @@ class Engine:
             sequence.id,
             sequence.choice,
             text,
-            TokenSignal(drawn.logprob, drawn.entropy, drawn.margin),
+            drawn,
             finish,
             prompt_tokens=len(sequence.prompt),
             completion_tokens=len(sequence.output),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -65,6 +66,15 @@ class CellPool:
         self.running_cells += count
         return cells
 
+    def take_one(self) -> int:
+        """Hand out one free cell to a running sequence."""
+        assert self._free_count > 0
+        self._free_count -= 1
+        cell = int(self._free[self._free_count])
+        self._holders[cell] = self._runners[cell] = 1
+        self.running_cells += 1
+        return cell
+
     def share(self, cells: Tokens) -> None:
         """Let one more running sequence hold cells that somebody holds."""
         self._holders[cells] += 1
@@ -109,6 +119,13 @@ class _Growing:
             self._data = grown
         self._data[self.size : needed] = values
         self.size = needed
+
+    def append(self, value: int) -> None:
+        if self.size == len(self._data):
+            self.extend(np.array([value], dtype=np.int32))
+            return
+        self._data[self.size] = value
+        self.size += 1
 
     @property
     def view(self) -> Tokens:
@@ -215,10 +232,15 @@ class KvCache:
         while self.pool.free < count:
             self._evict(keep=None)
 
-    def extend(self, slot: int, tokens: Tokens) -> None:
+    def extend(self, slot: int, tokens: Tokens | Sequence[int]) -> None:
         """Record that the tokens were computed into the slot."""
         held = self._held[slot]
-        held.tokens.extend(tokens)
+        if len(tokens) == 1:
+            # A decode step does this for each sequence, and array operations cost ten times as much.
+            held.tokens.append(tokens[0])
+            held.cells.append(self.pool.take_one())
+            return
+        held.tokens.extend(np.asarray(tokens, dtype=np.int32))
         held.cells.extend(self.pool.take(len(tokens)))
 
     def close(self, slot: int, *, is_kept: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass, field
 
@@ -34,6 +35,7 @@ class Pace:
     decode_step_s: float | None = None
     decode_token_s: float | None = None
     _step_s: dict[int, float] = field(default_factory=dict)
+    _sizes: list[int] = field(default_factory=list)
     _prefill_slowdown: float | None = None
     _decode_slowdown: float | None = None
 
@@ -92,8 +94,9 @@ class Pace:
         seen = self._step_s.get(tokens)
         if seen is not None or not self._step_s:
             return seen
-        below = max((size for size in self._step_s if size < tokens), default=None)
-        above = min((size for size in self._step_s if size > tokens), default=None)
+        place = bisect.bisect_left(self._sizes, tokens)
+        below = self._sizes[place - 1] if place else None
+        above = self._sizes[place] if place < len(self._sizes) else None
         if below is None:
             return self._step_s[above] if above is not None else None
         if above is None:
@@ -103,6 +106,8 @@ class Pace:
 
     def _note_size(self, tokens: int, step_s: float) -> None:
         tokens = min(tokens, MAX_KNOWN_SIZES)
+        if tokens not in self._step_s:
+            bisect.insort(self._sizes, tokens)
         expected_s = self._step_s.get(tokens)
         if expected_s is not None:
             # A machine that became slower or faster did so for every size, also for those not seen since.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hybrid.engine.detokenize import Detokenizer
 from hybrid.engine.logprobs import LogprobQueue
-from hybrid.engine.speculation import PRIOR_ACCEPTANCE
+from hybrid.engine.speculation import PRIOR_ACCEPTANCE, Repeats
 from hybrid.native import SampleParams
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Sequence:
     choice: which of the answers to one request it is; they share its id, its prompt and one prefill.
     bias: token ids and what is added to their logits. constraint: the grammar the output follows, and where it is.
     logprobs: the tokens to tell of, where the request asks for them. shown: control tokens that are text here.
-    acceptance: the share of drafted tokens it would have drawn itself, lately.
+    acceptance: the share of drafted tokens it would have drawn itself, lately. repeats: where its text repeats.
     adapter: the LoRA it runs with, by its place among the worker's; its name is part of `isolation`.
     """
 
@@ -55,6 +55,7 @@ class Sequence:
     logprobs: LogprobQueue | None = None
     shown: Mapping[int, bytes] = field(default_factory=dict)
     acceptance: float = PRIOR_ACCEPTANCE
+    repeats: Repeats = field(default_factory=Repeats)
     adapter: int | None = None
     order: int = field(default_factory=lambda: next(_order))
 
@@ -77,6 +78,13 @@ class Sequence:
     def pending(self) -> int:
         """Tokens the next steps must compute before another can be drawn: 1 in decode, more in prefill."""
         return self.length - self.computed
+
+    def repeat(self, limit: int) -> list[int]:
+        """Guess the next tokens, up to `limit`, from what followed when its last words came before."""
+        if not len(self.repeats):
+            self.repeats.extend(self.prompt.tolist())
+        self.repeats.extend(self.output[len(self.repeats) - len(self.prompt) :])
+        return self.repeats.find(limit)
 
     def all_tokens(self) -> NDArray[np.int32]:
         """Prompt and output as one array."""

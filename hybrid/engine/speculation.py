@@ -9,49 +9,56 @@ arXiv:2211.17192, for deterministic drafts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 
 MIN_MATCH_TOKENS = 3
 """A shorter repeat is mostly chance: articles and commas come again without what followed them."""
 MAX_DRAFT_TOKENS = 24
-LOOK_BACK_TOKENS = 32
-"""How far back two places are compared to find the better of them."""
+LONG_MATCH_TOKENS = 8
 PRIOR_ACCEPTANCE = 0.6
 LEARNING = 0.25
 """Weight of the newest verdict on a draft."""
 FORGETTING = 0.02
 """How much of the way back to the prior a sequence goes each time it could have drafted and did not."""
+LEAST_GAIN = 0.02
+"""A drafted token less likely to be kept than this is never worth its place in a batch."""
 WORTH_GAIN = 1.05
 """Drafting is done where it promises this much more a second: the estimates are no better than that."""
 
 
-def find_repeat(tokens: NDArray[np.int32], limit: int) -> list[int]:
-    """Guess what follows the end of `tokens`, up to `limit`: what followed there when the same words came before.
+class Repeats:
+    """Where in a growing text did its last words come before? A look costs two dictionary look-ups, however long it is.
 
-    Of several places the one that agrees furthest back is taken, the latest of equals. Empty where the last
-    `MIN_MATCH_TOKENS` never came before.
+    Of the places where the last `LONG_MATCH_TOKENS` came before the latest counts, else of those where the last
+    `MIN_MATCH_TOKENS` did: what agrees further back goes on alike more often.
     """
-    size = len(tokens)
-    if limit < 1 or size <= MIN_MATCH_TOKENS:
+
+    def __init__(self) -> None:
+        self._tokens: list[int] = []
+        self._ends: dict[tuple[int, ...], int] = {}
+
+    def extend(self, tokens: Iterable[int]) -> None:
+        """Add what came since."""
+        for token in tokens:
+            # An entry is made when the next token is known: before, a repeat would only find itself.
+            size = len(self._tokens)
+            for length in (LONG_MATCH_TOKENS, MIN_MATCH_TOKENS):
+                if size >= length:
+                    self._ends[tuple(self._tokens[size - length :])] = size
+            self._tokens.append(token)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def find(self, limit: int) -> list[int]:
+        """Guess what follows, up to `limit` tokens: what followed there. Empty where the last words are new."""
+        size = len(self._tokens)
+        for length in (LONG_MATCH_TOKENS, MIN_MATCH_TOKENS):
+            end = self._ends.get(tuple(self._tokens[size - length :])) if size >= length else None
+            if end is not None:
+                return self._tokens[end : end + limit]
         return []
-    # Places just behind an earlier copy of the last tokens.
-    ends = np.flatnonzero(tokens[MIN_MATCH_TOKENS - 1 : size - 1] == tokens[-1]) + MIN_MATCH_TOKENS
-    for back in range(2, MIN_MATCH_TOKENS + 1):
-        ends = ends[tokens[ends - back] == tokens[-back]]
-    if not ends.size:
-        return []
-    back = MIN_MATCH_TOKENS + 1
-    while len(ends) > 1 and back <= LOOK_BACK_TOKENS:
-        further = ends[ends >= back]
-        further = further[tokens[further - back] == tokens[-back]]
-        if not further.size:
-            break
-        ends, back = further, back + 1
-    start = int(ends[-1])
-    return [int(token) for token in tokens[start : start + limit]]
 
 
 def draft_lengths(
@@ -78,9 +85,9 @@ def draft_lengths(
         best_rate = len(acceptances) / step_s(len(acceptances)) * WORTH_GAIN
     expected = float(len(acceptances))
     gains = [
-        (acceptance ** (place + 1), -place, number)
+        (gain, -place, number)
         for number, acceptance in enumerate(acceptances)
-        for place in range(available[number])
+        for place, gain in enumerate(_gains(acceptance, available[number]))
     ]
     # A longer batch may cost nothing more up to some size, so every prefix of the likeliest tokens is tried.
     for drafted, (gain, _, number) in enumerate(sorted(gains, reverse=True)[: max(0, most_tokens)], start=1):
@@ -90,6 +97,12 @@ def draft_lengths(
         if rate > best_rate:
             best, best_rate = lengths[:], rate
     return best
+
+
+def _gains(acceptance: float, count: int) -> Iterable[float]:
+    """The chance of each drafted token to be kept, as long as it is worth a thought."""
+    chances = itertools.accumulate(itertools.repeat(acceptance, count), lambda chance, each: chance * each)
+    return itertools.takewhile(LEAST_GAIN.__lt__, chances)
 
 
 def learned(acceptance: float, *, drafted: int, accepted: int) -> float:

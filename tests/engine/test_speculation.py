@@ -15,7 +15,7 @@ from hybrid.engine.detokenize import Detokenizer
 from hybrid.engine.drafting import Drafter, ModelDrafts, check_vocabulary
 from hybrid.engine.engine import Engine
 from hybrid.engine.sequence import Sequence
-from hybrid.engine.speculation import PRIOR_ACCEPTANCE, draft_lengths, find_repeat, learned
+from hybrid.engine.speculation import PRIOR_ACCEPTANCE, Repeats, draft_lengths, learned
 from hybrid.errors import ModelFileError
 from hybrid.native import SampleParams
 from hybrid.types import FinishReason
@@ -30,7 +30,7 @@ def _tokens(text: str) -> np.ndarray:
     [
         pytest.param("abcdef abc", 4, "def ", id="what-followed-before"),
         pytest.param("abcX abcY abc", 1, "Y", id="the-latest-of-equals"),
-        pytest.param("1abcX 2abcY 1abc", 1, "X", id="the-one-that-agrees-further-back"),
+        pytest.param("long-abcX mid-abcY long-abc", 1, "X", id="the-one-that-agrees-further-back"),
         pytest.param("abcdef abc", 0, "", id="no-room"),
         pytest.param("abcdef xbc", 4, "", id="too-short-a-repeat"),
         pytest.param("aaaaaaaa", 3, "a", id="up-to-the-end-of-what-is-known"),
@@ -38,15 +38,20 @@ def _tokens(text: str) -> np.ndarray:
         pytest.param("", 4, "", id="nothing"),
     ],
 )
-def test_find_repeat(text, limit, expected):
+def test_a_repeat_is_found(text, limit, expected):
     """The guess is what followed the last words when they came before."""
-    assert expected == bytes(find_repeat(_tokens(text), limit)).decode()
+    repeats = Repeats()
+    repeats.extend(text.encode())
+    assert expected == bytes(repeats.find(limit)).decode()
 
 
-@given(text=st.text("ab", max_size=60), limit=st.integers(0, 8))
-def test_a_repeat_is_always_one(text, limit):
-    """Whatever the text, a guess stands in it behind a copy of the text's last three tokens."""
-    guess = bytes(find_repeat(_tokens(text), limit)).decode()
+@given(text=st.text("ab", max_size=60), limit=st.integers(0, 8), cut=st.integers(0, 60))
+def test_a_repeat_is_always_one(text, limit, cut):
+    """Whatever the text, in one piece or two, a guess stands in it behind a copy of the text's last three tokens."""
+    repeats = Repeats()
+    repeats.extend(text[:cut].encode())
+    repeats.extend(text[cut:].encode())
+    guess = bytes(repeats.find(limit)).decode()
     assert len(guess) <= limit
     assert not guess or text[-3:] + guess in text
 
