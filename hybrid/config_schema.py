@@ -87,6 +87,13 @@ class LocalConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     nice: Annotated[
         int, Meta(ge=0, le=19, description="How far the model steps back behind other programs; 0: an equal of theirs.")
     ] = 0
+    kv_layout: Annotated[
+        Literal["auto", "unified", "split"],
+        Meta(
+            description="KV cache: one pool of context_tokens for all requests (unified), or as many for each slot, "
+            "which computes faster (split); auto takes split where its memory is a small share of the machine's."
+        ),
+    ] = "auto"
     speculation: Annotated[
         Literal["auto", "off"],
         Meta(description="Guess tokens ahead where the text repeats and it measures faster; off never guesses."),

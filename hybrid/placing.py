@@ -12,7 +12,7 @@ import psutil
 from hybrid.config_schema import LocalConfig
 from hybrid.devices.host import Host
 from hybrid.devices.needs import predict
-from hybrid.devices.placement import Placement, Refusal, Wanted, place
+from hybrid.devices.placement import Placement, Refusal, Wanted, is_worth_separating, place
 from hybrid.devices.rates import Measured
 from hybrid.devices.shape import shape_of_header
 from hybrid.devices.snapshot import take_memory, take_snapshot
@@ -79,7 +79,27 @@ def placed(
     # A number that was configured or tuned goes before what the machine suggests.
     threads = options.threads or decided.threads
     filled = replace(options, slots=decided.slots, threads=threads, gpu_layers=layers)
-    return filled, decided.host_bytes + draft_bytes
+    separate_bytes = _separate_bytes(filled, local, host)
+    if separate_bytes is None:
+        return filled, decided.host_bytes + draft_bytes
+    return replace(filled, has_one_pool=False), decided.host_bytes + draft_bytes + separate_bytes
+
+
+def _separate_bytes(options: SupervisorOptions, local: LocalConfig, host: Host) -> int | None:
+    """Give what a cache for each slot takes beyond a common pool; None where the common pool is to be used.
+
+    On a GPU a common pool was not measured against separate ones. Saved prompts need the pool.
+    """
+    if options.is_embedder or options.prompt_bytes or options.slots < 2 or local.kv_layout == "unified":
+        return None
+    shape = shape_of_header(read_header(Path(options.model_path)))
+    needs = predict(shape, context_tokens=options.context_tokens, isa=host.cpu.isa, kv_type=options.kv_type)
+    pool_bytes = needs.host.kv_bytes
+    if local.kv_layout == "auto" and not is_worth_separating(
+        pool_bytes * options.slots, host.memory.usable_bytes, has_gpu=bool(options.gpu_layers)
+    ):
+        return None
+    return pool_bytes * (options.slots - 1)
 
 
 def _draft_bytes(options: SupervisorOptions, host: Host) -> int:

@@ -59,7 +59,7 @@ class Contestants:
         """Run `hybrid serve` in a folder of its own."""
         config = (
             f'[local]\nmodel = "{self.model}"\nslots = {size.slots}\nthreads = {self.threads}\n'
-            f"context_tokens = {size.slots * size.slot_tokens}\n"
+            f"context_tokens = {size.slot_tokens}\n"
         )
         with tempfile.TemporaryDirectory() as folder:
             added = {**(self.environ or {}), **(environ or {})}

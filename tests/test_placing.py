@@ -22,7 +22,14 @@ def test_a_worker_is_told_threads_slots_and_layers(starter_model):
     """On a CPU no layer goes to a GPU; with a card all do; what is configured holds."""
     cpu, needed = placed(options(starter_model), LocalConfig(), others_may_leave=False, host=host(cores=6))
     assert (8, 6, 0) == (cpu.slots, cpu.threads, cpu.gpu_layers)
-    assert 300_000_000 < needed < 500_000_000
+    assert not cpu.has_one_pool
+    pool, needed_of_pool = placed(
+        options(starter_model), LocalConfig(kv_layout="unified"), others_may_leave=False, host=host(cores=6)
+    )
+    assert pool.has_one_pool
+    assert 300_000_000 < needed_of_pool < 500_000_000
+    # 30 blocks of 3 heads with 64 keys and 64 values of 2 bytes, for 4,096 tokens of seven more slots.
+    assert needed - needed_of_pool == 7 * 30 * 3 * (64 + 64) * 2 * 4096
     machine = host(gpus=(nvidia("RTX 4090", 24),), backends=("CUDA", "CPU"))
     gpu, _ = placed(options(starter_model), LocalConfig(slots=2, threads=3), others_may_leave=False, host=machine)
     assert (2, 3, 31) == (gpu.slots, gpu.threads, gpu.gpu_layers)

@@ -28,8 +28,8 @@ class BackendOptions:
     context_tokens: the longest sequence to serve, prompt and answer together; lowered to what the model was trained on.
     slots: sequences decoded together. idle_sequences: finished ones that may stay in the cache beside them.
     threads: 0 takes every core this process may use.
-    has_one_pool: whether all sequences take their KV cells from one pool and may share them; else each slot has a cache
-    of its own of `context_tokens`, and a prompt may only go on in a slot where its beginning was computed.
+    has_one_pool: whether all sequences take their KV cells from one pool and may hold the same ones; else each slot has
+    a cache of its own of `context_tokens`, and a shared beginning is copied. Attention looks through the whole pool.
     is_embedder: the model only embeds: no memory is set aside for generating.
     adapters: LoRA files that requests may choose from, by their place here.
     batch_tokens: the most tokens one `decode` takes; also what the matrix kernels compute at once. Raised to
@@ -60,7 +60,9 @@ class ModelFacts:
 
     kv_cells: tokens of all sequences together that the KV cache holds.
     sequence_ids: how many sequences, running and idle, the cache tells apart.
-    can_share_cells: whether a sequence may begin with another's cells; not with recurrent state or sliding windows.
+    has_one_pool: as in `BackendOptions`.
+    can_share_cells: whether a sequence may begin with another's cells, or a copy of them where there is no common pool;
+    not with recurrent state or sliding windows.
     can_truncate: whether the last cells of a sequence can be given back alone; as above.
     batch_tokens: the most tokens one `decode` takes.
     state_format: what saved cells depend on beside the file and its context, such as versions; None: not to be saved.
@@ -76,6 +78,7 @@ class ModelFacts:
     trained_context_tokens: int
     slots: int
     kv_cells: int
+    has_one_pool: bool
     can_share_cells: bool
     can_truncate: bool
     sequence_ids: int
@@ -197,7 +200,7 @@ class Backend(Protocol):
         """
 
     def copy(self, source: int, target: int, count: int) -> None:
-        """Let the empty slot `target` share the first `count` KV cells of `source`. Only with `can_share_cells`."""
+        """Let the empty slot `target` begin with `count` KV cells of `source`. Only with `can_share_cells`."""
 
     def forget(self, slot: int) -> None:
         """Free every KV cell of a slot that no other slot shares."""

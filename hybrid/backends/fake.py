@@ -53,7 +53,8 @@ class FakeBackend:
             trained_context_tokens=options.context_tokens,
             slots=options.slots,
             kv_cells=options.context_tokens * (1 if options.has_one_pool else options.slots),
-            can_share_cells=options.has_one_pool,
+            has_one_pool=options.has_one_pool,
+            can_share_cells=True,
             can_truncate=True,
             sequence_ids=options.slots + (options.idle_sequences if options.has_one_pool else 0),
             batch_tokens=512,
@@ -149,10 +150,11 @@ class FakeBackend:
         return FakeEmbedder(self.facts.context_tokens)
 
     def copy(self, source: int, target: int, count: int) -> None:
-        """Share cells. Checks that the target is empty and the source holds so many."""
+        """Share or copy cells. Checks that the target is empty and the source holds so many."""
         if self._slots.get(target) or len(self._slots[source]) < count:
             raise AssertionError(f"cannot copy {count} cells from {source} to {target}")
-        self._slots[target] = self._slots[source][:count]
+        held = self._slots[source][:count]
+        self._slots[target] = held if self.facts.has_one_pool else [(next(self._cells), token) for _, token in held]
 
     def forget(self, slot: int) -> None:
         """Free a slot."""

@@ -100,7 +100,8 @@ class LlamaCppBackend:
             trained_context_tokens=trained,
             slots=options.slots,
             kv_cells=int(llama.llama_n_ctx(self._ctx)),
-            can_share_cells=options.has_one_pool and _keeps_every_cell(self._model),
+            has_one_pool=options.has_one_pool,
+            can_share_cells=_keeps_every_cell(self._model),
             can_truncate=_keeps_every_cell(self._model),
             sequence_ids=int(llama.llama_n_seq_max(self._ctx)),
             batch_tokens=int(llama.llama_n_batch(self._ctx)),
@@ -226,13 +227,21 @@ class LlamaCppBackend:
         return LlamaCppEmbedder(self._model, self._header, context_tokens=facts.context_tokens, threads=facts.threads)
 
     def copy(self, source: int, target: int, count: int) -> None:
-        """Let `target` share cells of `source`: with the unified cache only their owners are written down."""
+        """Let `target` begin as `source` does. In a common pool only the owners of cells are written down.
+
+        Between caches llama.cpp copies whole ones, at the next decode, and aborts where it is asked for a part: so the
+        whole is asked for, and the rest given back.
+        """
         self._check_slot(source)
         self._check_slot(target)
         held = self._length(source)
         if source == target or not self.facts.can_share_cells or not 0 < count <= held or self._length(target):
             raise ValueError(f"{count} of {held} cells cannot be shared by slot {source} with slot {target}")
-        llama.llama_memory_seq_cp(self._memory, source, target, 0, count)
+        if self.facts.has_one_pool:
+            llama.llama_memory_seq_cp(self._memory, source, target, 0, count)
+            return
+        llama.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        llama.llama_memory_seq_rm(self._memory, target, count, -1)
 
     def truncate(self, slot: int, length: int) -> None:
         """Free the cells of a slot from position `length` on."""

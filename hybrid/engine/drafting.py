@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from hybrid.backends.base import Backend, BatchEntry
 from hybrid.engine.kv_cache import common_length
 from hybrid.engine.scheduler import Plan, Work
 from hybrid.engine.sequence import Sequence
-from hybrid.engine.speculation import MAX_DRAFT_TOKENS, draft_lengths, learned
+from hybrid.engine.speculation import MAX_DRAFT_TOKENS, Worth, draft_lengths, learned
 from hybrid.errors import LocalFailure, ModelFileError
 
 SMOOTHING = 0.2
@@ -31,6 +32,7 @@ class Drafter:
     def __init__(self, model: ModelDrafts | None = None, *, is_on: bool = True) -> None:
         self._model = model
         self.is_on = is_on
+        self._worth: defaultdict[int, Worth] = defaultdict(Worth)
 
     def draft(self, step: Plan, step_s: Callable[[int], float | None], *, most_tokens: int) -> None:
         """Add drafts to `step` where they promise more tokens a second.
@@ -46,6 +48,8 @@ class Drafter:
                 most_tokens -= len(work.draft)
         free = [work for work in step.decoding if work.sequence.can_draft]
         if not self.is_on or not free or most_tokens < 1 or step_s(1) is None:
+            return
+        if not self._worth[_about(len(step.decoding))].may_draft():
             return
         found = {id(work): work.sequence.repeat(_room(work)) for work in free}
         repeating = [work for work in free if found[id(work)]]
@@ -69,6 +73,10 @@ class Drafter:
         """Learn how many of a draft's tokens its sequence drew itself."""
         if work.draft and work.sequence.can_draft:
             _note(work.sequence, drafted=len(work.draft), accepted=accepted)
+
+    def measured(self, sequences: int, *, gain: float) -> None:
+        """Learn what a step with drafts gave: its tokens a second against those of a step without."""
+        self._worth[_about(sequences)].learn(gain)
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence has left."""
@@ -94,6 +102,11 @@ class Drafter:
 
         acceptances = [work.sequence.acceptance for work in works]
         return draft_lengths(acceptances, available, whole_step_s, most_tokens=most_tokens, round_s=round_s)
+
+
+def _about(sequences: int) -> int:
+    """Batches of about one size are judged together: 1, 2, 3 to 4, 5 to 8, ..."""
+    return (sequences - 1).bit_length()
 
 
 def _room(work: Work) -> int:

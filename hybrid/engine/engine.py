@@ -18,7 +18,7 @@ from hybrid.engine.neighbours import Neighbours, no_reading
 from hybrid.engine.pace import Pace
 from hybrid.engine.pressure import Reading
 from hybrid.engine.sampling import prepare_all, row_draws
-from hybrid.engine.scheduler import Plan, Work, fits, next_adapter, plan
+from hybrid.engine.scheduler import Plan, Work, fits, next_adapter, plan, waits_for_others
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import LocalFailure
 from hybrid.native import RowDraw, Sampled, SampleParams, sample_rows
@@ -85,8 +85,8 @@ class Engine:
             backend,
             cells=facts.kv_cells,
             sequence_ids=facts.sequence_ids,
+            has_one_pool=facts.has_one_pool,
             can_share=facts.can_share_cells,
-            can_truncate=facts.can_truncate,
         )
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
@@ -113,6 +113,7 @@ class Engine:
 
     def submit(self, sequence: Sequence) -> None:
         """Queue a sequence. Its prompt and answer fit the context: whoever calls has checked that."""
+        sequence.submitted_s = self._clock()
         self.waiting.append(sequence)
 
     def cancel(self, sequence_id: str) -> None:
@@ -169,7 +170,10 @@ class Engine:
             masks.result()
         ended_s = self._clock()
         step_s = ended_s - started_s
+        plain_s = self.pace.decode_s(sequences)
         drawn = sum(self._settle(work, found, report) for work, found in self._draw(step, rows))
+        if drafted and plain_s and step_s > 0:
+            self._drafter.measured(sequences, gain=drawn / step_s * plain_s / sequences)
         self.pace.observe(
             step_s=step_s, prefill_tokens=prefill_tokens, sequences=sequences, drafted=drafted, drawn=drawn
         )
@@ -214,14 +218,20 @@ class Engine:
         return False
 
     def _plan(self) -> Plan:
-        decoding = sum(1 for sequence in self.running if sequence.pending == 1)
+        now_s = self._clock()
+        prompts = [sequence for sequence in self.running if sequence.pending > 1]
+        waiting = sum(1 for sequence in self.running if waits_for_others(sequence, prompts, now_s)) if prompts else 0
+        prefilling, decoding = len(prompts), len(self.running) - len(prompts) - waiting
         batch_tokens = self._backend.facts.batch_tokens
         return plan(
             self.running,
             available_cells=self.cache.available_cells,
-            prefill_budget_tokens=self.pace.prefill_budget_tokens(decoding=decoding, batch_tokens=batch_tokens),
+            prefill_budget_tokens=self.pace.prefill_budget_tokens(
+                decoding=decoding, prefilling=prefilling, batch_tokens=batch_tokens
+            ),
             batch_tokens=batch_tokens,
             adapter=next_adapter(self.running, self._turns),
+            now_s=now_s,
         )
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -295,6 +305,8 @@ class Engine:
             self._leave(sequence)
             return self._failed(sequence, broken)
         sequence.output.append(sampled.token)
+        if sequence.first_token_s is None:
+            sequence.first_token_s = self._clock()
         return self._advance(sequence, sampled)
 
     @staticmethod

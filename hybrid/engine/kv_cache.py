@@ -162,8 +162,9 @@ class KvCache:
     a vectorised comparison of some thousand tokens takes microseconds, less than keeping a tree in order would.
     Sequences share only within their isolation key: what one user asked must not speed up another's request.
 
-    can_share: whether sequences may hold the same cells. Where they may not, a prompt goes on in the place of a
-    finished sequence that begins as it does, whose other cells are given back (can_truncate).
+    can_share: whether a sequence may begin with another's cells at all.
+    has_one_pool: whether they may hold the same cells; else each sequence id has a cache of its own, and a shared
+    beginning is copied, or its sequence's own cache is cut back to it where that would be the next to go anyway.
     """
 
     def __init__(
@@ -172,12 +173,12 @@ class KvCache:
         *,
         cells: int,
         sequence_ids: int,
+        has_one_pool: bool = True,
         can_share: bool = True,
-        can_truncate: bool = True,
     ) -> None:
         self._backend = backend
+        self._has_one_pool = has_one_pool
         self._can_share = can_share
-        self._can_keep = can_share or can_truncate
         self._free_ids = list(range(sequence_ids))[::-1]
         self._held: dict[int, _Held] = {}
         self._ticks = itertools.count()
@@ -192,27 +193,25 @@ class KvCache:
         """Find the longest shared beginning. At least the last token is left to compute: its logits are wanted."""
         best, length = None, MIN_SHARED_TOKENS - 1
         limit = len(tokens) - 1
-        for slot, held in self._held.items() if self._can_keep else ():
-            is_taken = held.is_running and not self._can_share
-            if held.isolation != isolation or held.tokens.size <= length or is_taken:
+        for slot, held in self._held.items() if self._can_share else ():
+            if held.isolation != isolation or held.tokens.size <= length:
                 continue
             shared = common_length(held.tokens.view[:limit], tokens[:limit])
             if shared > length:
                 best, length = slot, shared
         if best is None:
             return Match(None, 0, len(tokens))
-        claimed = self.pool.idle_among(self._held[best].cells.view[:length])
+        claimed = self.pool.idle_among(self._held[best].cells.view[:length]) if self._has_one_pool else length
         return Match(best, length, len(tokens) - length + claimed)
 
     def open(self, match: Match, isolation: str) -> int:
         """Give a running sequence a slot that begins with what was matched; the caller computes the rest.
 
-        An idle sequence that is matched whole is continued in place, and so is any where cells cannot be shared;
-        otherwise its cells are shared.
+        An idle sequence that is matched whole is continued in place; otherwise its cells are shared or copied.
         """
         source = None if match.slot is None else self._held[match.slot]
         is_whole = source is not None and match.length == source.tokens.size
-        if source is not None and not source.is_running and (is_whole or not self._can_share):
+        if source is not None and not source.is_running and (is_whole or self._is_next_to_go(match.slot)):
             assert match.slot is not None
             self._cut(match.slot, match.length)
             source.is_running = True
@@ -223,9 +222,18 @@ class KvCache:
         if source is not None and match.slot is not None:
             self._backend.copy(match.slot, slot, match.length)
             held.tokens.extend(source.tokens.view[: match.length])
-            held.cells.extend(source.cells.view[: match.length])
-            self.pool.share(held.cells.view)
+            if self._has_one_pool:
+                held.cells.extend(source.cells.view[: match.length])
+                self.pool.share(held.cells.view)
+            else:
+                held.cells.extend(self.pool.take(match.length))
         return slot
+
+    def _is_next_to_go(self, slot: int | None) -> bool:
+        """Whether the cache of this idle sequence would be emptied for a new one, there being no free one."""
+        if self._has_one_pool or self._free_ids:
+            return False
+        return slot == min((held.used, other) for other, held in self._held.items() if not held.is_running)[1]
 
     def reserve(self, count: int) -> None:
         """Make sure `count` cells are free, evicting idle sequences. There are as many: the plan saw to that."""
@@ -249,7 +257,7 @@ class KvCache:
         held.is_running = False
         held.used = next(self._ticks)
         self.pool.rest(held.cells.view)
-        if not is_kept or not self._can_keep or held.tokens.size < MIN_SHARED_TOKENS:
+        if not is_kept or not self._can_share or held.tokens.size < MIN_SHARED_TOKENS:
             self._drop(slot)
 
     def export(self, tokens: Tokens, isolation: str) -> bytearray | None:
@@ -262,7 +270,7 @@ class KvCache:
             ),
             None,
         )
-        if source is None or not self._can_share or not self._has_id(keep=source):
+        if source is None or not self._has_one_pool or not self._has_id(keep=source):
             return None
         spare = self._free_id(keep=source)
         self._backend.copy(source, spare, len(tokens))

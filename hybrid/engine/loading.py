@@ -34,6 +34,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     flash_attention: bool | None = None
     kv_type: str = "f16"
     batch_tokens: int = 512
+    has_one_pool: bool = True
 
 
 def load_backend(options: WorkerOptions, *, idle_sequences: int = IDLE_SEQUENCES) -> Backend:
@@ -54,6 +55,7 @@ def load_backend(options: WorkerOptions, *, idle_sequences: int = IDLE_SEQUENCES
         key_cache=options.kv_type,
         value_cache=options.kv_type,
         batch_tokens=options.batch_tokens,
+        has_one_pool=options.has_one_pool,
     )
     if options.backend == "fake":
         from hybrid.backends.fake import FakeBackend
@@ -71,7 +73,7 @@ def load_drafter(options: WorkerOptions, target: Backend) -> Drafter:
     """
     if not options.drafts or not options.draft_model_path or not target.facts.can_truncate:
         return Drafter(is_on=options.drafts)
-    small = msgspec.structs.replace(options, model_path=options.draft_model_path, adapters=())
+    small = msgspec.structs.replace(options, model_path=options.draft_model_path, adapters=(), has_one_pool=True)
     draft = load_backend(small, idle_sequences=0)
     check_vocabulary(draft, target)
     if not draft.facts.can_truncate:

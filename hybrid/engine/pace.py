@@ -13,13 +13,16 @@ SMOOTHING_S = 0.5
 MIN_CHUNK_TOKENS = 16
 """Below this llama.cpp's matrix kernels lose most of their speed to per-step overhead."""
 FIRST_CHUNK_TOKENS = 64
-IDLE_STEP_S = 0.15
+IDLE_STEP_S = 0.25
 """Longest step while nobody decodes: a cancelled request leaves at the next step, and must within 500 ms."""
 MIN_BUSY_STEP_S = 0.06
+LONGEST_BUSY_STEP_S = 0.25
 
 
 MAX_KNOWN_SIZES = 64
 """Step sizes whose time is kept apart; larger decode steps are taken for the nearest."""
+LEAST_STEP_S = 1e-9
+"""A clock may stand still between two readings; nothing here divides by nothing."""
 DRIFT = 0.1
 """Weight of the newest step in how fast the machine is now against when the other sizes were seen."""
 
@@ -39,17 +42,19 @@ class Pace:
     _prefill_slowdown: float | None = None
     _decode_slowdown: float | None = None
 
-    def prefill_budget_tokens(self, *, decoding: int, batch_tokens: int) -> int:
+    def prefill_budget_tokens(self, *, decoding: int, prefilling: int = 1, batch_tokens: int) -> int:
         """Give the prompt tokens the next step may take.
 
         With streams running the step may last about twice their usual one, so a long prompt slows them
-        by no more than that; without, up to `IDLE_STEP_S`.
+        by no more than that; without, up to `IDLE_STEP_S`. Where more prompts wait than streams run, it may last as
+        many times longer: they would all wait for a few, and a full batch decodes cheaper than a small one.
         """
         if self.prefill_token_s is None:
             return min(FIRST_CHUNK_TOKENS, batch_tokens)
         target_s = IDLE_STEP_S
         if decoding:
-            target_s = min(max(self.decode_step_s or MIN_BUSY_STEP_S, MIN_BUSY_STEP_S), IDLE_STEP_S)
+            usual_s = min(max(self.decode_step_s or MIN_BUSY_STEP_S, MIN_BUSY_STEP_S), IDLE_STEP_S)
+            target_s = min(usual_s * max(1.0, prefilling / decoding), LONGEST_BUSY_STEP_S)
         return max(MIN_CHUNK_TOKENS, min(batch_tokens, int(target_s / self.prefill_token_s)))
 
     def observe(self, *, step_s: float, prefill_tokens: int, sequences: int, drafted: int = 0, drawn: int = 0) -> None:
@@ -59,6 +64,7 @@ class Pace:
             step_s: its seconds. sequences: how many decoded. drafted: guessed tokens computed along.
             drawn: tokens that came out for the decoding sequences.
         """
+        step_s = max(step_s, LEAST_STEP_S)
         if sequences and not prefill_tokens:
             self.decode_step_s = _smooth(self.decode_step_s, step_s, step_s)
             self.decode_token_s = _smooth(self.decode_token_s, step_s * sequences / max(drawn, 1), step_s)

@@ -32,6 +32,7 @@ class SupervisorOptions:
     saved, and how much; 0 saves none. environment: the worker's environment; None inherits ours.
     flash_attention, kv_type, batch_tokens: as in `BackendOptions`, one format for keys and values.
     source_path: the file that was asked for, where `model_path` was tuned from it. tuned: what tuning chose, in words.
+    has_one_pool: as in `backends.base.BackendOptions`.
     """
 
     backend: str
@@ -53,6 +54,7 @@ class SupervisorOptions:
     flash_attention: bool | None = None
     kv_type: str = "f16"
     batch_tokens: int = 512
+    has_one_pool: bool = True
     source_path: str = ""
     tuned: str = ""
 
@@ -83,6 +85,7 @@ class WorkerProcess:
             "flash_attention": options.flash_attention,
             "kv_type": options.kv_type,
             "batch_tokens": options.batch_tokens,
+            "has_one_pool": options.has_one_pool,
         }
         command = [sys.executable, "-m", "hybrid.engine.worker", str(theirs.fileno())]
         command.append(msgspec.json.encode(worker_options).decode())

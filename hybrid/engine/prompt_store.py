@@ -188,7 +188,7 @@ class PromptStore:
 
 def open_store(folder: Path, max_bytes: int, model_path: Path, facts: ModelFacts) -> PromptStore | None:
     """Open the folder of saved prompts; None where none are to be saved, or cannot be: answers do not depend on it."""
-    if not max_bytes or facts.state_format is None or not facts.can_share_cells:
+    if not max_bytes or facts.state_format is None or not facts.can_share_cells or not facts.has_one_pool:
         return None
     identity = Identity(
         model=name_weights(model_path, facts.fingerprint),

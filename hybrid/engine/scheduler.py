@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 from hybrid.backends.base import BatchEntry
 from hybrid.engine.sequence import Sequence
 
+LONGEST_JOINT_START_S = 8.0
+"""How long the first of several requests that came together wait at most for the last one's prompt."""
+JOINT_START_SLACK_TOKENS = 128
+LAST_STRETCH = 1.5
+
 
 @dataclass(slots=True)
 class Work:
@@ -77,6 +82,28 @@ def next_adapter(running: Seq[Sequence], turns: Mapping[int | None, int]) -> int
     return None if chosen is None else chosen.adapter
 
 
+def waits_for_others(sequence: Sequence, running: Seq[Sequence], now_s: float) -> bool:
+    """Say whether a sequence that has drawn its first token waits with the second for prompts that came with its own.
+
+    Requests that arrive together start together: decoding the first of them alone, between the others' prompts, costs
+    all of them time, for a full batch decodes at half the price of a small one. Only prompts that were there before
+    its first token count, and only those of about its own size: a long one must not hold up a short one. Whoever has
+    begun to decode never waits again.
+    """
+    first_s = sequence.first_token_s
+    if first_s is None or len(sequence.output) != 1 or now_s - first_s >= LONGEST_JOINT_START_S:
+        return False
+    longest = 2 * len(sequence.prompt) + JOINT_START_SLACK_TOKENS
+    return any(
+        other.pending > 1
+        and len(other.prompt) <= longest
+        and other.submitted_s is not None
+        and other.submitted_s <= first_s
+        and other.adapter == sequence.adapter
+        for other in running
+    )
+
+
 def plan(
     running: Seq[Sequence],
     *,
@@ -84,6 +111,7 @@ def plan(
     prefill_budget_tokens: int,
     batch_tokens: int,
     adapter: int | None = None,
+    now_s: float = 0.0,
 ) -> Plan:
     """Plan one step.
 
@@ -94,6 +122,7 @@ def plan(
     Args:
         available_cells: what running sequences can still get, cells of idle ones included.
         adapter: only sequences of this one compute in the step.
+        now_s: the engine's clock, for those that wait to start together.
     """
     keep = sorted(running, key=lambda sequence: sequence.urgency)
     if len(keep) > 1 and _is_stuck(keep, available_cells):
@@ -101,11 +130,19 @@ def plan(
         return Plan(preempted=keep[-1])
     keep = [sequence for sequence in keep if sequence.adapter == adapter]
     step = Plan()
-    step.work = [Work(sequence, 1, is_decode=True) for sequence in keep if sequence.pending == 1]
-    budget = min(prefill_budget_tokens, batch_tokens - len(step.work), available_cells - len(step.work))
-    for sequence in keep:
+    prompts = [sequence for sequence in keep if sequence.pending > 1]
+    step.work = [
+        Work(sequence, 1, is_decode=True)
+        for sequence in keep
+        if sequence.pending == 1 and not (prompts and waits_for_others(sequence, prompts, now_s))
+    ]
+    room = min(batch_tokens, available_cells) - len(step.work)
+    budget = min(prefill_budget_tokens, room)
+    for sequence in prompts:
         count = min(sequence.pending, budget)
-        if sequence.pending > 1 and count > 0:
+        if not step.work and sequence.pending <= min(budget * LAST_STRETCH, room):
+            count = sequence.pending  # a short rest is not worth a step of its own
+        if count > 0:
             step.work.append(Work(sequence, count, is_decode=False))
             budget -= count
     return step

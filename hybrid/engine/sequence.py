@@ -28,6 +28,7 @@ class Sequence:
     prompt: token ids, shape (n_prompt,). output: ids drawn so far.
     computed: how many of prompt + output the KV cache holds; 0 again after a preemption.
     slot: llama.cpp's sequence id while running, None while waiting.
+    submitted_s, first_token_s: when it came and when its first token was drawn, by the engine's clock; None before.
     due_s: when its answer is wanted, by the worker's clock; the earliest is served first.
     isolation: only sequences of the same key may share cells. cached_tokens: of the prompt, found in the cache.
     choice: which of the answers to one request it is; they share its id, its prompt and one prefill.
@@ -50,6 +51,8 @@ class Sequence:
     isolation: str = ""
     cached_tokens: int = 0
     due_s: float = 0.0
+    submitted_s: float | None = None
+    first_token_s: float | None = None
     bias: tuple[NDArray[np.int32], NDArray[np.float32]] | None = None
     constraint: Constraint | None = None
     logprobs: LogprobQueue | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 MIN_MATCH_TOKENS = 3
 """A shorter repeat is mostly chance: articles and commas come again without what followed them."""
@@ -23,6 +24,9 @@ FORGETTING = 0.02
 """How much of the way back to the prior a sequence goes each time it could have drafted and did not."""
 LEAST_GAIN = 0.02
 """A drafted token less likely to be kept than this is never worth its place in a batch."""
+LEAST_STEP_S = 1e-9
+FIRST_GAIN, MOST_GAIN, GAIN_LEARNING = 1.1, 3.0, 0.2
+FIRST_REST_STEPS, LONGEST_REST_STEPS = 100, 1600
 WORTH_GAIN = 1.05
 """Drafting is done where it promises this much more a second: the estimates are no better than that."""
 
@@ -82,7 +86,7 @@ def draft_lengths(
     lengths = [0] * len(acceptances)
     best, best_rate = lengths[:], 0.0
     if acceptances:
-        best_rate = len(acceptances) / step_s(len(acceptances)) * WORTH_GAIN
+        best_rate = len(acceptances) / max(step_s(len(acceptances)), LEAST_STEP_S) * WORTH_GAIN
     expected = float(len(acceptances))
     gains = [
         (gain, -place, number)
@@ -93,10 +97,37 @@ def draft_lengths(
     for drafted, (gain, _, number) in enumerate(sorted(gains, reverse=True)[: max(0, most_tokens)], start=1):
         lengths[number] += 1
         expected += gain
-        rate = expected / (step_s(len(acceptances) + drafted) + round_s * max(lengths))
+        rate = expected / max(step_s(len(acceptances) + drafted) + round_s * max(lengths), LEAST_STEP_S)
         if rate > best_rate:
             best, best_rate = lengths[:], rate
     return best
+
+
+@dataclass(slots=True)
+class Worth:
+    """Does drafting pay beside so many sequences? Believed until steps with drafts show that it does not, then rested.
+
+    gain: tokens a second with drafts against without, a running average. rest_steps: steps until it is tried again.
+    """
+
+    gain: float = FIRST_GAIN
+    rest_steps: int = 0
+    next_rest_steps: int = FIRST_REST_STEPS
+
+    def may_draft(self) -> bool:
+        """Whether this step may draft; counts the steps of a rest."""
+        if self.rest_steps:
+            self.rest_steps -= 1
+        return not self.rest_steps
+
+    def learn(self, gain: float) -> None:
+        """Take what one step gained."""
+        self.gain += GAIN_LEARNING * (min(gain, MOST_GAIN) - self.gain)
+        if self.gain < 1.0:
+            self.rest_steps, self.gain = self.next_rest_steps, FIRST_GAIN
+            self.next_rest_steps = min(2 * self.next_rest_steps, LONGEST_REST_STEPS)
+        elif self.gain > FIRST_GAIN:
+            self.next_rest_steps = FIRST_REST_STEPS
 
 
 def _gains(acceptance: float, count: int) -> Iterable[float]:

@@ -59,6 +59,35 @@ def _finish(
     raise AssertionError(f"still {len(engine.running)} running and {len(engine.waiting)} waiting")
 
 
+def test_requests_that_arrive_together_start_together():
+    """The first of a burst draws its first token at once, and its second when the prompts that came with it are in."""
+    engine = _engine()
+    for name in "abc":
+        engine.submit(_sequence(name, name * 200))
+    order = []
+    while len(order) < 9:
+        order += [delta.id for delta in engine.step().deltas]
+
+    assert ["a", "b", "c"] == order[:3]
+    assert {"a", "b", "c"} == set(order[3:])
+
+
+@pytest.mark.parametrize(("is_late", "size"), [(True, 200), (False, 2000)], ids=["came-later", "much-longer"])
+def test_nobody_waits_for_what_is_no_part_of_its_burst(is_late, size):
+    """A prompt that comes after a stream's first token, or is far longer, does not hold the stream up."""
+    engine = _engine()
+    short, other = _sequence("short", "s" * 200), _sequence("other", "o" * size)
+    for sequence in (short,) if is_late else (short, other):
+        engine.submit(sequence)
+    while not short.output:
+        engine.step()
+    if is_late:
+        engine.submit(other)
+
+    assert "short" in [delta.id for delta in engine.step().deltas]
+    assert other.computed > 0
+
+
 def test_several_sequences_decode_in_one_batch_and_each_gets_its_own_answer():
     """Six requests over four slots all come back right, and the batch really held several at once."""
     engine = _engine()
@@ -268,20 +297,20 @@ def test_cells_of_finished_sequences_are_given_up_oldest_first():
     assert engine.cache.look_up(again_old.prompt, "").length < 90
 
 
-def test_without_a_common_pool_a_prompt_goes_on_where_its_beginning_was_computed():
-    """Each slot has its own cache: a finished answer's slot is cut back and continued, a running one is left alone."""
-    engine = _engine(slots=2, has_one_pool=False)
+@pytest.mark.parametrize("slots", [1, 2, 4])
+def test_without_a_common_pool_a_beginning_is_copied_or_its_cache_cut_back(slots):
+    """Each slot has its own cache: where one is free the beginning is copied there, else the oldest is gone on with."""
+    engine = _engine(slots=slots, has_one_pool=False)
     _ask(engine, "first", "a shared beginning, and one ending")
     _finish(engine)
     second = _ask(engine, "second", "a shared beginning, and another")
-    beside = _ask(engine, "beside", "a shared beginning, and a third")
+    third = _ask(engine, "third", "a shared beginning, and a third")
     answers = _finish(engine)
 
     assert "a shared beginning, and another" == answers["second"][0]
-    assert "a shared beginning, and a third" == answers["beside"][0]
-    assert len("<|im_start|>user\na shared beginning, and ") == second.cached_tokens
-    assert 0 == beside.cached_tokens
-    assert 2 * 4096 == engine.free_cells
+    assert "a shared beginning, and a third" == answers["third"][0]
+    assert len("<|im_start|>user\na shared beginning, and ") <= min(second.cached_tokens, third.cached_tokens)
+    assert slots * 4096 == engine.free_cells
 
 
 class Schedules(RuleBasedStateMachine):

@@ -29,15 +29,17 @@ class Machine:
         self.readings = 0
         self._at_s = self._waited_s = self._own_s = self._busy_s = 0.0
         self._decode = self.backend.decode
-        self._ticks = itertools.count(1)
+        self.backend.decode = self._timed
         self.engine = Engine(self.backend, clock=self._clock, read_pressure=self._read, is_adaptive=is_adaptive)
         self._names = itertools.count()
 
     def _clock(self) -> float:
-        """The engine looks at it before and after each step: time passes at every second look."""
-        if next(self._ticks) % 2 == 0:
-            self.pass_time(STEP_S[self.competitors, self.backend.threads[0]], threads=self.backend.threads[0])
         return self._at_s
+
+    def _timed(self, entries):
+        """Time passes while the backend computes."""
+        self.pass_time(STEP_S[self.competitors, self.backend.threads[0]], threads=self.backend.threads[0])
+        return self._decode(entries)
 
     def pass_time(self, seconds: float, *, threads: int = 0) -> float:
         """Let time pass, with so many threads computing; give the time."""
