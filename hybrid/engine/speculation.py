@@ -24,6 +24,8 @@ FORGETTING = 0.02
 """How much of the way back to the prior a sequence goes each time it could have drafted and did not."""
 LEAST_GAIN = 0.02
 """A drafted token less likely to be kept than this is never worth its place in a batch."""
+WORTH_GAIN_EACH = 0.05
+"""And by so much more for each further sequence: on CPUs a batch uses all there is, and what is lost, all of it lose."""
 LEAST_STEP_S = 1e-9
 FIRST_GAIN, MOST_GAIN, GAIN_LEARNING = 1.1, 3.0, 0.2
 FIRST_REST_STEPS, LONGEST_REST_STEPS = 100, 1600
@@ -86,7 +88,8 @@ def draft_lengths(
     lengths = [0] * len(acceptances)
     best, best_rate = lengths[:], 0.0
     if acceptances:
-        best_rate = len(acceptances) / max(step_s(len(acceptances)), LEAST_STEP_S) * WORTH_GAIN
+        worth = WORTH_GAIN + WORTH_GAIN_EACH * (len(acceptances) - 1)
+        best_rate = len(acceptances) / max(step_s(len(acceptances)), LEAST_STEP_S) * worth
     expected = float(len(acceptances))
     gains = [
         (gain, -place, number)
