@@ -25,7 +25,7 @@ FORGETTING = 0.02
 LEAST_GAIN = 0.02
 """A drafted token less likely to be kept than this is never worth its place in a batch."""
 WORTH_GAIN_EACH = 0.05
-"""And by so much more for each further sequence: on CPUs a batch uses all there is, and what is lost, all of it lose."""
+"""And so much more for each further sequence: on CPUs a batch uses all there is, and all of it lose what is lost."""
 LEAST_STEP_S = 1e-9
 FIRST_GAIN, MOST_GAIN, GAIN_LEARNING = 1.1, 3.0, 0.2
 FIRST_REST_STEPS, LONGEST_REST_STEPS = 100, 1600
