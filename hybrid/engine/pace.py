@@ -16,6 +16,7 @@ FIRST_CHUNK_TOKENS = 64
 IDLE_STEP_S = 0.25
 """Longest step while nobody decodes: a cancelled request leaves at the next step, and must within 500 ms."""
 MIN_BUSY_STEP_S = 0.06
+MAX_USUAL_STEP_S = 0.15
 LONGEST_BUSY_STEP_S = 0.25
 
 
@@ -53,7 +54,9 @@ class Pace:
             return min(FIRST_CHUNK_TOKENS, batch_tokens)
         target_s = IDLE_STEP_S
         if decoding:
-            usual_s = min(max(self.decode_step_s or MIN_BUSY_STEP_S, MIN_BUSY_STEP_S), IDLE_STEP_S)
+            # A step with drafts takes longer and gives more: the promise is about the step that gives each its token.
+            plain_s = self.decode_s(decoding) or self.decode_step_s or MIN_BUSY_STEP_S
+            usual_s = min(max(plain_s, MIN_BUSY_STEP_S), MAX_USUAL_STEP_S)
             target_s = min(usual_s * max(1.0, prefilling / decoding), LONGEST_BUSY_STEP_S)
         return max(MIN_CHUNK_TOKENS, min(batch_tokens, int(target_s / self.prefill_token_s)))
 
