@@ -14,7 +14,7 @@ from hybrid.backends.base import Backend, BatchEntry
 from hybrid.engine.kv_cache import common_length
 from hybrid.engine.scheduler import Plan, Work
 from hybrid.engine.sequence import Sequence
-from hybrid.engine.speculation import MAX_DRAFT_TOKENS, Worth, draft_lengths, learned
+from hybrid.engine.speculation import LONG_PRIOR_ACCEPTANCE, MAX_DRAFT_TOKENS, Worth, draft_lengths, learned
 from hybrid.errors import LocalFailure, ModelFileError
 
 SMOOTHING = 0.2
@@ -100,7 +100,9 @@ class Drafter:
             assert seconds is not None
             return seconds
 
-        acceptances = [work.sequence.acceptance for work in works]
+        acceptances = [
+            max(work.sequence.acceptance, LONG_PRIOR_ACCEPTANCE * work.sequence.repeats.is_long) for work in works
+        ]
         return draft_lengths(acceptances, available, whole_step_s, most_tokens=most_tokens, round_s=round_s)
 
 

@@ -18,6 +18,8 @@ MIN_MATCH_TOKENS = 3
 MAX_DRAFT_TOKENS = 24
 LONG_MATCH_TOKENS = 8
 PRIOR_ACCEPTANCE = 0.6
+LONG_PRIOR_ACCEPTANCE = 0.9
+"""Where the text has been repeating itself for so long already, it mostly goes on."""
 LEARNING = 0.25
 """Weight of the newest verdict on a draft."""
 FORGETTING = 0.02
@@ -27,8 +29,8 @@ LEAST_GAIN = 0.02
 WORTH_GAIN_EACH = 0.05
 """And so much more for each further sequence: on CPUs a batch uses all there is, and all of it lose what is lost."""
 LEAST_STEP_S = 1e-9
-FIRST_GAIN, MOST_GAIN, GAIN_LEARNING = 1.1, 3.0, 0.2
-FIRST_REST_STEPS, LONGEST_REST_STEPS = 100, 1600
+FIRST_GAIN, MOST_GAIN, GAIN_LEARNING = 1.2, 3.0, 0.1
+FIRST_REST_STEPS, LONGEST_REST_STEPS = 30, 960
 WORTH_GAIN = 1.05
 """Drafting is done where it promises this much more a second: the estimates are no better than that."""
 
@@ -43,6 +45,8 @@ class Repeats:
     def __init__(self) -> None:
         self._tokens: list[int] = []
         self._ends: dict[tuple[int, ...], int] = {}
+        self.is_long = False
+        """Whether the guess found last agrees with the text for `LONG_MATCH_TOKENS`."""
 
     def extend(self, tokens: Iterable[int]) -> None:
         """Add what came since."""
@@ -59,10 +63,11 @@ class Repeats:
 
     def find(self, limit: int) -> list[int]:
         """Guess what follows, up to `limit` tokens: what followed there. Empty where the last words are new."""
-        size = len(self._tokens)
+        size, self.is_long = len(self._tokens), False
         for length in (LONG_MATCH_TOKENS, MIN_MATCH_TOKENS):
             end = self._ends.get(tuple(self._tokens[size - length :])) if size >= length else None
             if end is not None:
+                self.is_long = length == LONG_MATCH_TOKENS
                 return self._tokens[end : end + limit]
         return []
 
