@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import aclosing
@@ -13,7 +12,6 @@ from typing import TypeAlias, TypeVar
 
 from hybrid.clouds import Clouds, is_worth_falling_back
 from hybrid.engine.checker import Checker
-from hybrid.engine.frames import Submit
 from hybrid.engine.generation import Generation, Started
 from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import (
@@ -135,37 +133,16 @@ class Attempt:
         assert self._local is not None
         prompt_tokens = self._signals.prompt_tokens
         assert prompt_tokens is not None
-        given, default = self._request.sampling, self._options.defaults
-
-        def pick(mine: _T | None, fallback: _T | None) -> _T:
-            value = fallback if mine is None else mine
-            assert value is not None
-            return value
-
-        seed = given.seed if given.seed is not None else secrets.randbits(64)
         local, is_thinking = self._in_local_terms(), self._local.is_thinking(self._journal.id)
         self._answers = LocalAnswers(local, self._checker, is_thinking=is_thinking)
         self._heard, self._has_started = deque(), False
         return await self._local.submit(
-            Submit(
-                id=self._journal.id,
+            local.submit(
+                self._journal.id,
+                defaults=self._options.defaults,
                 max_output_tokens=self._signals.max_output_tokens or self._limits.local_context_tokens - prompt_tokens,
-                temperature=pick(given.temperature, default.temperature),
-                top_k=pick(given.top_k, default.top_k),
-                top_p=pick(given.top_p, default.top_p),
-                min_p=pick(given.min_p, default.min_p),
-                presence_penalty=pick(given.presence_penalty, default.presence_penalty),
-                frequency_penalty=pick(given.frequency_penalty, default.frequency_penalty),
-                repetition_penalty=pick(given.repetition_penalty, default.repetition_penalty),
-                seed=seed,
-                stop=list(self._request.stop),
-                shown=local.shown,
-                logit_bias=local.logit_bias,
-                top_logprobs=local.top_logprobs,
-                grammar=local.grammar(is_thinking=is_thinking),
-                isolation=self._request.client_key or "",
+                is_thinking=is_thinking,
                 deadline_s=self._deadline_left_s(),
-                choices=local.choices,
                 adapter=self._adapter,
             )
         )

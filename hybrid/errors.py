@@ -15,7 +15,7 @@ HybridError
 +-- DeadlineExceeded 504       the request's own time ran out
 +-- StoreError 500             the ledger could not be written or read
 +-- CommandError               a command line, config or file the user must change (exit 2 or 1)
-    +-- ConfigError  +-- CatalogError
+    +-- ConfigError  +-- CatalogError  +-- DatasetError
 
 Each carries what a renderer needs (`status`, `code`, `type`, `param`, `src`) and nothing of any dialect.
 """
@@ -244,3 +244,9 @@ class CatalogError(CommandError):
     """A model could not be found, fetched, verified or removed."""
 
     code = "catalog_error"
+
+
+class DatasetError(CommandError):
+    """A dataset or a calibration cannot be used as it is."""
+
+    code = "dataset_error"

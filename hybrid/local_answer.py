@@ -23,6 +23,7 @@ class DraftLog:
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
+    options: tuple[float, ...] = ()
     flaw: str | None = None
     unfit: str | None = None
 
@@ -32,6 +33,7 @@ class DraftLog:
             self.logprobs.append(signal.logprob)
             self.entropies.append(signal.entropy)
             self.margins.append(signal.margin)
+            self.options = self.options or signal.options
 
     def draft(self, finish_reason: FinishReason | None) -> Draft:
         """Freeze what is there for `review`."""
@@ -41,6 +43,7 @@ class DraftLog:
             margins=tuple(self.margins),
             finish_reason=finish_reason,
             flaw=self.flaw,
+            options=self.options,
         )
 
 

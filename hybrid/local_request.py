@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
@@ -14,11 +15,14 @@ from hybrid.engine.formats.grammar import NO_PARAMETERS, ToolGrammar
 from hybrid.engine.formats.listen import Listener
 from hybrid.engine.formats.speech import SWITCH, Speech
 from hybrid.engine.formats.thinking import Thinking
-from hybrid.engine.frames import JSON_DOCUMENT, Grammar, Ready
+from hybrid.engine.frames import JSON_DOCUMENT, Grammar, Ready, Submit
 from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import InvalidRequest
+from hybrid.policy.tasks import options_in
 from hybrid.structured import AnswerFormat, answer_format
-from hybrid.types import Capability, ChatRequest, Json, ToolCall
+from hybrid.types import Capability, ChatRequest, Json, Sampling, ToolCall
+
+_T = TypeVar("_T")
 
 EFFORT_TOKENS: Mapping[str, int] = {"none": 0, "minimal": 128, "low": 512, "medium": 2048}
 """The most thinking an effort allows; a higher effort is bounded by the configuration alone."""
@@ -143,6 +147,57 @@ class LocalRequest:
         """How many alternatives the client wants told at each token; None if it wants no log-probabilities."""
         count: int | None = self.request.extra.get("top_logprobs", 0) if self.request.extra.get("logprobs") else None
         return count
+
+    @property
+    def options(self) -> list[str]:
+        """Letters of the options the question ends with, whose likelihoods are wanted; none where it offers none."""
+        turns = [message.text for message in self.request.messages if message.role == "user"]
+        return list(options_in(turns[-1])) if turns else []
+
+    def submit(
+        self,
+        request_id: str,
+        *,
+        defaults: Sampling,
+        max_output_tokens: int,
+        is_thinking: bool,
+        deadline_s: float | None = None,
+        adapter: int | None = None,
+    ) -> Submit:
+        """Write the order to generate.
+
+        defaults: hold where the client gives no sampling; no field of it is None.
+        """
+        given = self.request.sampling
+
+        def pick(mine: _T | None, fallback: _T | None) -> _T:
+            value = fallback if mine is None else mine
+            assert value is not None
+            return value
+
+        return Submit(
+            id=request_id,
+            max_output_tokens=max_output_tokens,
+            temperature=pick(given.temperature, defaults.temperature),
+            top_k=pick(given.top_k, defaults.top_k),
+            top_p=pick(given.top_p, defaults.top_p),
+            min_p=pick(given.min_p, defaults.min_p),
+            presence_penalty=pick(given.presence_penalty, defaults.presence_penalty),
+            frequency_penalty=pick(given.frequency_penalty, defaults.frequency_penalty),
+            repetition_penalty=pick(given.repetition_penalty, defaults.repetition_penalty),
+            seed=given.seed if given.seed is not None else secrets.randbits(64),
+            stop=list(self.request.stop),
+            shown=self.shown,
+            logit_bias=self.logit_bias,
+            top_logprobs=self.top_logprobs,
+            grammar=self.grammar(is_thinking=is_thinking),
+            isolation=self.request.client_key or "",
+            deadline_s=deadline_s,
+            choices=self.choices,
+            adapter=adapter,
+            # The first token of a model that thinks is no answer.
+            options=[] if is_thinking else self.options,
+        )
 
     def grammar(self, *, is_thinking: bool) -> Grammar | None:
         """Write what the model may say; None where it may say anything.

@@ -181,11 +181,14 @@ class TokenSignal:
     logprob: natural log-probability of the token that was taken, <= 0.
     entropy: Shannon entropy of the whole distribution in nats, >= 0.
     margin: probability of the likeliest token less that of the second, in [0, 1].
+    options: at the first token of an answer to a question with options, the natural log-probability of each option's
+        letter, in the options' order; else empty.
     """
 
     logprob: float
     entropy: float
     margin: float
+    options: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -15,6 +15,7 @@ from hybrid.backends.base import Backend
 from hybrid.engine.drafting import Drafter
 from hybrid.engine.kv_cache import KvCache, common_length
 from hybrid.engine.neighbours import Neighbours, no_reading
+from hybrid.engine.options import first_options
 from hybrid.engine.pace import Pace
 from hybrid.engine.pressure import Reading
 from hybrid.engine.sampling import prepare_all, row_draws
@@ -37,7 +38,7 @@ UNUSED_DRAW = RowDraw(params=SampleParams(temperature=0.0), seed=0, position=0)
 class Delta(msgspec.Struct, frozen=True):
     """What one step did to one sequence: maybe text, maybe the signal of a token, maybe its end.
 
-    choice: which of the request's answers it is about.
+    choice: which of the request's answers it is about. options: as in `types.TokenSignal`.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Delta(msgspec.Struct, frozen=True):
     cached_tokens: int = 0
     stopped_by: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    options: tuple[float, ...] = ()
 
 
 @dataclass(slots=True)
@@ -59,6 +61,13 @@ class StepReport:
 
     started: list[str] = field(default_factory=list)
     deltas: list[Delta] = field(default_factory=list)
+
+    def tell_options(self, found: Mapping[tuple[str, int], tuple[float, ...]]) -> None:
+        """Add to the deltas of first tokens how likely each option was, by request and choice."""
+        for place, delta in enumerate(self.deltas):
+            options = found.get((delta.id, delta.choice))
+            if options is not None and delta.signal is not None and delta.completion_tokens == 1:
+                self.deltas[place] = msgspec.structs.replace(delta, options=options)
 
 
 class Engine:
@@ -171,7 +180,10 @@ class Engine:
         ended_s = self._clock()
         step_s = ended_s - started_s
         plain_s = self.pace.decode_s(sequences)
+        options = first_options(step.work, rows)
         drawn = sum(self._settle(work, found, report) for work, found in self._draw(step, rows))
+        if options:
+            report.tell_options(options)
         if drafted and plain_s and step_s > 0:
             self._drafter.measured(sequences, gain=drawn / step_s * plain_s / sequences)
         self.pace.observe(

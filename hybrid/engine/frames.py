@@ -73,6 +73,7 @@ class Submit(Frame, frozen=True):
     deadline_s: seconds until the answer is wanted; the queue is served by it. shown: control tokens that are text.
     choices: how many answers are wanted; they share one prefill, and the n-th draws with `seed` + n.
     adapter: which of the worker's LoRA adapters to apply; None applies none.
+    options: texts that an answer may begin with, such as A, B, C, D; its first token tells how likely each was.
     """
 
     id: str
@@ -94,6 +95,7 @@ class Submit(Frame, frozen=True):
     shown: list[str] = []
     choices: int = 1
     adapter: int | None = None
+    options: list[str] = []
 
 
 class Embed(Frame, frozen=True):
@@ -167,7 +169,7 @@ class Embedded(Frame, frozen=True):
 
 
 class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
-    """One token of one sequence; the three numbers as in `types.TokenSignal`, the rest as in `types.TextDelta`."""
+    """One token of one sequence; its numbers and `options` as in `types.TokenSignal`, the rest as in `TextDelta`."""
 
     id: str
     text: str
@@ -176,6 +178,7 @@ class TokenDelta(msgspec.Struct, frozen=True, array_like=True):
     margin: float
     logprobs: tuple[TokenLogprob, ...] = ()
     choice: int = 0
+    options: tuple[float, ...] = ()
 
 
 class End(msgspec.Struct, frozen=True, array_like=True):

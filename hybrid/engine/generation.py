@@ -64,7 +64,7 @@ class Generation:
 
 def text_delta(token: TokenDelta) -> TextDelta:
     """Turn the worker's token into an event."""
-    signal = TokenSignal(token.logprob, token.entropy, token.margin)
+    signal = TokenSignal(token.logprob, token.entropy, token.margin, token.options)
     return TextDelta(token.text, (signal,), token.logprobs, token.choice)
 
 

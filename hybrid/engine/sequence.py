@@ -36,6 +36,7 @@ class Sequence:
     logprobs: the tokens to tell of, where the request asks for them. shown: control tokens that are text here.
     acceptance: the share of drafted tokens it would have drawn itself, lately. repeats: where its text repeats.
     adapter: the LoRA it runs with, by its place among the worker's; its name is part of `isolation`.
+    options: for each option of a question, the tokens its answer may begin with; see `options.py`.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Sequence:
     acceptance: float = PRIOR_ACCEPTANCE
     repeats: Repeats = field(default_factory=Repeats)
     adapter: int | None = None
+    options: tuple[tuple[int, ...], ...] = ()
     order: int = field(default_factory=lambda: next(_order))
 
     @property

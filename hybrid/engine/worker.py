@@ -50,6 +50,7 @@ from hybrid.engine.frames import (
 from hybrid.engine.intake import Intake
 from hybrid.engine.loading import WorkerOptions, load_backend, load_drafter
 from hybrid.engine.logprobs import LogprobQueue
+from hybrid.engine.options import option_tokens
 from hybrid.engine.pressure import PressureReader
 from hybrid.engine.prompt_keeper import Closing, PromptKeeper, Restored
 from hybrid.engine.prompt_store import PromptStore, open_store
@@ -153,6 +154,7 @@ class Worker:
             due_s=time.monotonic() + (PATIENCE_S if frame.deadline_s is None else frame.deadline_s),
             bias=_bias(frame.logit_bias),
             logprobs=None if frame.top_logprobs is None else LogprobQueue(self._backend, frame.top_logprobs),
+            options=option_tokens(self._backend, frame.options),
         )
 
     def _refuse(self, request_id: str, why: HybridError) -> None:
@@ -232,9 +234,9 @@ class Worker:
 
     def _send_step(self, report: StepReport) -> None:
         tokens = [
-            TokenDelta(d.id, d.text, d.signal.logprob, d.signal.entropy, d.signal.margin, d.logprobs, d.choice)
+            TokenDelta(d.id, d.text, s.logprob, s.entropy, s.margin, d.logprobs, d.choice, d.options)
             for d in report.deltas
-            if d.signal is not None
+            if (s := d.signal) is not None
         ]
         ends = [
             End(

@@ -153,12 +153,27 @@ class Reject:
 Decision: TypeAlias = RunLocal | Escalate | Reject
 
 
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far several samples of one prompt say the same.
+
+    share: of all samples, those in the largest group of equal answers; in (0, 1]. samples: how many there are.
+    is_majority: whether the draft that would be released is in that group.
+    """
+
+    share: float
+    samples: int
+    is_majority: bool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """A local answer, whole or held back, as `review` sees it.
 
     logprobs, entropies, margins: one per generated token, natural units as in `TokenSignal`.
     finish_reason: None while the draft is still growing. flaw: what a verifier found wrong; outranks any score.
+    options: log-probabilities of a question's options at the answer's first token; empty where it has none.
+    agreement: with further samples of the same prompt, where some were drawn.
     """
 
     logprobs: tuple[float, ...] = field(default=())
@@ -166,6 +181,8 @@ class Draft:
     margins: tuple[float, ...] = field(default=())
     finish_reason: FinishReason | None = None
     flaw: str | None = None
+    options: tuple[float, ...] = ()
+    agreement: Agreement | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
