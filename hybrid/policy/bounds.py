@@ -83,6 +83,55 @@ def most_errors(n: int, share: float, delta: float) -> int:
     return low
 
 
+def most_errors_for_batch(n: int, batch: int, share: float, delta: float) -> int:
+    """The largest count in n trials after which a batch to come is also seen to keep to `share`; -1 if there is none.
+
+    `most_errors` is about the true share; what is observed in a batch varies around it. Thresholds loosen until one
+    more error would pass among the n. Which sample a row is of does not depend on its score or label, so the batch is
+    over its share only if, of the first errors of both together, too few fell among the n: a hypergeometric chance,
+    whatever the data.
+
+    Args:
+        batch: trials to come. delta: the chance that more than `share` of them err.
+    Source: as for tolerance limits by exceedances, Gumbel and von Schelling 1950, Ann. Math. Statist. 21(2).
+    Raises: ValueError if a number is out of range.
+    """
+    _check(0, n, delta)
+    if batch < 1 or not 0 <= share <= 1:
+        raise ValueError(f"need a batch of at least 1 and a share in [0, 1]; got {batch} and {share}")
+    # A product may round below the integer it stands for: 0.29 * 100 is 28.999...96.
+    allowed = math.floor(share * batch + 1e-9)
+    if allowed >= batch:
+        return n
+    low, high = -1, n
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _drawn_at_most(middle, n, batch, middle + allowed + 1) <= delta:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _drawn_at_most(count: int, n: int, others: int, drawn: int) -> float:
+    """The chance that of `drawn` out of n + others, without replacement, at most `count` are of the n."""
+    if drawn - count > others:
+        return 0.0
+    log_chance = _log_choose(n, count) + _log_choose(others, drawn - count) - _log_choose(n + others, drawn)
+    term, total = 1.0, 0.0
+    # From the largest count downwards: the sum relative to its first term.
+    for hit in range(count, -1, -1):
+        total += term
+        term *= hit * (others - drawn + hit) / ((n - hit + 1) * (drawn - hit + 1))
+        if term <= 0 or term < _EPSILON * total:
+            break
+    return min(1.0, math.exp(log_chance) * total)
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
 def trials_needed(share: float, delta: float) -> int:
     """The least number of trials that can prove a share this small, if none of them errs.
 

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid.policy.bounds import at_most, lower_bound, most_errors, regularised_beta, trials_needed, upper_bound
+from hybrid.policy.bounds import (
+    at_most,
+    lower_bound,
+    most_errors,
+    most_errors_for_batch,
+    regularised_beta,
+    trials_needed,
+    upper_bound,
+)
 
 COUNTS = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 DELTAS = st.floats(1e-6, 0.99)
@@ -99,6 +107,39 @@ def test_most_errors_for_five_in_a_hundred(n, expected):
     assert expected == most_errors(n, 0.05, 0.1)
 
 
+@pytest.mark.parametrize(
+    ("n", "batch", "share", "delta", "expected"),
+    [
+        (500, 500, 0.05, 0.1, 16),
+        (200, 1331, 0.05, 0.1, 5),
+        (1000, 100, 0.1, 0.05, 60),
+        (45, 45, 0.05, 0.1, -1),
+        (100, 100, 0.05, 0.1, 1),
+        (908, 908, 0.05, 0.1, 33),
+    ],
+)
+def test_most_errors_for_a_batch(n, batch, share, delta, expected):
+    """Recorded from scipy 1.17.1: `stats.hypergeom.cdf(k, n + batch, n, k + 1 + floor(share * batch)) <= delta`."""
+    assert expected == most_errors_for_batch(n, batch, share, delta)
+
+
+def test_a_batch_by_hand():
+    """Two and two, a half may err: after none of one's own, both of two drawn are of the others: 1 of 6 chances."""
+    assert 0 == most_errors_for_batch(2, 2, 0.5, 1 / 6 + 1e-9)
+    assert -1 == most_errors_for_batch(2, 2, 0.5, 1 / 6 - 1e-9)
+
+
+@given(st.integers(1, 300), st.floats(0.01, 0.6), st.floats(0.01, 0.4))
+def test_a_large_batch_shows_the_true_share(n, share, delta):
+    """The larger the batch the less noise it has, and the nearer its count is to that of the share itself."""
+    assert abs(most_errors_for_batch(n, 10**7, share, delta) - most_errors(n, share, delta)) <= 1
+
+
+def test_a_batch_may_always_err():
+    """Where the batch may err in all trials, any count will do."""
+    assert 7 == most_errors_for_batch(7, 3, 1.0, 0.1)
+
+
 def test_a_share_of_one_is_always_proved_and_of_zero_never():
     """Anything errs at most always."""
     assert 10 == most_errors(10, 1.0, 0.1)
@@ -149,6 +190,7 @@ def test_regularised_beta(a, b, x, expected):
         pytest.param(lambda: upper_bound(1, 5, math.nan), id="nan"),
         pytest.param(lambda: at_most(1, 5, 1.5), id="no-chance"),
         pytest.param(lambda: most_errors(5, -0.1, 0.1), id="no-share"),
+        pytest.param(lambda: most_errors_for_batch(5, 0, 0.1, 0.1), id="no-batch"),
         pytest.param(lambda: trials_needed(0.0, 0.1), id="nothing-to-prove"),
         pytest.param(lambda: regularised_beta(0.0, 1.0, 0.5), id="no-beta"),
     ],
