@@ -32,7 +32,7 @@ from hybrid.errors import (
 from hybrid.journal import Journal
 from hybrid.local_answer import LocalAnswers, count_ends
 from hybrid.local_request import LocalRequest
-from hybrid.policy.model import Escalate, Limits, Reason, Reject, RunLocal, Signals
+from hybrid.policy.model import Escalate, Limits, Reason, Reject, RunLocal, Signals, without_promise
 from hybrid.pricing import saved_usd
 from hybrid.types import ChatRequest, Event, Finished, Head, Route, Sampling, Tail, TextDelta, Usage
 
@@ -158,10 +158,18 @@ class Attempt:
         an error with a status of its own.
         """
         while not held or (decision.fallback is not None and not self._is_judgeable(held)):
+            if held and decision.fallback is not None and (hopeless := self._said.hopeless(self._limits)) is not None:
+                self._journal.review, self._journal.confidence = hopeless, hopeless.confidence
+                self._journal.is_calibrated = hopeless.is_calibrated
+                self._journal.note(f"given up after {self._said.tokens} tokens: {hopeless.checks[-1].detail}")
+                return Escalate(reason=hopeless.reason, option=decision.fallback, may_fall_back=True)
             try:
                 held.append(await self._next(generation, until_s=self._hold_until_s(decision)))
             except _HoldExpired:
                 self._journal.note("judged early: the first token is due")
+                self._limits = without_promise(
+                    self._limits, "it was judged before its end, for the first token was due"
+                )
                 break
         answers = self._said
         if decision.fallback is None:
@@ -171,7 +179,7 @@ class Attempt:
         verdict = answers.verdict(self._limits)
         journal = self._journal
         journal.review, journal.confidence = verdict, verdict.confidence
-        journal.is_calibrated = self._limits.is_calibrated
+        journal.is_calibrated = verdict.is_calibrated
         journal.note(f"reviewed {answers.tokens} tokens: {verdict.checks[-1].detail}")
         if verdict.is_accepted:
             return None
@@ -189,7 +197,9 @@ class Attempt:
     def _is_judgeable(self, held: list[Event]) -> bool:
         if count_ends(held) == self._wanted_ends:
             return True
-        return self._request.is_stream and self._said.are_held(self._limits.hold_tokens)
+        # What was calibrated on whole answers judges whole answers.
+        is_growing = self._request.is_stream and self._limits.promise is None
+        return is_growing and self._said.are_held(self._limits.hold_tokens)
 
     def _hold_until_s(self, decision: RunLocal) -> float | None:
         """When, in seconds after arrival, a stream is judged by what is there, so that its first token is in time."""
@@ -204,7 +214,7 @@ class Attempt:
             journal.usage = usage
             journal.saved_usd = self._saved(usage)
         verdict = self._said.verdict(self._limits)
-        journal.confidence, journal.is_calibrated = verdict.confidence, self._limits.is_calibrated
+        journal.confidence, journal.is_calibrated = verdict.confidence, verdict.is_calibrated
         journal.review = journal.review or verdict
         if decision.no_fallback is not None and not verdict.is_accepted:
             journal.degraded = decision.no_fallback

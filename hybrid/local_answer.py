@@ -9,7 +9,7 @@ from hybrid.engine.checker import Checker
 from hybrid.engine.formats.listen import Listener
 from hybrid.local_request import LocalRequest
 from hybrid.policy.model import Draft, Limits, Review
-from hybrid.policy.review import review
+from hybrid.policy.review import look_at, review
 from hybrid.types import Event, Finished, FinishReason, TextDelta, TokenSignal, Usage
 
 
@@ -49,9 +49,10 @@ class DraftLog:
 
 @dataclass(slots=True)
 class _Answer:
-    """One of the answers."""
+    """One of the answers. seen_tokens: how long it was when it was last looked at."""
 
     listener: Listener
+    seen_tokens: int = 0
     log: DraftLog = field(default_factory=DraftLog)
     text: list[str] = field(default_factory=list)
     end: Finished | None = None
@@ -114,6 +115,17 @@ class LocalAnswers:
             review(answer.log.draft(answer.end.reason if answer.end else None), limits) for answer in self._answers
         ]
         return min(verdicts, key=lambda verdict: (verdict.is_accepted, verdict.confidence or 0.0))
+
+    def hopeless(self, limits: Limits) -> Review | None:
+        """Say whether one of the growing answers will not be accepted, as far as its calibrated looks can tell."""
+        if limits.promise is None or not limits.promise.looks:
+            return None
+        for answer in self._answers:
+            seen_tokens, answer.seen_tokens = answer.seen_tokens, len(answer.log.logprobs)
+            verdict = look_at(answer.log.draft(None), limits, seen_tokens=seen_tokens)
+            if verdict is not None:
+                return verdict
+        return None
 
     @property
     def usage(self) -> Usage | None:

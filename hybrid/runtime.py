@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from hybrid.artefact import PromiseBook
 from hybrid.attempt import Attempt, Item, RuntimeOptions, rejection
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.embed import Embedder
@@ -23,6 +24,7 @@ from hybrid.local_request import LocalRequest
 from hybrid.lora import join_name, split_name
 from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
+from hybrid.policy.tasks import kind_of
 from hybrid.speeds import SpeedBook
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
@@ -68,9 +70,11 @@ class Runtime:
         ledger: Ledger,
         keys: ClientKeys,
         speeds: SpeedBook | None = None,
+        promises: PromiseBook | None = None,
     ) -> None:
         self._options = options
         self._speeds = speeds or SpeedBook()
+        self._promises = promises or PromiseBook()
         self._fleet = fleet
         self._checker = checker
         self._clouds = clouds
@@ -204,6 +208,14 @@ class Runtime:
         if facts is None:
             return self._options.limits
         return replace(self._options.limits, local_context_tokens=facts.context_tokens)
+
+    def _promised(self, limits: Limits, request: ChatRequest, local: Supervisor | None) -> Limits:
+        """Add what may be promised of a local answer to this request, or why nothing may."""
+        asked = [message.text for message in request.messages if message.role == "user"]
+        kind = kind_of(asked[-1] if asked else "", request.needs)
+        found = self._promises.find(local.facts if local is not None else None, kind, request.tag)
+        is_limit_own = request.max_output_tokens is None
+        return replace(limits, promise=found.promise, no_promise=found.why, kind=kind, is_limit_own=is_limit_own)
 
     def _resolve(self, request: ChatRequest) -> _Target:
         """Find out what the client's model name and policy header mean together.
@@ -352,7 +364,7 @@ class Runtime:
         self, request: ChatRequest, target: _Target, local: Supervisor | None, journal: Journal
     ) -> AsyncGenerator[Item, None]:
         signals = await self.observe(request, target, local, journal)
-        limits = self._limits(local)
+        limits = self._promised(self._limits(local), request, local)
         decision = route(signals, limits)
         journal.decide(signals, decision)
         if isinstance(decision, Reject):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from hybrid.artefact import PromiseBook
 from hybrid.attempt import RuntimeOptions
 from hybrid.catalog import installed, resolve
 from hybrid.catalog.tuned import Settings
@@ -192,6 +193,7 @@ async def running(
             ledger=ledger,
             keys=keys,
             speeds=open_speed_book(data_dir(environ)),
+            promises=promise_book(config, environ),
         )
     finally:
         for provider in {id(model.provider): model.provider for model in models}.values():
@@ -295,8 +297,26 @@ def budget_zone(config: Config) -> tzinfo:
         return datetime.now().astimezone().tzinfo or UTC
 
 
+def promise_book(config: Config, environ: Mapping[str, str]) -> PromiseBook:
+    """The calibrations there are: the user's own first, then those that ship with the program."""
+    policy = config.policy
+    folders = (calibration_dir(environ), shipped_calibrations())
+    return PromiseBook(folders, max_regret=policy.max_regret, delta=policy.delta)
+
+
+def calibration_dir(environ: Mapping[str, str]) -> Path:
+    """Where `hybrid calibrate` writes."""
+    return data_dir(environ) / "calibration"
+
+
+def shipped_calibrations() -> Path:
+    """The artefacts that came with the program: beside its package where installed, else of the source tree."""
+    installed = Path(__file__).parent / "calibration" / "artefacts"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "models" / "calibration"
+
+
 def limits_of(config: Config) -> Limits:
-    """What the configuration promises. Nothing is calibrated yet, and everything that shows a score says so."""
+    """The configured limits; what is promised of a request is added when its kind is known."""
     policy = config.policy
     return Limits(
         local_context_tokens=config.local.context_tokens,

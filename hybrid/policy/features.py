@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from hybrid.policy.model import Draft
 from hybrid.types import FinishReason
@@ -26,6 +26,7 @@ TOKEN_FEATURES = (
     "is_cut",
 )
 OPTION_FEATURES = ("option_margin", "option_top", "option_entropy", "option_mass")
+PRIOR_FEATURES = ("fair_top", "fair_margin")
 SAMPLE_FEATURES = ("agreement", "is_majority")
 
 
@@ -95,6 +96,21 @@ def option_features(logprobs: Sequence[float]) -> dict[str, float]:
     }
 
 
+def prior_features(logprobs: Sequence[float], prior: Sequence[float]) -> dict[str, float]:
+    """Describe the options against the model's habit of preferring some letters whatever is asked.
+
+    Args:
+        logprobs: as for `option_features`. prior: mean log-share of each option over many questions, same shape.
+    Returns: of the option the model would say, its share once the habit is taken off, and how far that is above the
+    best of the others; below 0 where only the habit has chosen it.
+    Source: taking off the prior of option labels: Zheng et al., ICLR 2024, arXiv:2309.03882.
+    """
+    said = max(range(len(logprobs)), key=lambda place: logprobs[place])
+    shares = option_shares([logprob - habit for logprob, habit in zip(logprobs, prior, strict=True)])
+    others = max(share for place, share in enumerate(shares) if place != said)
+    return {"fair_top": shares[said], "fair_margin": shares[said] - others}
+
+
 def option_shares(logprobs: Sequence[float]) -> list[float]:
     """Give each option's share of the probability that all of them have together; they sum to 1."""
     peak = max(logprobs)
@@ -109,9 +125,3 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     low = math.floor(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-
-def in_order(found: Mapping[str, float], names: Sequence[str]) -> tuple[float, ...] | None:
-    """Pick features in the order a model was fitted with; None where one is missing."""
-    picked = [found.get(name) for name in names]
-    return None if any(value is None for value in picked) else tuple(value for value in picked if value is not None)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+from hybrid.policy.tasks import TaskKind
 from hybrid.types import Capability, FinishReason, PolicyChoice
+
+if TYPE_CHECKING:
+    from hybrid.policy.promise import Promise
 
 
 class Reason(StrEnum):
@@ -94,8 +98,11 @@ class Signals:
 class Limits:
     """The promises and thresholds of this runtime, from its configuration and calibration.
 
-    min_confidence: drafts scoring below it are escalated; in [0, 1].
-    is_calibrated: False while `min_confidence` is a default and the score is no probability.
+    min_confidence: drafts scoring below it are escalated where no promise holds; in [0, 1].
+    promise: what was calibrated for this kind of task; None where the score is no probability and nothing is promised.
+    no_promise: why there is none, for people.
+    kind: of the task, as far as the request tells.
+    is_limit_own: whether the limit of the answer's tokens is ours, and not the client's wish.
     hold_tokens: tokens of a stream held back for review before the first is released.
     """
 
@@ -104,7 +111,10 @@ class Limits:
     total_s: float | None = None
     hold_tokens: int = 16
     min_confidence: float = 0.35
-    is_calibrated: bool = False
+    promise: Promise | None = None
+    no_promise: str | None = None
+    kind: TaskKind = TaskKind.TEXT
+    is_limit_own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +197,35 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Review:
-    """The verdict on a draft: release it or escalate, with the score it was judged by (None: no tokens)."""
+    """The verdict on a draft: release it or escalate.
+
+    confidence: the chance that it is right where `is_calibrated`, else a score; None without tokens.
+    threshold: what was compared with `score`; both None where a rule that needs none decided.
+    p_cloud: the chance that the cloud would be right; None where nothing is known of it.
+    """
 
     is_accepted: bool
     reason: Reason
     confidence: float | None
+    is_calibrated: bool = False
+    score: float | None = None
+    threshold: float | None = None
+    p_cloud: float | None = None
     checks: tuple[Check, ...] = ()
+
+
+def beginning(draft: Draft, tokens: int) -> Draft:
+    """A draft as it was when it had so many tokens."""
+    return replace(
+        draft,
+        logprobs=draft.logprobs[:tokens],
+        entropies=draft.entropies[:tokens],
+        margins=draft.margins[:tokens],
+        finish_reason=None,
+        agreement=None,
+    )
+
+
+def without_promise(limits: Limits, why: str) -> Limits:
+    """Take back what was promised for a draft that cannot be judged as the calibration did."""
+    return limits if limits.promise is None else replace(limits, promise=None, no_promise=why)

@@ -66,6 +66,11 @@ def _stay_local(signals: Signals, limits: Limits, cloud: _Verdict, checks: tuple
             return Escalate(reason=Reason.LATENCY, option=cloud.option, may_fall_back=True, checks=checks)
         if not late.is_passed:
             return RunLocal(reason=Reason.DEFAULT, degraded=Reason.LATENCY, checks=checks)
+    hopeless = _promise_check(limits)
+    if hopeless is not None:
+        checks = (*checks, hopeless)
+        if cloud.option is not None:
+            return Escalate(reason=Reason.CONFIDENCE, option=cloud.option, may_fall_back=True, checks=checks)
     return RunLocal(
         reason=Reason.DEFAULT,
         fallback=cloud.option,
@@ -165,6 +170,19 @@ def _latency_check(signals: Signals, limits: Limits) -> Check | None:
         return None
     limit = "no limit" if limits.ttft_s is None else f"limit {limits.ttft_s:g} s"
     return Check("latency", True, f"first token predicted in {predicted.ttft_s:.2f} s ({limit}){because}")
+
+
+def _promise_check(limits: Limits) -> Check | None:
+    """Tell a kind of task of which calibration says that no local answer can keep the promise: drafting is in vain."""
+    promise = limits.promise
+    if promise is None or promise.is_feasible:
+        return None
+    why = "its drafts do not tell right from wrong" if promise.is_at_chance else "no threshold keeps the promise"
+    detail = (
+        f"{promise.task}: local is right in {promise.base_rate:.0%} and {why} "
+        f"(regret <= {promise.max_regret:g} with confidence {1 - promise.delta:g})"
+    )
+    return Check("promise", False, detail)
 
 
 def _join(*parts: str) -> str:

@@ -47,7 +47,7 @@ def test_a_broken_line_is_told_by_its_number(tmp_path, line, told):
 
 def test_many_broken_lines_are_counted_not_all_told(tmp_path):
     """The first five, and how many more there are."""
-    with pytest.raises(DatasetError, match="line 5: .*; and 15 more"):
+    with pytest.raises(DatasetError, match=r"line 5: .*; and 15 more"):
         load(_file(tmp_path, *["nonsense"] * 20))
 
 

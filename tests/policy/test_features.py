@@ -11,9 +11,9 @@ from hybrid.policy.features import (
     SAMPLE_FEATURES,
     TOKEN_FEATURES,
     features,
-    in_order,
     option_features,
     option_shares,
+    prior_features,
     quantile,
 )
 from hybrid.policy.model import Agreement, Draft
@@ -64,8 +64,6 @@ def test_a_draft_without_options_or_samples_has_only_its_tokens():
 
     assert found["is_cut"] == 1.0
     assert not {*OPTION_FEATURES, *SAMPLE_FEATURES} & set(found)
-    assert in_order(found, ("is_cut", "option_margin")) is None
-    assert in_order(found, ("log_tokens", "is_cut")) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, -math.inf])
@@ -99,3 +97,14 @@ def test_a_quantile_lies_among_the_values_and_does_not_fall(values, share):
 
     assert ordered[0] <= quantile(ordered, share) <= ordered[-1] + 1e-12
     assert quantile(ordered, share * 0.5) <= quantile(ordered, share) + 1e-12
+
+
+def test_a_habit_is_taken_off_the_options():
+    """A letter that is said three times as often as the others counts for a third; what only habit chose falls below 0."""
+    habit = tuple(math.log(share) for share in (0.6, 0.2, 0.2))
+    found = prior_features((math.log(0.5), math.log(0.3), math.log(0.2)), habit)
+
+    weights = (0.5 / 0.6, 0.3 / 0.2, 0.2 / 0.2)
+    assert found["fair_top"] == pytest.approx(weights[0] / sum(weights))
+    assert found["fair_margin"] == pytest.approx((weights[0] - weights[1]) / sum(weights))
+    assert found["fair_margin"] < 0

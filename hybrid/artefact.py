@@ -1,0 +1,299 @@
+"""What does a calibration leave behind, and which holds for the model that serves? Versioned JSON, one file a model."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from hybrid.errors import DatasetError
+from hybrid.policy.calibrated import Isotonic, LinearModel, Platt
+from hybrid.policy.features import FEATURE_VERSION
+from hybrid.policy.promise import Counted, Look, Promise, certify
+from hybrid.policy.tasks import TaskKind
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+"""Counts up when an artefact's meaning changes; one of another schema is not used."""
+MOST_BYTES = 32 << 20
+
+
+class Knots(msgspec.Struct, frozen=True, tag="isotonic", forbid_unknown_fields=True):
+    """`policy.calibrated.Isotonic`."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+class Sigmoid(msgspec.Struct, frozen=True, tag="platt", forbid_unknown_fields=True):
+    """`policy.calibrated.Platt`."""
+
+    slope: float
+    offset: float
+
+
+Map: TypeAlias = Knots | Sigmoid
+
+
+class Weights(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`policy.calibrated.LinearModel`."""
+
+    features: tuple[str, ...]
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+    coefficients: tuple[float, ...]
+    intercept: float
+    calibration: Map
+
+    def model(self) -> LinearModel:
+        """It as the policy applies it. Raises: ValueError if the numbers make no model."""
+        plain = self.calibration
+        return LinearModel(
+            features=self.features,
+            means=self.means,
+            scales=self.scales,
+            coefficients=self.coefficients,
+            intercept=self.intercept,
+            calibration=Isotonic(plain.x, plain.y) if isinstance(plain, Knots) else Platt(plain.slope, plain.offset),
+        )
+
+
+def weights_of(model: LinearModel) -> Weights:
+    """Write a fitted model as plain numbers."""
+    plain = model.calibration
+    return Weights(
+        features=model.features,
+        means=model.means,
+        scales=model.scales,
+        coefficients=model.coefficients,
+        intercept=model.intercept,
+        calibration=Knots(plain.x, plain.y) if isinstance(plain, Isotonic) else Sigmoid(plain.slope, plain.offset),
+    )
+
+
+class LookAt(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`policy.promise.Look`."""
+
+    tokens: int
+    threshold: float
+    local: Weights
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`policy.promise.Counted`, on scores by models that never saw their rows."""
+
+    thresholds: tuple[float, ...]
+    kept: tuple[int, ...]
+    regretted: tuple[int, ...]
+    n: int
+
+    def counted(self) -> Counted:
+        """It as the policy takes it. Raises: ValueError if the counts contradict each other."""
+        return Counted(thresholds=self.thresholds, kept=self.kept, regretted=self.regretted, n=self.n)
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of task that was calibrated. Most fields are as in `policy.promise.Promise`.
+
+    dataset, dataset_digest, recipe_digest, rows: what it was measured on. labels: where right and wrong come from:
+    `gold`, or a cloud's name. report: the fit's figures, for people and programs.
+    """
+
+    task: str
+    kind: TaskKind
+    dataset: str
+    dataset_digest: str
+    recipe_digest: str
+    rows: int
+    labels: str
+    cloud_model: str | None = None
+    local: Weights
+    cloud: Weights | None = None
+    ranks_by_gain: bool = False
+    option_prior: tuple[float, ...] = ()
+    counts: Counts
+    base_rate: float
+    cloud_rate: float | None = None
+    is_at_chance: bool = False
+    samples: int = 1
+    looks: tuple[LookAt, ...] = ()
+    report: Mapping[str, object] = {}
+
+    def promise(self, max_regret: float, delta: float) -> Promise:
+        """What it lets one promise. Raises: ValueError if its numbers make no sense."""
+        certified = certify(self.counts.counted(), max_regret, delta)
+        return Promise(
+            task=self.task,
+            kind=self.kind,
+            local=self.local.model(),
+            cloud=None if self.cloud is None else self.cloud.model(),
+            ranks_by_gain=self.ranks_by_gain,
+            option_prior=self.option_prior,
+            threshold=certified.threshold,
+            max_regret=max_regret,
+            delta=delta,
+            local_share=certified.local_share,
+            bound=certified.bound,
+            base_rate=self.base_rate,
+            cloud_rate=self.cloud_rate,
+            is_at_chance=self.is_at_chance,
+            samples=self.samples,
+            looks=tuple(
+                Look(tokens=look.tokens, threshold=look.threshold, model=look.local.model()) for look in self.looks
+            ),
+        )
+
+
+class Artefact(msgspec.Struct, frozen=True, kw_only=True):
+    """All calibrations of one model. fingerprint, template_fingerprint: of what must serve for them to hold.
+
+    format: the weights', as the file names it. made_at: ISO 8601. version: of this program.
+    """
+
+    schema: int = SCHEMA
+    feature_version: int = FEATURE_VERSION
+    model: str
+    format: str
+    fingerprint: str
+    template_fingerprint: str
+    made_at: str
+    version: str
+    tasks: tuple[Task, ...] = ()
+
+    def with_task(self, task: Task) -> Artefact:
+        """Add a task, in the place of an earlier calibration of the same name and kind."""
+        others = tuple(one for one in self.tasks if (one.task, one.kind) != (task.task, task.kind))
+        return msgspec.structs.replace(self, tasks=(*others, task))
+
+
+class Loaded(Protocol):
+    """What a worker has loaded, as `engine.frames.Ready` tells it."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model's file."""
+
+    @property
+    def template_fingerprint(self) -> str:
+        """Of its chat template."""
+
+
+def path_of(folder: Path, fingerprint: str) -> Path:
+    """Where the artefact of a model lies."""
+    return folder / f"{fingerprint[:16]}.json"
+
+
+_decoder = msgspec.json.Decoder(Artefact)
+
+
+def read_artefact(path: Path) -> Artefact:
+    """Read one, and see that every number in it makes sense.
+
+    Raises: DatasetError that says what is wrong; FileNotFoundError if there is none.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise DatasetError(f"{path} is larger than any calibration")
+        artefact = _decoder.decode(path.read_bytes())
+        if artefact.schema == SCHEMA:
+            for task in artefact.tasks:
+                task.promise(0.05, 0.1)
+    except FileNotFoundError:
+        raise
+    except OSError as unreadable:
+        raise DatasetError(f"{path}: {unreadable.strerror or unreadable}") from unreadable
+    except (msgspec.MsgspecError, ValueError) as broken:
+        raise DatasetError(f"{path} is no sound calibration: {broken}; run `hybrid calibrate` again") from broken
+    return artefact
+
+
+def write_artefact(folder: Path, artefact: Artefact) -> Path:
+    """Put one in its place, whole or not at all. Raises: DatasetError if that cannot be done."""
+    path = path_of(folder, artefact.fingerprint)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(msgspec.json.format(msgspec.json.encode(artefact), indent=1) + b"\n")
+        part.replace(path)
+    except OSError as failed:
+        with suppress(OSError):
+            part.unlink()
+        raise DatasetError(f"{path}: {failed.strerror or failed}") from failed
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The promise for a request, or why there is none."""
+
+    promise: Promise | None
+    why: str | None = None
+
+
+class PromiseBook:
+    """Finds what may be promised for the loaded model. Files are read once a model; a broken one promises nothing.
+
+    Args:
+        folders: where artefacts lie; of two for one model the first counts.
+    """
+
+    def __init__(self, folders: Sequence[Path] = (), *, max_regret: float = 0.05, delta: float = 0.1) -> None:
+        self._folders = folders
+        self._max_regret, self._delta = max_regret, delta
+        self._known: dict[tuple[str, str], tuple[dict[str, Promise], dict[TaskKind, Promise], str]] = {}
+
+    def find(self, loaded: Loaded | None, kind: TaskKind, tag: str | None) -> Found:
+        """Find the promise for a task: the calibration that the request's tag names, else its kind's."""
+        if loaded is None:
+            return Found(None, "no local model is loaded")
+        key = loaded.fingerprint, loaded.template_fingerprint
+        if key not in self._known:
+            self._known[key] = self._read(loaded)
+        by_name, by_kind, why = self._known[key]
+        promise = by_name.get(tag or "") or by_kind.get(kind)
+        if promise is not None:
+            return Found(promise)
+        return Found(None, why or f"tasks of kind {kind.value} were not calibrated for this model")
+
+    def promises(self, loaded: Loaded) -> tuple[Promise, ...]:
+        """All that may be promised for a model."""
+        self.find(loaded, TaskKind.TEXT, None)
+        return tuple(self._known[loaded.fingerprint, loaded.template_fingerprint][0].values())
+
+    def _read(self, loaded: Loaded) -> tuple[dict[str, Promise], dict[TaskKind, Promise], str]:
+        problem = "this model was not calibrated"
+        for artefact, trouble in self._artefacts(loaded.fingerprint):
+            problem = trouble or _mismatch(artefact, loaded) or ""
+            if artefact is not None and not problem:
+                made = [task.promise(self._max_regret, self._delta) for task in artefact.tasks]
+                return {promise.task: promise for promise in made}, {promise.kind: promise for promise in made}, ""
+            log.warning("no promise for local answers: %s", problem)
+        return {}, {}, problem
+
+    def _artefacts(self, fingerprint: str) -> Iterator[tuple[Artefact | None, str | None]]:
+        for folder in self._folders:
+            try:
+                yield read_artefact(path_of(folder, fingerprint)), None
+            except FileNotFoundError:
+                continue
+            except DatasetError as broken:
+                yield None, str(broken)
+
+
+def _mismatch(artefact: Artefact | None, loaded: Loaded) -> str | None:
+    if artefact is None:
+        return None
+    if artefact.schema != SCHEMA or artefact.feature_version != FEATURE_VERSION:
+        return f"the calibration of {artefact.model} is of another version of this program; run `hybrid calibrate`"
+    if artefact.fingerprint != loaded.fingerprint:
+        return f"the calibration is of another file than {artefact.model} as it is loaded"
+    if artefact.template_fingerprint != loaded.template_fingerprint:
+        return f"{artefact.model} was calibrated with another chat template"
+    return None

@@ -1,0 +1,165 @@
+"""What may be promised of local answers to one kind of task, and what does that say of one draft?
+
+A calibration measured how often the local model is right, given a draft's features, and counted on labelled rows how
+many answers each threshold would have been sorry for. From that count the threshold for any promise follows here, so
+that a change of `policy.max_regret` needs no new calibration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from hybrid.policy.bounds import most_errors, upper_bound
+from hybrid.policy.calibrated import LinearModel, probability
+from hybrid.policy.features import features, prior_features
+from hybrid.policy.model import Draft
+from hybrid.policy.tasks import TaskKind
+
+LEAST_LOCAL_SHARE = 0.02
+"""A promise that is kept by answering less than this locally is kept by not being there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """What each threshold would have cost on labelled rows, the strictest first.
+
+    thresholds: falling scores. kept, regretted: how many of the n rows stay local at each, and how many of those are
+    wrong where the cloud is right (or just wrong, where the cloud's labels are not known). All of one length.
+    """
+
+    thresholds: tuple[float, ...]
+    kept: tuple[int, ...]
+    regretted: tuple[int, ...]
+    n: int
+
+    def __post_init__(self) -> None:
+        if not len(self.thresholds) == len(self.kept) == len(self.regretted):
+            raise ValueError("need as many counts as thresholds")
+        rows = list(zip(self.thresholds, self.kept, self.regretted, strict=True))
+        for (high, few, less), (low, many, more) in pairwise(rows):
+            if not (high > low and few <= many and less <= more):
+                raise ValueError("thresholds must fall, and what they keep must grow")
+        if rows and not (all(map(math.isfinite, self.thresholds)) and self.kept[-1] <= self.n):
+            raise ValueError("thresholds must be finite, and keep no more than there is")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A point of a growing draft at which it is judged: after so many tokens it is given up below `threshold`."""
+
+    tokens: int
+    threshold: float
+    model: LinearModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """One kind of task that was calibrated for the model that serves.
+
+    task: the dataset's name of it; a request names it by its tag, else `kind` decides.
+    local: gives the chance that a local draft is right. cloud: the same of the cloud's answer, by the local draft's
+    features; None takes `cloud_rate` for all. ranks_by_gain: thresholds are on p_local - p_cloud, else on p_local.
+    option_prior: mean log-share of each option's letter, which is the model's habit and no knowledge.
+    threshold: a draft that scores lower is escalated; infinite where nothing can be promised. bound: of the regret.
+    base_rate, cloud_rate: share of right answers, local's and the cloud's; the latter None where it is not known.
+    is_at_chance: whether nothing about a draft tells if it is right. samples: answers drawn to each prompt.
+    looks: where a growing draft is given up, in order.
+    """
+
+    task: str
+    kind: TaskKind
+    local: LinearModel
+    cloud: LinearModel | None = None
+    ranks_by_gain: bool = False
+    option_prior: tuple[float, ...] = ()
+    threshold: float
+    max_regret: float
+    delta: float
+    local_share: float
+    bound: float
+    base_rate: float
+    cloud_rate: float | None = None
+    is_at_chance: bool = False
+    samples: int = 1
+    looks: tuple[Look, ...] = ()
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether any local answer keeps it."""
+        return math.isfinite(self.threshold)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a promise says of a draft: the chances that local and cloud are right, and the score to compare."""
+
+    p_local: float
+    p_cloud: float
+    score: float
+
+
+def judge(promise: Promise, draft: Draft) -> Judgement | None:
+    """Judge a draft; None where it has none of the features that the calibration used.
+
+    Raises: ValueError for a draft without tokens or with numbers that are not finite.
+    """
+    return judge_by(promise, draft_features(draft, promise.option_prior))
+
+
+def judge_by(promise: Promise, found: Mapping[str, float]) -> Judgement | None:
+    """Judge by features, as `draft_features` gives them."""
+    p_local = probability(promise.local, found)
+    if p_local is None:
+        return None
+    p_cloud = None if promise.cloud is None else probability(promise.cloud, found)
+    if p_cloud is None:
+        p_cloud = 1.0 if promise.cloud_rate is None else promise.cloud_rate
+    return Judgement(p_local, p_cloud, p_local - p_cloud if promise.ranks_by_gain else p_local)
+
+
+def draft_features(draft: Draft, option_prior: Sequence[float] = ()) -> dict[str, float]:
+    """Give a draft's features, those against the options' prior among them where it fits."""
+    found = features(draft)
+    if draft.options and len(option_prior) == len(draft.options):
+        found.update(prior_features(draft.options, option_prior))
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certified:
+    """The loosest threshold that keeps a promise, or an infinite one. bound: of the true regret, at its confidence."""
+
+    threshold: float
+    local_share: float
+    bound: float
+    why: str
+
+
+def certify(counted: Counted, max_regret: float, delta: float) -> Certified:
+    """Find the loosest threshold at which P(regret > max_regret) <= delta.
+
+    Thresholds are tested from the strictest down, and the last before the first that fails is certified, which keeps
+    the chance of any mistake at delta without a price for their number.
+
+    Raises: ValueError if max_regret or delta are not in (0, 1).
+    Source: fixed-sequence testing: Angelopoulos et al., arXiv:2110.01052; exact bounds: Clopper and Pearson 1934.
+    """
+    if not 0 < max_regret < 1 or not 0 < delta < 1:
+        raise ValueError(f"max_regret and delta lie in (0, 1); got {max_regret} and {delta}")
+    allowed = most_errors(counted.n, max_regret, delta) if counted.n else -1
+    place = -1
+    for count in counted.regretted:
+        if count > allowed:
+            break
+        place += 1
+    share = counted.kept[place] / counted.n if place >= 0 else 0.0
+    if share < LEAST_LOCAL_SHARE:
+        why = f"of {counted.n} rows no threshold answers anything locally and keeps regret <= {max_regret:g}"
+        return Certified(threshold=math.inf, local_share=0.0, bound=0.0, why=why)
+    errors = counted.regretted[place]
+    bound = upper_bound(errors, counted.n, delta)
+    why = f"{errors} of {counted.n} rows regretted; at most {bound:.4f} with confidence {1 - delta:g}"
+    return Certified(threshold=counted.thresholds[place], local_share=share, bound=bound, why=why)
