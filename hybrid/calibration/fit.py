@@ -109,6 +109,7 @@ def fit(
     correct: ArrayLike,
     *,
     groups: Mapping[str, Sequence[str]] | None = None,
+    alone: Sequence[str] | None = None,
     bare: str | None = None,
     seed: int = 0,
 ) -> Fit:
@@ -125,6 +126,7 @@ def fit(
     Args:
         values: shape (rows, names). correct: shape (rows,).
         groups: name to features, tried as sets of their own.
+        alone: the features worth a try by themselves, such as all but a probe's hundred dimensions; all without it.
         bare: the feature to keep where nothing beats it by more than chance.
     Raises: CommandError if there are too few rows, one label only, an infinite value, or no feature that varies;
         ValueError for shapes and names that do not fit.
@@ -136,7 +138,7 @@ def fit(
     known, right = table[is_known], labels[is_known]
     _check_labels(right)
     is_full = len(right) >= LEAST_FOR_SEVERAL
-    candidates = _candidates(names, groups or {}, is_full=is_full)
+    candidates = _candidates(names, groups or {}, names if alone is None else alone, is_full=is_full)
     at_bare = names.index(bare) if bare in names else None
 
     def trained(rows: NDArray[np.intp]) -> Trained:
@@ -231,9 +233,12 @@ def _choices(trained: Trained, names: Sequence[str]) -> tuple[Choice, ...]:
     )
 
 
-def _candidates(names: Sequence[str], groups: Mapping[str, Sequence[str]], *, is_full: bool) -> list[Candidate]:
-    """Each feature alone and, with labels enough, each group's usable features and all of them; no set twice."""
-    sets: dict[tuple[int, ...], str] = {(at,): name for at, name in enumerate(names)}
+def _candidates(
+    names: Sequence[str], groups: Mapping[str, Sequence[str]], alone: Sequence[str], *, is_full: bool
+) -> list[Candidate]:
+    """Single features and, with labels enough, each group's usable features and all of them; no set twice."""
+    singles = set(alone) & set(names) or set(names)
+    sets: dict[tuple[int, ...], str] = {(at,): name for at, name in enumerate(names) if name in singles}
     if is_full:
         for name, members in groups.items():
             if columns := tuple(at for at, feature in enumerate(names) if feature in set(members)):

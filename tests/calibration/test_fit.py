@@ -97,6 +97,14 @@ def test_the_bare_feature_wins_a_draw():
         assert (bare,) == fit(names, values, correct, bare=bare).report.features
 
 
+def test_only_what_may_stand_alone_is_tried_alone():
+    """A probe's dimensions are tried together only; where no such feature is left, all are tried."""
+    names, values, correct = drafts(60, 6)
+    found = fit(names, values, correct, alone=["f0", "f2", "gone"])
+    assert {"f0", "f2"} == {choice.name for choice in found.report.choices}
+    assert 4 == len(fit(names, values, correct, alone=["gone"]).report.choices)
+
+
 def test_a_feature_that_falls_with_being_right_is_used_the_other_way():
     """Entropy is high where answers are wrong: its coefficient is negative and p still rises with the score."""
     names, values, correct = drafts(400, 7, (-2.0, 0.0))
