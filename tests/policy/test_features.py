@@ -100,7 +100,7 @@ def test_a_quantile_lies_among_the_values_and_does_not_fall(values, share):
 
 
 def test_a_habit_is_taken_off_the_options():
-    """A letter that is said three times as often as the others counts for a third; what only habit chose falls below 0."""
+    """A letter that is said three times as often counts for a third; what only habit chose falls below 0."""
     habit = tuple(math.log(share) for share in (0.6, 0.2, 0.2))
     found = prior_features((math.log(0.5), math.log(0.3), math.log(0.2)), habit)
 
