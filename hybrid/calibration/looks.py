@@ -78,6 +78,7 @@ def certify_looks(
     offsets: Sequence[float] | None = None,
     shares: Sequence[float] | None = None,
     least_local_share: float = LEAST_LOCAL_SHARE,
+    batch: int | None = None,
 ) -> LooksCertificate:
     """Certify thresholds so that P(regret of all that is released at any look > max_regret) <= delta.
 
@@ -91,14 +92,17 @@ def certify_looks(
         scores: shape (n, looks); the last column is the whole draft. NaN: the draft had ended before that look.
         offsets: of `joint`, a look's own addition to the common level, declared beforehand or found on other rows.
         shares: of `split`, each look's part of the limit and of delta; positive, at most 1 in sum.
+        batch: as for `certify`.
     Raises: ValueError for shapes or parts that do not fit.
     """
     table = _table(scores, None)
     if spending == "split":
-        return _split(table, local_correct, cloud_correct, max_regret, delta, shares, least_local_share)
+        return _split(table, local_correct, cloud_correct, max_regret, delta, shares, least_local_share, batch)
     added = _offsets(offsets, table.shape[1])
     level = np.where(np.isnan(table), -np.inf, table - added).max(axis=1)
-    single = certify(level, local_correct, cloud_correct, max_regret, delta, least_local_share=least_local_share)
+    single = certify(
+        level, local_correct, cloud_correct, max_regret, delta, least_local_share=least_local_share, batch=batch
+    )
     thresholds: Thresholds = (None,) * table.shape[1]
     if single.threshold is not None:
         found = [_least_passing(table[:, at], added[at], single.threshold) for at in range(table.shape[1])]
@@ -114,6 +118,7 @@ def _split(
     delta: float,
     shares: Sequence[float] | None,
     least_local_share: float,
+    batch: int | None,
 ) -> LooksCertificate:
     looks = table.shape[1]
     parts = [1 / looks] * looks if shares is None else list(shares)
@@ -121,7 +126,7 @@ def _split(
         raise ValueError(f"need a positive share for each of {looks} looks, at most 1 in sum; got {parts}")
     scores = np.where(np.isnan(table), -np.inf, table)
     each = [
-        certify(scores[:, at], local_correct, cloud_correct, max_regret * part, delta * part, least_local_share=0.0)
+        certify(scores[:, at], local_correct, cloud_correct, max_regret * part, delta * part, None, 0.0, batch)
         for at, part in enumerate(parts)
     ]
     thresholds = tuple(one.threshold for one in each)

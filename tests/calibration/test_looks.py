@@ -87,6 +87,17 @@ def test_joint_wastes_less_than_split():
     assert joint.certificate.local_share > split.certificate.local_share
 
 
+@pytest.mark.parametrize("spending", ["joint", "split"])
+def test_a_batch_promise_releases_less(spending):
+    """To keep to the limit also as observed in the next rows, fewer drafts are released."""
+    scores, local, cloud = drafts(1_500, 4)
+    plain, batch = (
+        certify_looks(scores, local, cloud, 0.08, 0.1, spending=spending, batch=many).certificate.local_share
+        for many in (None, 500)
+    )
+    assert batch < plain
+
+
 def test_offsets_make_early_looks_stricter():
     """An early look that is trusted less releases later, and what is told is what the thresholds do."""
     scores, local, cloud = drafts(1_500, 5)
