@@ -58,14 +58,22 @@ def spawn_local(config: Config, model_path: Path | None, environ: Mapping[str, s
     """
     if model_path is None and config.local.backend != "fake":
         return None
+    supervisor = Supervisor(local_options(config, model_path, environ))
+    supervisor.spawn()
+    return supervisor
+
+
+def local_options(config: Config, model_path: Path | None, environ: Mapping[str, str]) -> SupervisorOptions:
+    """How the worker of the configured local model is started.
+
+    Raises: ModelFileError if it does not fit into this machine's memory.
+    """
     if model_path is not None:
         check_adapters(config.lora, model_path)
     draft_path = resolve(config.local.draft_model, data_dir(environ) / "models") if config.local.draft_model else None
     options = _worker_options(config, model_path, environ, adapters=config.lora)
     options = replace(options, draft_model_path=str(draft_path or ""))
-    supervisor = Supervisor(placed(options, config.local, others_may_leave=False)[0])
-    supervisor.spawn()
-    return supervisor
+    return placed(options, config.local, others_may_leave=False)[0]
 
 
 def _worker_options(

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-VOCABULARY = {"types", "errors", "gguf", "gguf_format"}
+VOCABULARY = {"types", "errors", "fingerprints", "gguf", "gguf_format"}
 DECISIONS = {"policy", "pricing"}
 EFFECTS = {"engine", "backends", "native", "providers", "devices", "store", "catalog"}
 CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_secrets"}

@@ -6,7 +6,6 @@ We never use `llama_cpp.Llama`: it serves one sequence at a time behind a lock.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import os
 import warnings
@@ -23,6 +22,7 @@ from hybrid.backends.llama_batch import LlamaBatch
 from hybrid.backends.llama_cpp_adapters import load_adapters, set_adapter
 from hybrid.backends.llama_cpp_embed import LlamaCppEmbedder, can_generate
 from hybrid.errors import LocalFailure, ModelFileError
+from hybrid.fingerprints import model_fingerprint
 from hybrid.gguf import GgufHeader, read_header
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 ALL_LAYERS = 9_999
 EMBEDDER_CELLS = 64
 """The context for generating, of a model that never does: llama.cpp's own least is about this."""
-FINGERPRINT_BYTES = 1 << 20
 PIECE_BUFFER_BYTES = 256
 # ggml's levels: 1 debug, 2 info, 3 warning, 4 error, 5 continuation of the line before.
 GGML_WARNING, GGML_ERROR = 3, 4
@@ -108,7 +107,7 @@ class LlamaCppBackend:
             threads=threads,
             device="gpu" if can_offload and options.gpu_layers != 0 else "cpu",
             file_bytes=options.model_path.stat().st_size,
-            fingerprint=_fingerprint(options),
+            fingerprint=model_fingerprint(options.model_path, options.key_cache, options.value_cache),
             chat_template=header.chat_template,
             bos_text=self._special_text(int(llama.llama_vocab_bos(self._vocab))),
             eos_text=self._special_text(int(llama.llama_vocab_eos(self._vocab))),
@@ -356,13 +355,3 @@ def _pointer(data: bytes | bytearray) -> Any:
     if isinstance(data, bytes):
         return ctypes.cast(ctypes.c_char_p(data), pointer)
     return ctypes.cast((ctypes.c_uint8 * len(data)).from_buffer(data), pointer)
-
-
-def _fingerprint(options: BackendOptions) -> str:
-    path, cache = options.model_path, f"{options.key_cache} {options.value_cache}"
-    with path.open("rb") as file:
-        digest = hashlib.sha256(str(path.stat().st_size).encode())
-        digest.update(file.read(FINGERPRINT_BYTES))
-    if cache != "f16 f16":
-        digest.update(cache.encode())
-    return digest.hexdigest()

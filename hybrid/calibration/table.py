@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.calibration.agreement import agreement, normalised
+from hybrid.calibration.agreement import Kind, agreement, normalised
 from hybrid.calibration.answers import choice
 from hybrid.calibration.datasets import LETTERS, Question
 from hybrid.calibration.drafts import Answer, DraftFile, key_of
@@ -162,9 +162,9 @@ def said(answer: Answer) -> str:
     return "" if answer.finish is FinishReason.LENGTH and len(answer.logprobs) > 1 else answer.text
 
 
-def agreement_kind(question: Question) -> str:
+def agreement_kind(question: Question) -> Kind:
     """How answers to a question are compared."""
-    return {"choice": "choice", "number": "number"}.get(question.scorer, "text")
+    return question.scorer if question.scorer in ("choice", "number") else "text"
 
 
 def _largest(groups: Sequence[int]) -> int:

@@ -30,12 +30,20 @@ COMMANDS = {
     "bench": Command("hybrid.cli.bench", "Measure this machine and its models: speeds, roofs, and what to do next."),
     "devices": Command("hybrid.cli.devices", "Say what this machine has, what will be used, and why."),
     "models": Command("hybrid.cli.models", "List, recommend, pull, tune, show and remove local models."),
+    "calibrate": Command(
+        "hybrid.cli.calibrate", "Learn when local answers are right, and what may be promised of them."
+    ),
+    "eval": Command(
+        "hybrid.cli.evaluate", "Measure local, cloud and hybrid on a dataset, with intervals and a picture."
+    ),
     "config": Command("hybrid.cli.config", "Show, check or describe the configuration."),
     "report": Command("hybrid.cli.report", "Say what was answered where, and what it cost and saved."),
     "explain": Command("hybrid.cli.explain", "Replay one decision: the facts, each rule, the outcome."),
     "keys": Command("hybrid.cli.keys", "Add, list and revoke client API keys."),
 }
 
+EXTRAS = {"sklearn": "calibrate", "matplotlib": "calibrate"}
+"""What some commands import beyond the base installation, and the extra that brings it."""
 BAD_USAGE = 2
 INTERRUPTED = 130
 
@@ -77,7 +85,14 @@ def _dispatch(args: list[str]) -> int:
 
 def _run(name: str, args: list[str]) -> int:
     """Hand the rest of the command line to the command's own parser."""
-    app: Callable[..., object] = importlib.import_module(COMMANDS[name].module).app
+    try:
+        app: Callable[..., object] = importlib.import_module(COMMANDS[name].module).app
+    except ModuleNotFoundError as missing:
+        if missing.name not in EXTRAS:
+            raise
+        extra = EXTRAS[missing.name]
+        what = f"hybrid {name} needs {missing.name}, which the extra {extra!r} brings"
+        raise CommandError(f"{what}: .venv/bin/pip install '.[{extra}]' in the source tree") from missing
     try:
         app(args=args, prog_name=f"hybrid {name}")
     except SystemExit as exc:

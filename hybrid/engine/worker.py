@@ -6,7 +6,6 @@ so a gateway that dies in any way never leaves a model behind in memory.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import queue
@@ -57,6 +56,7 @@ from hybrid.engine.prompt_store import PromptStore, open_store
 from hybrid.engine.sequence import Sequence
 from hybrid.engine.wire import receive, send
 from hybrid.errors import HybridError, InvalidRequest, LocalError
+from hybrid.fingerprints import template_fingerprint
 from hybrid.native import SampleParams
 
 log = logging.getLogger(__name__)
@@ -302,7 +302,7 @@ def _ready(backend: Backend) -> Ready:
         device=facts.device,
         file_bytes=facts.file_bytes,
         fingerprint=facts.fingerprint,
-        template_fingerprint=hashlib.sha256((facts.chat_template or "").encode()).hexdigest(),
+        template_fingerprint=template_fingerprint(facts.chat_template),
         speech=speech,
         markers=find_markers(backend, speech.markers),
         dimensions=facts.dimensions,

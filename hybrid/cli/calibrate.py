@@ -1,0 +1,190 @@
+"""What does `hybrid calibrate` do and print? An artefact that `serve` reads, and an account of what it may promise."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hybrid import __version__
+from hybrid.artefact import Artefact, path_of, read_artefact, write_artefact
+from hybrid.calibration.calibrate import Calibrated, calibrate
+from hybrid.calibration.datasets import Dataset
+from hybrid.calibration.recipes import RECIPES
+from hybrid.calibration.session import Asked, Model
+from hybrid.calibration.table import tabulate
+from hybrid.cli.calibration import answered, configured, recorded_name, shown
+from hybrid.cli.cloud_answers import with_cloud
+from hybrid.errors import CommandError, DatasetError
+from hybrid.policy.features import FEATURE_VERSION
+from hybrid.policy.tasks import TaskKind
+from hybrid.types import Json
+from hybrid.wiring import calibration_dir
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command("calibrate")
+def calibrate_model(
+    dataset: Annotated[Path, typer.Option("--dataset", metavar="FILE", help="Labelled questions, one JSON a line.")],
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME|PATH", help="The local model; default: the configured.")
+    ] = None,
+    cloud: Annotated[
+        str | None,
+        typer.Option(
+            "--cloud", metavar="NAME", help="Compare with a configured cloud, or with recorded:NAME of the dataset."
+        ),
+    ] = None,
+    max_regret: Annotated[
+        float | None, typer.Option("--max-regret", metavar="SHARE", help="Promise this; default: policy.max_regret.")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option("--delta", metavar="SHARE", help="With this chance to fail; default: policy.delta.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Take so many questions, drawn by --seed.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", metavar="K", min=1, max=16, help="Answers drawn to each question.")
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", metavar="NAME", help="Its name, which x-hybrid-tag may give; default: task.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the drawn questions and the folds.")] = 0,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Write the artefact there instead of the data folder.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON for programs.")] = False,  # noqa: FBT002
+    config_path: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Instead of hybrid.toml.")
+    ] = None,
+) -> None:
+    """Learn when this model's answers are right, and which share of them may stay local under a promise."""
+    config, path = configured(config_path, model)
+    policy = config.policy
+    max_regret = policy.max_regret if max_regret is None else max_regret
+    delta = policy.delta if delta is None else delta
+    if not 0 < max_regret < 1 or not 0 < delta < 1:
+        raise CommandError(f"--max-regret and --delta are shares between 0 and 1; got {max_regret:g} and {delta:g}")
+    found, questions, asked = answered(config, path, dataset, limit=limit, seed=seed, samples=samples)
+    name, asked = with_cloud(cloud, recorded_name(cloud, questions), config, questions, asked)
+    made = [
+        _calibrated(one, questions, task=task, cloud=name, max_regret=max_regret, delta=delta, seed=seed)
+        for one in asked
+    ]
+    folder = out_dir or calibration_dir(os.environ)
+    written = _written(folder, found, made)
+    if as_json:
+        print(json.dumps([_facts(one) for one in made], indent=2))
+    else:
+        print("\n".join(line for one in made for line in _lines(one, max_regret, delta)))
+    print(f"written: {written}; `hybrid serve` reads it at its next start", file=sys.stderr)
+
+
+def _calibrated(
+    asked: Asked, dataset: Dataset, *, task: str | None, cloud: str | None, max_regret: float, delta: float, seed: int
+) -> Calibrated:
+    with shown("marking", len(asked.questions)) as on_row:
+        table = tabulate(asked.questions, asked.file, samples=asked.samples, cloud=cloud, on_row=lambda: on_row(1))
+    for why, count in table.skipped.items():
+        print(f"{count} questions left out: {why}", file=sys.stderr)
+    return calibrate(
+        table,
+        dataset,
+        asked.scorer,
+        RECIPES[asked.scorer],
+        task=task or asked.questions[0].task or dataset.path.stem,
+        samples=asked.samples,
+        cloud=cloud,
+        max_regret=max_regret,
+        delta=delta,
+        seed=seed,
+    )
+
+
+def _written(folder: Path, model: Model, made: list[Calibrated]) -> Path:
+    """Put the tasks into the model's artefact, beside those calibrated before."""
+    artefact = Artefact(
+        model=model.name,
+        format=model.format,
+        fingerprint=model.fingerprint,
+        template_fingerprint=model.template_fingerprint,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=__version__,
+    )
+    try:
+        old = read_artefact(path_of(folder, model.fingerprint))
+        is_kept = old.feature_version == FEATURE_VERSION and old.template_fingerprint == model.template_fingerprint
+        for task in old.tasks if is_kept else ():
+            artefact = artefact.with_task(task)
+    except FileNotFoundError:
+        pass
+    except DatasetError as broken:
+        print(f"the old calibration is replaced: {broken}", file=sys.stderr)
+    for one in made:
+        artefact = artefact.with_task(one.task)
+    return write_artefact(folder, artefact)
+
+
+def _facts(made: Calibrated) -> dict[str, Json]:
+    """The figures of one task, without what only programs apply."""
+    task, certified = made.task, made.certified
+    promise = {
+        "is_feasible": certified.local_share > 0,
+        "threshold": certified.threshold if certified.local_share > 0 else None,
+        "local_share": certified.local_share,
+        "bound": certified.bound,
+        "why": certified.why,
+    }
+    return {
+        "task": task.task,
+        "kind": task.kind.value,
+        "rows": task.rows,
+        "labels": task.labels,
+        "cloud": task.cloud_model,
+        "accuracy_local": task.base_rate,
+        "accuracy_cloud": task.cloud_rate,
+        "samples": task.samples,
+        "is_at_chance": task.is_at_chance,
+        "ranks_by_gain": task.ranks_by_gain,
+        "looks_tokens": [look.tokens for look in task.looks],
+        "report": dict(task.report),
+        "promise": promise,
+    }
+
+
+def _lines(made: Calibrated, max_regret: float, delta: float) -> Iterator[str]:
+    task, report, certified = made.task, made.local.report, made.certified
+    yield f"{task.task} ({task.kind.value}): {task.rows} questions, labels: {task.labels}"
+    cloud = "" if task.cloud_rate is None else f", the cloud in {task.cloud_rate:.1%}"
+    yield f"  local is right in {task.base_rate:.1%}{cloud}"
+    yield f"  fitted: {report.method} on {', '.join(report.features)}"
+    yield f"    {report.why}"
+    low, high = report.auroc_ci95
+    floor = f"chance alone {report.ece_floor:.3f}"
+    yield f"  AUROC {report.auroc:.3f} ({low:.3f} to {high:.3f}), ECE {report.ece:.3f} ({floor})"
+    yield f"  Brier {report.brier:.4f}; always saying {task.base_rate:.1%} has {report.base_brier:.4f}"
+    if task.is_at_chance:
+        yield "  local adds nothing here: its drafts do not tell right from wrong"
+    if certified.local_share > 0:
+        yield (
+            f"  promise: regret <= {max_regret:g} with confidence {1 - delta:g} holds with "
+            f"{certified.local_share:.1%} answered locally ({certified.why})"
+        )
+    else:
+        yield f"  promise: regret <= {max_regret:g} with confidence {1 - delta:g} cannot be kept: {certified.why}"
+        yield "  so `serve` escalates this kind, or answers it without a promise where no cloud may be paid"
+    if task.labels == "gold" and task.cloud_rate is None:
+        yield "  no cloud was compared with, so each wrong answer counts as one the cloud would have had right"
+    if task.kind is TaskKind.TEXT:
+        yield "  free text is marked by equal wording, which is strict"
+    for look in task.looks:
+        line = f"its chance to be accepted is under {look.threshold:.3f}"
+        yield f"  a draft is given up after {look.tokens} tokens if {line}"
