@@ -15,6 +15,8 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MAX_DIGITS = 60
 """Longer numbers are noise of a model that repeats itself."""
 MAX_CODE_CHARS = 100_000
+MAX_TRIMS = 60
+"""Lines that are left out at the end of code, one error after the other, before it is given up as none."""
 
 _DECLARED = re.compile(
     r"(?:answer|option|choice)(?:\s+is)?(?:\s*[:=])?\s*(?:option\s+|choice\s+)?[\(\[*\"'`]*([A-Z])(?![A-Za-z0-9])[\)\]*\"'`.:,]*",
@@ -160,7 +162,7 @@ def _programs(text: str, prompt: str, preamble: str, entry_point: str) -> Iterat
 def _compiling(program: str, entry_point: str) -> tuple[str | None, int]:
     """The longest beginning of whole lines that is Python and defines the function; and how many lines that leaves."""
     every = lines = program.splitlines()
-    while lines:
+    for _ in range(MAX_TRIMS):
         text = "\n".join(lines) + "\n"
         try:
             tree = ast.parse(text)
@@ -172,6 +174,8 @@ def _compiling(program: str, entry_point: str) -> tuple[str | None, int]:
                 return text if _has_body(tree, entry_point) else None, len(every) - len(lines)
         # What follows an error cannot mend it.
         lines = lines[: max(0, min(len(lines), wrong_at) - 1)]
+        if not lines:
+            break
     return None, len(every)
 
 

@@ -15,6 +15,8 @@ from hybrid.calibration.sandbox import ALL_BARRIERS, DEFAULT_LIMITS, Barrier, Ch
 MAX_EXAMPLES = 20
 MAX_EXAMPLE_CHARS = 2_000
 MAX_PROMPT_CHARS = 50_000
+MAX_CALLS, MAX_ENDS = 100, 40
+"""Places in a docstring that are looked at, and brackets in each that might close the call."""
 MAX_LINES = 12
 """Of one example: brackets that stay open longer are prose."""
 
@@ -129,7 +131,8 @@ def _is_about(source: str, entry_point: str) -> bool:
 
 def _inline(text: str, entry_point: str) -> Iterator[Check]:
     """Examples as a call, something like an arrow, and a result."""
-    for found in re.finditer(rf"(?<![\w.]){re.escape(entry_point)}\s*\(", text):
+    calls = re.finditer(rf"(?<![\w.]){re.escape(entry_point)}\s?\(", text)
+    for found in itertools.islice(calls, MAX_CALLS):
         source = _call_at(text[found.start() : found.start() + MAX_EXAMPLE_CHARS])
         if source is None:
             continue
@@ -144,7 +147,7 @@ def _inline(text: str, entry_point: str) -> Iterator[Check]:
 
 def _call_at(text: str) -> str | None:
     """The call that a text begins with, if its arguments are literals; it may go over lines."""
-    for end in (found.end() for found in re.finditer(r"\)", text)):
+    for end in itertools.islice((found.end() for found in re.finditer(r"\)", text)), MAX_ENDS):
         try:
             tree = ast.parse(text[:end], mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -171,8 +174,10 @@ def _literals(lines: list[str]) -> Iterator[str]:
     """The literals that the first line, or the first few where brackets stay open, may be meant as, likeliest first."""
     for many in range(1, min(len(lines), MAX_LINES) + 1):
         text = "\n".join(lines[:many]).strip()
+        if len(text) > MAX_EXAMPLE_CHARS:
+            return
         for candidate in (_REMARK.sub("", text).rstrip(".,;: "), text.rstrip(".,;: "), text.rpartition(" = ")[2]):
-            if candidate and len(candidate) <= MAX_EXAMPLE_CHARS and _reads_as_literal(candidate):
+            if candidate and _reads_as_literal(candidate):
                 yield candidate
 
 

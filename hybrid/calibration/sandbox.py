@@ -131,8 +131,10 @@ def run(
 
 
 def _start(folder: str, stdin: IO[bytes], fds: tuple[int, int]) -> subprocess.Popen[bytes]:
+    # What -I does, but that it would ignore the hash seed too: equal runs are to end alike. The environment is ours.
+    isolated = ["-s", "-P", "-S", "-B", "-u"]
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", "-u", str(CHILD), *map(str, fds)],
+        [sys.executable, *isolated, str(CHILD), *map(str, fds)],
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

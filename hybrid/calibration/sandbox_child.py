@@ -1,7 +1,7 @@
 """What happens inside the sandbox? This process gives up what it could do harm with, runs a program, and tells.
 
-Started by sandbox.py as `python -I -S -B`, so it sees the standard library only. It reads its job from standard input
-and writes its verdicts to a pipe of its own after the last check, behind a secret that waits in another pipe till then.
+Started by sandbox.py in an interpreter that sees the standard library only. It reads its job from standard input and
+writes its verdicts to a pipe of its own after the last check, behind a secret that waits in another pipe till then.
 """
 
 from __future__ import annotations

@@ -92,7 +92,15 @@ def test_similarity_is_exact_where_it_counts(one, other):
     assert similarity(other, one) == found
 
 
-def test_long_texts_are_compared_by_their_beginning():
-    """A runaway answer costs no more than a long one."""
-    assert 2_000 == len(normalised("x" * 100_000))
+def test_long_texts_are_compared_word_by_word():
+    """A tenth of the words changed is the same text, half of them is another; a runaway answer costs no more."""
+    words = [f"word{at}" for at in range(5_000)]
+    tenth = " ".join("x" if at % 10 == 0 else word for at, word in enumerate(words))
+    half = " ".join("x" if at % 2 == 0 else word for at, word in enumerate(words))
+    assert (0, 0, 2) == agreement([" ".join(words), tenth, half], "text").groups
+    assert 500 == len(normalised(" ".join(words)).split())
+
+
+def test_nothing_is_like_nothing():
+    """Two empty texts differ in nothing."""
     assert 1.0 == similarity("", "")

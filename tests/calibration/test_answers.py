@@ -192,6 +192,7 @@ def test_code_is_found(answer):
         pytest.param('def double(xs):\n    """Double."""\n', id="docstring-only"),
         pytest.param("# nothing to do", id="comment-only"),
         pytest.param("(" * 5_000, id="brackets"),
+        pytest.param("def double(xs):\n" + "@a\n" * 30_000, id="each-line-a-new-error"),
     ],
 )
 def test_no_code_is_none(answer):

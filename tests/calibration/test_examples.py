@@ -89,6 +89,20 @@ def test_examples_are_bounded():
     assert 20 == len(examples(prompt("".join(f"\n    add({at}) == {at}" for at in range(1_000))), "add"))
 
 
+@pytest.mark.parametrize(
+    "doc",
+    [
+        pytest.param("add([" * 4_000 + ")" * 4_000, id="brackets"),
+        pytest.param("add(1) == " + " " * 40_000 + "(", id="spaces"),
+        pytest.param("\n    >>> add(1)\n" + "    [" * 10_000, id="open-lists"),
+        pytest.param("\n    add(1) == [\n" * 3_000, id="open-lines"),
+    ],
+)
+def test_a_hostile_prompt_takes_no_time(doc):
+    """What could be read in a thousand ways is given up soon; the test's own time limit is far above it."""
+    assert [] == examples(prompt(doc), "add")
+
+
 TWO = prompt("\n    >>> add(1, 2)\n    3\n    >>> add(2)\n    2")
 
 

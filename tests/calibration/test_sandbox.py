@@ -174,6 +174,12 @@ def test_the_program_sees_nothing_of_us():
     assert ran.is_passed, ran
 
 
+def test_equal_runs_end_alike():
+    """Sets of texts come in the same order each time, so a draft that relies on it is right or wrong, not both."""
+    order = "".join(run("x = list({'a', 'b', 'c', 'd', 'e'})\nprint(x)", NOTHING, LIMITS, ()).output for _ in range(3))
+    assert 1 == len(set(order.splitlines()))
+
+
 def test_a_program_is_not_main_and_has_a_module():
     """`if __name__ == "__main__"` does not run, and dataclasses find their module."""
     code = (

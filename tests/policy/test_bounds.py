@@ -46,7 +46,7 @@ def test_upper_bound_equals_scipy(count, n, delta, expected):
 
 @given(st.integers(1, 5_000), DELTAS)
 def test_without_errors_the_bound_has_a_closed_form(n, delta):
-    """(1 - u)^n = delta; at least a millionth of the digits is lost to the cancellation in 1 - x."""
+    """(1 - u)^n = delta, to eight digits: a bound near 0 loses some to the rounding of 1 - u."""
     assert pytest.approx(-math.expm1(math.log(delta) / n), rel=1e-8) == upper_bound(0, n, delta)
 
 
