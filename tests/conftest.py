@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from hybrid.catalog import STARTER, find_card, pull
 from hybrid.config import data_dir
@@ -14,6 +15,10 @@ from hybrid.wiring import BARRIER_SPINS
 
 # As a worker is started: read when llama.cpp is loaded, and on a busy machine its tests take a tenth of the time.
 os.environ.setdefault("GOMP_SPINCOUNT", BARRIER_SPINS)
+
+# A busy machine is no failure: how long an example takes decides nothing.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
