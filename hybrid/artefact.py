@@ -229,6 +229,27 @@ def write_artefact(folder: Path, artefact: Artefact) -> Path:
     return path
 
 
+def add_tasks(folder: Path, artefact: Artefact, tasks: Sequence[Task]) -> tuple[Path, str | None]:
+    """Write tasks into a model's artefact, beside those calibrated before that still hold.
+
+    Returns: where it lies, and why an earlier one was dropped, if it was.
+    Raises: DatasetError if it cannot be written.
+    """
+    dropped = None
+    try:
+        old = read_artefact(path_of(folder, artefact.fingerprint))
+        dropped = _mismatch(old, artefact)
+        for task in () if dropped else old.tasks:
+            artefact = artefact.with_task(task)
+    except FileNotFoundError:
+        pass
+    except DatasetError as broken:
+        dropped = str(broken)
+    for task in tasks:
+        artefact = artefact.with_task(task)
+    return write_artefact(folder, artefact), dropped
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """The promise for a request, or why there is none."""

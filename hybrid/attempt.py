@@ -29,6 +29,7 @@ from hybrid.errors import (
     StoreError,
     UnsupportedCapability,
 )
+from hybrid.further import FurtherSamples, Sample, pick
 from hybrid.journal import Journal
 from hybrid.local_answer import LocalAnswers, count_ends
 from hybrid.local_request import LocalRequest
@@ -90,6 +91,7 @@ class Attempt:
         self._answers: LocalAnswers | None = None
         self._heard: deque[Event] = deque()
         self._has_started = False
+        self._further: FurtherSamples | None = None
 
     def _in_local_terms(self) -> LocalRequest:
         facts = self._local.facts if self._local is not None else None
@@ -104,7 +106,7 @@ class Attempt:
         journal.degraded = decision.degraded
         held: list[Event] = []
         try:
-            with await self._generate() as generation:
+            with await self._generate(is_reviewed=decision.fallback is not None) as generation:
                 doubt = await self._hold(generation, decision, held)
                 if doubt is None:
                     yield journal.released(Route.LOCAL, self._local_name)
@@ -122,6 +124,9 @@ class Attempt:
             reason = Reason.LATENCY if isinstance(failure, QueueFull) else Reason.LOCAL_FAILURE
             doubt = Escalate(reason=reason, option=decision.fallback)
             held = []
+        finally:
+            if self._further is not None:
+                self._further.cancel()
         if doubt is None:
             yield self._local_tail(decision)
             return
@@ -129,23 +134,27 @@ class Attempt:
             async for item in items:
                 yield item
 
-    async def _generate(self) -> Generation:
+    async def _generate(self, *, is_reviewed: bool) -> Generation:
+        """Order the draft and, where the calibration compares answers and one may be refused, further samples."""
         assert self._local is not None
         prompt_tokens = self._signals.prompt_tokens
         assert prompt_tokens is not None
         local, is_thinking = self._in_local_terms(), self._local.is_thinking(self._journal.id)
         self._answers = LocalAnswers(local, self._checker, is_thinking=is_thinking)
         self._heard, self._has_started = deque(), False
-        return await self._local.submit(
-            local.submit(
-                self._journal.id,
-                defaults=self._options.defaults,
-                max_output_tokens=self._signals.max_output_tokens or self._limits.local_context_tokens - prompt_tokens,
-                is_thinking=is_thinking,
-                deadline_s=self._deadline_left_s(),
-                adapter=self._adapter,
-            )
+        order = local.submit(
+            self._journal.id,
+            defaults=self._options.defaults,
+            max_output_tokens=self._signals.max_output_tokens or self._limits.local_context_tokens - prompt_tokens,
+            is_thinking=is_thinking,
+            deadline_s=self._deadline_left_s(),
+            adapter=self._adapter,
         )
+        generation = await self._local.submit(order)
+        promise = self._limits.promise
+        if promise is not None and promise.samples > 1 and is_reviewed and local.choices == 1:
+            self._further = FurtherSamples(self._local, local, order, promise.samples - 1)
+        return generation
 
     def _deadline_left_s(self) -> float | None:
         deadline_s = self._request.deadline_s
@@ -172,6 +181,7 @@ class Attempt:
                 )
                 break
         answers = self._said
+        await self._compare(held)
         if decision.fallback is None:
             if answers.unfit is not None:
                 raise LocalFailure(answers.unfit)
@@ -184,6 +194,22 @@ class Attempt:
         if verdict.is_accepted:
             return None
         return Escalate(reason=verdict.reason, option=decision.fallback, may_fall_back=answers.unfit is None)
+
+    async def _compare(self, held: list[Event]) -> None:
+        """Wait for the further samples, and let the answer of the largest group that agrees take the draft's place."""
+        further = self._further
+        if further is None or self._limits.promise is None:
+            return
+        others = await self._in_time(further.result())
+        self._journal.local_completion_tokens += further.tokens
+        draft = Sample(tuple(held), self._said.signals)
+        asked = [message.text for message in self._request.messages if message.role == "user"]
+        picked = pick(draft, others, self._limits.kind, asked[-1] if asked else "")
+        share = f"{picked.agreement.share:.0%} of {picked.agreement.samples} samples agree"
+        self._journal.note(share if picked.place == 0 else f"{share}, and the draft is not among them: replaced")
+        if picked.place:
+            held[:] = others[picked.place - 1].events
+        self._said.compared(picked.agreement, others[picked.place - 1] if picked.place else None)
 
     @property
     def _said(self) -> LocalAnswers:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from hybrid.engine.checker import Checker
 from hybrid.engine.formats.listen import Listener
+from hybrid.further import Sample
 from hybrid.local_request import LocalRequest
-from hybrid.policy.model import Draft, Limits, Review
+from hybrid.policy.model import Agreement, Draft, Limits, Review
 from hybrid.policy.review import look_at, review
 from hybrid.types import Event, Finished, FinishReason, TextDelta, TokenSignal, Usage
 
@@ -24,6 +25,7 @@ class DraftLog:
     entropies: list[float] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
     options: tuple[float, ...] = ()
+    agreement: Agreement | None = None
     flaw: str | None = None
     unfit: str | None = None
 
@@ -44,6 +46,7 @@ class DraftLog:
             finish_reason=finish_reason,
             flaw=self.flaw,
             options=self.options,
+            agreement=self.agreement,
         )
 
 
@@ -115,6 +118,26 @@ class LocalAnswers:
             review(answer.log.draft(answer.end.reason if answer.end else None), limits) for answer in self._answers
         ]
         return min(verdicts, key=lambda verdict: (verdict.is_accepted, verdict.confidence or 0.0))
+
+    @property
+    def signals(self) -> tuple[TokenSignal, ...]:
+        """Those of the first answer's tokens."""
+        log = self._answers[0].log
+        return tuple(map(TokenSignal, log.logprobs, log.entropies, log.margins))
+
+    def compared(self, agreement: Agreement, instead: Sample | None) -> None:
+        """Take down how far samples agree with the only answer, and the sample that takes its place."""
+        answer = self._answers[0]
+        answer.log.agreement = agreement
+        if instead is None:
+            return
+        options, answer.log = answer.log.options, DraftLog(agreement=agreement)
+        answer.log.add(instead.signals)
+        answer.log.options = options
+        answer.text = [instead.text]
+        end = instead.events[-1]
+        assert isinstance(end, Finished)
+        answer.end = end
 
     def hopeless(self, limits: Limits) -> Review | None:
         """Say whether one of the growing answers will not be accepted, as far as its calibrated looks can tell."""

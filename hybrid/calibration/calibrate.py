@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from hybrid.artefact import Counts, LookAt, Task, weights_of
@@ -15,6 +16,7 @@ from hybrid.calibration.datasets import Dataset, Scorer
 from hybrid.calibration.fit import Fit, fit, matrix
 from hybrid.calibration.growing import fit_looks
 from hybrid.calibration.recipes import KINDS, Recipe
+from hybrid.calibration.resample import bootstrap
 from hybrid.calibration.table import Table, has_gold
 from hybrid.errors import CommandError
 from hybrid.policy.features import OPTION_FEATURES, PRIOR_FEATURES, SAMPLE_FEATURES, TOKEN_FEATURES
@@ -36,7 +38,8 @@ class Calibrated:
     """What came of one calibration.
 
     local: the fit of P(local right); cloud: of P(cloud right), where the cloud's labels are known.
-    score: by which thresholds are set, out of fold, shape (n,); NaN where there is none. certified: for the promise.
+    score: by which thresholds are set, out of fold, shape (n,); minus infinity where there is none.
+    certified: the threshold for the promise.
     """
 
     task: Task
@@ -46,61 +49,69 @@ class Calibrated:
     certified: Certified
 
 
-def calibrate(
-    table: Table,
-    dataset: Dataset,
-    scorer: Scorer,
-    recipe: Recipe,
-    *,
-    task: str,
-    samples: int,
-    cloud: str | None,
-    max_regret: float,
-    delta: float,
-    seed: int = 0,
-) -> Calibrated:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """What a calibration is for. task: its name. cloud: who is compared with; None: gold labels only."""
+
+    task: str
+    samples: int = 1
+    cloud: str | None = None
+    max_regret: float = 0.05
+    delta: float = 0.1
+    seed: int = 0
+
+
+def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, goal: Goal) -> Calibrated:
     """Fit, choose the score, count what each threshold would cost, and certify.
 
-    Thresholds are set on the gain, p_local - p_cloud, where that ranks better out of fold by the area under the
-    deferral curve, else on p_local: the cloud's own model is worth its noise only if it pays.
+    Thresholds are set on the gain, p_local - p_cloud, where that ranks clearly better out of fold by the area under
+    the deferral curve, else on p_local: the cloud's own model is worth its noise only if it pays.
 
     Raises: CommandError if there are too few rows or only one label.
     """
     prior = table.option_prior()
     rows = table.features(prior)
-    local = _fit(rows, table.local_right, BARE[scorer], seed)
+    local = _fit(rows, table.local_right, BARE[scorer], goal.seed)
+    cloud = _fit_cloud(rows, table.cloud_right, BARE[scorer], goal.seed)
+    score, ranks_by_gain = _score(table, local, cloud)
+    counts = _counts(score, regrets(table.local_right, table.cloud_right))
+    certified = certify(counts.counted(), goal.max_regret, goal.delta)
+    looks = fit_looks(table, prior, score >= certified.threshold, goal.seed)
+    task = _task(table, dataset, scorer, recipe, goal, local)
+    task = structs.replace(
+        task,
+        cloud=None if cloud is None else weights_of(cloud.model),
+        ranks_by_gain=ranks_by_gain,
+        option_prior=prior,
+        counts=counts,
+        looks=tuple(
+            LookAt(tokens=look.tokens, threshold=look.threshold, local=weights_of(look.model)) for look in looks
+        ),
+    )
+    return Calibrated(task, local, cloud, score, certified)
+
+
+def _task(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, goal: Goal, local: Fit) -> Task:
+    """What of it does not depend on the score."""
+    is_gold = all(has_gold(row.question) for row in table.rows)
     cloud_right = table.cloud_right
-    cloud_fit = _fit_cloud(rows, cloud_right, BARE[scorer], seed)
-    score, ranks_by_gain = _score(table, local, cloud_fit)
-    regretted = regrets(table.local_right, cloud_right)
-    counts = _counts(score, regretted)
-    certified = certify(counts.counted(), max_regret, delta)
-    looks = fit_looks(table, prior, np.where(np.isnan(score), -np.inf, score) >= certified.threshold, seed)
-    labels = "gold" if all(has_gold(row.question) for row in table.rows) else cloud or "gold"
-    made = Task(
-        task=task,
+    return Task(
+        task=goal.task,
         kind=KINDS[scorer],
         dataset=dataset.path.name,
         dataset_digest=dataset.digest,
         recipe_digest=recipe.digest,
         rows=len(table.rows),
-        labels=labels,
-        cloud_model=cloud,
+        labels="gold" if is_gold or goal.cloud is None else goal.cloud,
+        cloud_model=goal.cloud,
         local=weights_of(local.model),
-        cloud=None if cloud_fit is None else weights_of(cloud_fit.model),
-        ranks_by_gain=ranks_by_gain,
-        option_prior=prior,
-        counts=counts,
+        counts=Counts(thresholds=(), kept=(), regretted=(), n=0),
         base_rate=float(table.local_right.mean()),
         cloud_rate=None if cloud_right is None else float(cloud_right.mean()),
         is_at_chance=local.report.is_at_chance,
-        samples=samples,
-        looks=tuple(
-            LookAt(tokens=look.tokens, threshold=look.threshold, local=weights_of(look.model)) for look in looks
-        ),
+        samples=goal.samples,
         report=asdict(local.report) | {"is_at_chance": local.report.is_at_chance},
     )
-    return Calibrated(made, local, cloud_fit, score, certified)
 
 
 def _fit(rows: Sequence[Mapping[str, float]], right: NDArray[np.bool_], bare: str, seed: int) -> Fit:
@@ -129,20 +140,27 @@ def _fit_cloud(
 
 
 def _score(table: Table, local: Fit, cloud: Fit | None) -> tuple[NDArray[np.float64], bool]:
+    """Choose what thresholds are set on.
+
+    The choice is made on the rows that certify, so the gain must be better by more than chance: the 95 % interval of
+    the paired difference lies above 0. A choice between two that look alike would cost the promise its confidence.
+    """
     cloud_right = table.cloud_right
+    plain = np.where(np.isnan(local.out_of_fold), -np.inf, local.out_of_fold)
     if cloud is None or cloud_right is None:
-        return local.out_of_fold, False
-    gain = local.out_of_fold - np.where(np.isnan(cloud.out_of_fold), cloud_right.mean(), cloud.out_of_fold)
+        return plain, False
+    gain = plain - np.where(np.isnan(cloud.out_of_fold), cloud_right.mean(), cloud.out_of_fold)
 
-    def area(score: NDArray[np.float64]) -> float:
-        ranked = deferral(np.where(np.isnan(score), -np.inf, score), table.local_right, cloud_right)
-        return ranked.auc_df()
+    def better(rows: NDArray[np.intp]) -> float:
+        marks = table.local_right[rows], cloud_right[rows]
+        return deferral(gain[rows], *marks).auc_df() - deferral(plain[rows], *marks).auc_df()
 
-    return (gain, True) if area(gain) > area(local.out_of_fold) else (local.out_of_fold, False)
+    interval = bootstrap(better, len(plain))
+    return (gain, True) if interval is not None and interval.low > 0 else (plain, False)
 
 
 def _counts(score: NDArray[np.float64], regretted: NDArray[np.bool_]) -> Counts:
-    found = trace(np.where(np.isnan(score), -np.inf, score), regretted)
+    found = trace(score, regretted)
     places = np.arange(len(found.thresholds))
     if len(places) > MOST_COUNTS:
         places = np.unique(np.linspace(0, len(places) - 1, MOST_COUNTS).round().astype(int))

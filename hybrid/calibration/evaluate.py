@@ -47,54 +47,60 @@ class Evaluated:
     threshold_calls: float | None
 
 
-def evaluate(
-    table: Table,
-    promise: Promise | None,
-    *,
-    bare: str,
-    max_regret: float,
-    delta: float,
-    prices: Prices | None = None,
-    seed: int = 0,
-) -> Evaluated:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an evaluation is made by. bare: the feature that ranks where nothing is calibrated."""
+
+    bare: str
+    max_regret: float = 0.05
+    delta: float = 0.1
+    prices: Prices | None = None
+    seed: int = 0
+
+
+def evaluate(table: Table, promise: Promise | None, limits: Limits) -> Evaluated:
     """Compute everything `hybrid eval` tells.
 
     Args:
         promise: the calibration to judge by; without one the bare feature ranks, and nothing is stated.
-        bare: that feature.
     """
     rows = table.features(promise.option_prior if promise else ())
     judged = [None if promise is None else judge_by(promise, row) for row in rows]
-    score, p = _scores(judged, rows, bare)
-    local, cloud = table.local_right, table.cloud_right
+    score, p = _scores(judged, rows, limits.bare)
     signals = _signals(rows)
-    report: dict[str, Json] = {
+    stays = score >= promise.threshold if promise is not None and promise.is_feasible else None
+    report = _alone(table, score, p, signals)
+    report["ranked_by"] = "calibration" if promise is not None else limits.bare
+    report["promise"] = None if promise is None else _promise(promise, stays, table)
+    cloud = table.cloud_right
+    if cloud is None:
+        report |= dict.fromkeys(("apgr", "apgr_ci95", "cpt50", "cpt80", "cpt95", "violations"))
+    else:
+        report |= _against_cloud(table, score, cloud, limits)
+        report["signals"] = {name: _of_signal(values, table.local_right, cloud) for name, values in signals.items()}
+        report |= _violations(score, table.local_right, cloud, limits)
+    calls = None if stays is None else float(1 - stays.mean())
+    return Evaluated(report, score, p, signals, calls)
+
+
+def _alone(table: Table, score: Floats, p: Floats | None, signals: Mapping[str, Floats]) -> dict[str, Json]:
+    """What is known without a threshold."""
+    local, cloud = table.local_right, table.cloud_right
+    areas = {name: auroc(values, local) for name, values in signals.items()}
+    areas["score"] = auroc(score, local)
+    if p is not None:
+        areas["p_local"] = auroc(np.where(np.isnan(p), -1.0, p), local)
+    return {
         "n": len(table.rows),
         "skipped": dict(table.skipped),
         "accuracy_local": float(local.mean()),
         "accuracy_cloud": None if cloud is None else float(cloud.mean()),
-        "ranked_by": "calibration" if promise is not None else bare,
-        "auroc": {name: auroc(values, local) for name, values in signals.items()},
+        "auroc": areas,
         **_reliability(p, local),
+        "verifier": _verifier(table.rows),
+        "cut_off": _cut_off(table.rows),
+        "local_latency_s": _percentiles([row.answer.total_s for row in table.rows]),
     }
-    report["auroc"]["score"] = auroc(score, local)
-    if p is not None:
-        report["auroc"]["p_local"] = auroc(np.where(np.isnan(p), -1.0, p), local)
-    stays = None
-    if promise is not None and promise.is_feasible:
-        stays = score >= promise.threshold
-    report["promise"] = None if promise is None else _promise(promise, stays, local, cloud)
-    if cloud is not None:
-        report |= _against_cloud(table, score, local, cloud, prices, seed)
-        report["signals"] = {name: _of_signal(values, local, cloud) for name, values in signals.items()}
-        report |= _violations(score, local, cloud, max_regret, delta, seed)
-    else:
-        report |= {"apgr": None, "apgr_ci95": None, "cpt50": None, "cpt80": None, "cpt95": None, "violations": None}
-    report["verifier"] = _verifier(table.rows)
-    report["cut_off"] = _cut_off(table.rows)
-    report["local_latency_s"] = _percentiles([row.answer.total_s for row in table.rows])
-    calls = None if stays is None else float(1 - stays.mean())
-    return Evaluated(report, score, p, signals, calls)
 
 
 def _scores(
@@ -137,10 +143,9 @@ def _reliability(p: Floats | None, right: NDArray[np.bool_]) -> dict[str, Json]:
     }
 
 
-def _promise(
-    promise: Promise, stays: NDArray[np.bool_] | None, local: NDArray[np.bool_], cloud: NDArray[np.bool_] | None
-) -> dict[str, Json]:
+def _promise(promise: Promise, stays: NDArray[np.bool_] | None, table: Table) -> dict[str, Json]:
     """What was promised, and what it came to here."""
+    local, cloud = table.local_right, table.cloud_right
     regretted = regrets(local, cloud)
     kept = np.zeros(len(local), dtype=np.bool_) if stays is None else stays
     answered = local if cloud is None else np.where(kept, local, cloud)
@@ -157,14 +162,8 @@ def _promise(
     }
 
 
-def _against_cloud(
-    table: Table,
-    score: Floats,
-    local: NDArray[np.bool_],
-    cloud: NDArray[np.bool_],
-    prices: Prices | None,
-    seed: int,
-) -> dict[str, Json]:
+def _against_cloud(table: Table, score: Floats, cloud: NDArray[np.bool_], limits: Limits) -> dict[str, Json]:
+    local = table.local_right
     curve = deferral(score, local, cloud)
 
     def of(figure: Callable[[Deferral], float | None]) -> Callable[[NDArray[np.intp]], float | None]:
@@ -177,7 +176,7 @@ def _against_cloud(
         "cpt95": lambda one: one.cpt(0.95),
         "auc_df": Deferral.auc_df,
     }
-    intervals = bootstrap_all({name: of(figure) for name, figure in figures.items()}, len(local), seed=seed)
+    intervals = bootstrap_all({name: of(figure) for name, figure in figures.items()}, len(local), seed=limits.seed)
     found: dict[str, Json] = {name: figure(curve) for name, figure in figures.items()}
     found |= {f"{name}_ci95": _pair(interval) for name, interval in intervals.items()}
     found["auc_df_over_random"] = curve.auc_df_over_random()
@@ -187,7 +186,7 @@ def _against_cloud(
     found["only_cloud_right"] = float((cloud & ~local).mean())
     found["only_local_right"] = float((local & ~cloud).mean())
     found["both_wrong"] = float((~local & ~cloud).mean())
-    found["sweep"] = _sweep(table, curve, score, prices)
+    found["sweep"] = _sweep(table, curve, score, limits.prices)
     found["one_model"] = _one_model(table.rows, curve)
     return found
 
@@ -246,17 +245,15 @@ def _of_signal(values: Floats, local: NDArray[np.bool_], cloud: NDArray[np.bool_
     return {"apgr": curve.apgr(), "cpt50": curve.cpt(0.5), "cpt80": curve.cpt(0.8)}
 
 
-def _violations(
-    score: Floats, local: NDArray[np.bool_], cloud: NDArray[np.bool_], max_regret: float, delta: float, seed: int
-) -> dict[str, Json]:
+def _violations(score: Floats, local: NDArray[np.bool_], cloud: NDArray[np.bool_], limits: Limits) -> dict[str, Json]:
     """How often the promise would have been broken, certified on one half of the rows and served on the other."""
-    found = violations(score, local, cloud, max_regret, delta, seed=seed)
+    found = violations(score, local, cloud, limits.max_regret, limits.delta, seed=limits.seed)
     ways = {"certified": found.for_batch, "certified_true_regret": found.certified, "plug_in": found.plug_in}
     table: dict[str, Json] = {
         name: {"broken": way.broken, "cloud_share": way.escalation, "refused": way.refused}
         for name, way in ways.items()
     }
-    table |= {"splits": found.splits, "max_regret": max_regret, "delta": delta}
+    table |= {"splits": found.splits, "max_regret": limits.max_regret, "delta": limits.delta}
     return {"violations": found.for_batch.broken, "violations_by_method": table}
 
 

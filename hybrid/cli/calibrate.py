@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -13,17 +14,16 @@ from typing import Annotated
 import typer
 
 from hybrid import __version__
-from hybrid.artefact import Artefact, path_of, read_artefact, write_artefact
-from hybrid.calibration.calibrate import Calibrated, calibrate
+from hybrid.artefact import Artefact, add_tasks
+from hybrid.calibration.calibrate import Calibrated, Goal, calibrate
 from hybrid.calibration.datasets import Dataset
 from hybrid.calibration.recipes import RECIPES
 from hybrid.calibration.session import Asked, Model
 from hybrid.calibration.table import tabulate
 from hybrid.cli.calibration import answered, configured, recorded_name, shown
 from hybrid.cli.cloud_answers import with_cloud
-from hybrid.errors import CommandError, DatasetError
-from hybrid.policy.features import FEATURE_VERSION
-from hybrid.policy.tasks import TaskKind
+from hybrid.config import Config
+from hybrid.errors import CommandError
 from hybrid.types import Json
 from hybrid.wiring import calibration_dir
 
@@ -68,44 +68,40 @@ def calibrate_model(
 ) -> None:
     """Learn when this model's answers are right, and which share of them may stay local under a promise."""
     config, path = configured(config_path, model)
-    policy = config.policy
-    max_regret = policy.max_regret if max_regret is None else max_regret
-    delta = policy.delta if delta is None else delta
-    if not 0 < max_regret < 1 or not 0 < delta < 1:
-        raise CommandError(f"--max-regret and --delta are shares between 0 and 1; got {max_regret:g} and {delta:g}")
+    goal = _goal(config, task=task, max_regret=max_regret, delta=delta, seed=seed)
     found, questions, asked = answered(config, path, dataset, limit=limit, seed=seed, samples=samples)
     name, asked = with_cloud(cloud, recorded_name(cloud, questions), config, questions, asked)
-    made = [
-        _calibrated(one, questions, task=task, cloud=name, max_regret=max_regret, delta=delta, seed=seed)
-        for one in asked
-    ]
-    folder = out_dir or calibration_dir(os.environ)
-    written = _written(folder, found, made)
+    made = [_calibrated(one, questions, replace(goal, cloud=name)) for one in asked]
+    written = _written(out_dir or calibration_dir(os.environ), found, made)
     if as_json:
         print(json.dumps([_facts(one) for one in made], indent=2))
     else:
-        print("\n".join(line for one in made for line in _lines(one, max_regret, delta)))
+        print("\n".join(line for one in made for line in _lines(one, goal)))
     print(f"written: {written}; `hybrid serve` reads it at its next start", file=sys.stderr)
 
 
-def _calibrated(
-    asked: Asked, dataset: Dataset, *, task: str | None, cloud: str | None, max_regret: float, delta: float, seed: int
-) -> Calibrated:
+def _goal(config: Config, *, task: str | None, max_regret: float | None, delta: float | None, seed: int) -> Goal:
+    policy = config.policy
+    goal = Goal(
+        task=task or "",
+        max_regret=policy.max_regret if max_regret is None else max_regret,
+        delta=policy.delta if delta is None else delta,
+        seed=seed,
+    )
+    if not 0 < goal.max_regret < 1 or not 0 < goal.delta < 1:
+        what = f"got {goal.max_regret:g} and {goal.delta:g}"
+        raise CommandError(f"--max-regret and --delta are shares between 0 and 1; {what}")
+    return goal
+
+
+def _calibrated(asked: Asked, dataset: Dataset, goal: Goal) -> Calibrated:
     with shown("marking", len(asked.questions)) as on_row:
-        table = tabulate(asked.questions, asked.file, samples=asked.samples, cloud=cloud, on_row=lambda: on_row(1))
+        table = tabulate(asked.questions, asked.file, samples=asked.samples, cloud=goal.cloud, on_row=lambda: on_row(1))
     for why, count in table.skipped.items():
         print(f"{count} questions left out: {why}", file=sys.stderr)
+    name = goal.task or asked.questions[0].task or dataset.path.stem
     return calibrate(
-        table,
-        dataset,
-        asked.scorer,
-        RECIPES[asked.scorer],
-        task=task or asked.questions[0].task or dataset.path.stem,
-        samples=asked.samples,
-        cloud=cloud,
-        max_regret=max_regret,
-        delta=delta,
-        seed=seed,
+        table, dataset, asked.scorer, RECIPES[asked.scorer], replace(goal, task=name, samples=asked.samples)
     )
 
 
@@ -119,18 +115,10 @@ def _written(folder: Path, model: Model, made: list[Calibrated]) -> Path:
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
     )
-    try:
-        old = read_artefact(path_of(folder, model.fingerprint))
-        is_kept = old.feature_version == FEATURE_VERSION and old.template_fingerprint == model.template_fingerprint
-        for task in old.tasks if is_kept else ():
-            artefact = artefact.with_task(task)
-    except FileNotFoundError:
-        pass
-    except DatasetError as broken:
-        print(f"the old calibration is replaced: {broken}", file=sys.stderr)
-    for one in made:
-        artefact = artefact.with_task(one.task)
-    return write_artefact(folder, artefact)
+    path, dropped = add_tasks(folder, artefact, [one.task for one in made])
+    if dropped is not None:
+        print(f"the calibration that was there is replaced: {dropped}", file=sys.stderr)
+    return path
 
 
 def _facts(made: Calibrated) -> dict[str, Json]:
@@ -160,7 +148,8 @@ def _facts(made: Calibrated) -> dict[str, Json]:
     }
 
 
-def _lines(made: Calibrated, max_regret: float, delta: float) -> Iterator[str]:
+def _lines(made: Calibrated, goal: Goal) -> Iterator[str]:
+    max_regret, delta = goal.max_regret, goal.delta
     task, report, certified = made.task, made.local.report, made.certified
     yield f"{task.task} ({task.kind.value}): {task.rows} questions, labels: {task.labels}"
     cloud = "" if task.cloud_rate is None else f", the cloud in {task.cloud_rate:.1%}"
@@ -183,7 +172,7 @@ def _lines(made: Calibrated, max_regret: float, delta: float) -> Iterator[str]:
         yield "  so `serve` escalates this kind, or answers it without a promise where no cloud may be paid"
     if task.labels == "gold" and task.cloud_rate is None:
         yield "  no cloud was compared with, so each wrong answer counts as one the cloud would have had right"
-    if task.kind is TaskKind.TEXT:
+    if task.kind.value == "text":
         yield "  free text is marked by equal wording, which is strict"
     for look in task.looks:
         line = f"its chance to be accepted is under {look.threshold:.3f}"

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from hybrid.artefact import PromiseBook
+from hybrid.artefact import Found, PromiseBook
 from hybrid.calibration.calibrate import BARE
 from hybrid.calibration.datasets import Scorer
-from hybrid.calibration.evaluate import Evaluated, Prices, evaluate
+from hybrid.calibration.evaluate import Evaluated, Limits, Prices, evaluate
 from hybrid.calibration.plots import Picture, draw
 from hybrid.calibration.recipes import KINDS
 from hybrid.calibration.session import Asked, Model
@@ -22,7 +22,6 @@ from hybrid.calibration.table import Table, tabulate
 from hybrid.cli.calibration import answered, configured, recorded_name, shown
 from hybrid.cli.cloud_answers import with_cloud
 from hybrid.errors import CommandError
-from hybrid.policy.promise import Promise
 from hybrid.providers.prices import lookup
 from hybrid.types import Json
 from hybrid.wiring import calibration_dir, shipped_calibrations
@@ -68,24 +67,16 @@ def evaluate_model(
     for path in (json_file, plot_file):
         _check_writable(path)
     config, path = configured(config_path, model)
-    policy = config.policy
     found, questions, asked = answered(config, path, dataset, limit=limit, seed=seed, samples=samples)
     name, asked = with_cloud(cloud, recorded_name(cloud, questions), config, questions, asked)
     folders = (*((calibration,) if calibration else ()), calibration_dir(os.environ), shipped_calibrations())
+    policy = config.policy
     book = PromiseBook(() if bare else folders, max_regret=policy.max_regret, delta=policy.delta)
     reports: dict[Scorer, Json] = {}
     for one in asked:
-        table = _table(one, name)
-        promise = _promise(book, found, one)
-        made = evaluate(
-            table,
-            promise,
-            bare=BARE[one.scorer],
-            max_regret=policy.max_regret,
-            delta=policy.delta,
-            prices=_prices(name),
-            seed=seed,
-        )
+        table, promise = _table(one, name), _promise(book, found, one)
+        limits = Limits(BARE[one.scorer], policy.max_regret, policy.delta, _prices(name), seed)
+        made = evaluate(table, promise.promise, limits)
         reports[one.scorer] = made.report
         print("\n".join(_lines(one.scorer, table, made, found, name, promise)))
         if plot_file is not None:
@@ -107,11 +98,11 @@ def _table(asked: Asked, cloud: str | None) -> Table:
         )
 
 
-def _promise(book: PromiseBook, model: Model, asked: Asked) -> Promise | None:
-    promise = book.find(model, KINDS[asked.scorer], asked.questions[0].task or None)
-    if promise.why is not None:
-        print(f"not calibrated ({promise.why}): ranked by the bare {BARE[asked.scorer]}", file=sys.stderr)
-    return promise.promise
+def _promise(book: PromiseBook, model: Model, asked: Asked) -> Found:
+    found = book.find(model, KINDS[asked.scorer], asked.questions[0].task or None)
+    if found.why is not None:
+        print(f"not calibrated ({found.why}): ranked by the bare {BARE[asked.scorer]}", file=sys.stderr)
+    return found
 
 
 def _prices(cloud: str | None) -> Prices | None:
@@ -172,9 +163,10 @@ def _check_writable(path: Path | None) -> None:
 
 
 def _lines(
-    scorer: Scorer, table: Table, made: Evaluated, model: Model, cloud: str | None, promise: Promise | None
+    scorer: Scorer, table: Table, made: Evaluated, model: Model, cloud: str | None, calibrated: Found
 ) -> Iterator[str]:
     report = made.report
+    promise = calibrated.promise
     by = f"calibration of {promise.task}" if promise is not None else f"bare {report['ranked_by']}"
     yield f"{len(table.rows)} questions ({scorer}), {model.name} {model.format}, ranked by {by}"
     for why, count in report["skipped"].items():

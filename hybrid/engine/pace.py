@@ -14,7 +14,10 @@ MIN_CHUNK_TOKENS = 16
 """Below this llama.cpp's matrix kernels lose most of their speed to per-step overhead."""
 FIRST_CHUNK_TOKENS = 64
 IDLE_STEP_S = 0.25
-"""Longest step while nobody decodes: a cancelled request leaves at the next step, and must within 500 ms."""
+"""Usual step while nobody decodes: a cancelled request leaves at the next step, and should within 500 ms."""
+MIN_IDLE_CHUNK_TOKENS = 64
+"""However slow the model: with nobody decoding, smaller chunks would only make its prompts slower still. A billion
+weights are read as often as there are steps, and each step is measured, so that small ones led to smaller ones."""
 MIN_BUSY_STEP_S = 0.06
 MAX_USUAL_STEP_S = 0.15
 LONGEST_BUSY_STEP_S = 0.25
@@ -52,13 +55,14 @@ class Pace:
         """
         if self.prefill_token_s is None:
             return min(FIRST_CHUNK_TOKENS, batch_tokens)
-        target_s = IDLE_STEP_S
+        target_s, least_tokens = IDLE_STEP_S, MIN_IDLE_CHUNK_TOKENS
         if decoding:
+            least_tokens = MIN_CHUNK_TOKENS
             # A step with drafts takes longer and gives more: the promise is about the step that gives each its token.
             plain_s = self.decode_s(decoding) or self.decode_step_s or MIN_BUSY_STEP_S
             usual_s = min(max(plain_s, MIN_BUSY_STEP_S), MAX_USUAL_STEP_S)
             target_s = min(usual_s * max(1.0, prefilling / decoding), LONGEST_BUSY_STEP_S)
-        return max(MIN_CHUNK_TOKENS, min(batch_tokens, int(target_s / self.prefill_token_s)))
+        return min(batch_tokens, max(least_tokens, int(target_s / self.prefill_token_s)))
 
     def observe(self, *, step_s: float, prefill_tokens: int, sequences: int, drafted: int = 0, drawn: int = 0) -> None:
         """Learn from one finished step.

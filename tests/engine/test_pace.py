@@ -35,12 +35,23 @@ def test_one_long_step_is_soon_forgotten():
 
 
 def test_prefill_speed_follows_long_chunks():
-    """Two chunks of half a second are enough to know that prompts are slow now."""
+    """About a second of longer chunks is enough to know that prompts are slow now."""
     pace = Pace()
-    for step_s in [0.15] * 20 + [0.6] * 2:
-        pace.observe(step_s=step_s, prefill_tokens=60, sequences=0)
-    assert pace.prefill_tok_s == pytest.approx(100, rel=0.25)
-    assert pace.prefill_budget_tokens(decoding=0, batch_tokens=512) == pytest.approx(IDLE_STEP_S * 100, rel=0.35)
+    for step_s in [0.05] * 20 + [0.2] * 6:
+        pace.observe(step_s=step_s, prefill_tokens=100, sequences=0)
+    assert pace.prefill_tok_s == pytest.approx(500, rel=0.25)
+    assert pace.prefill_budget_tokens(decoding=0, batch_tokens=512) == pytest.approx(IDLE_STEP_S * 500, rel=0.35)
+
+
+def test_a_slow_model_is_not_made_slower_by_small_steps():
+    """However long its steps take: with nobody decoding they stay as large as its kernels need, beside a stream not."""
+    pace = Pace()
+    for _ in range(20):
+        pace.observe(step_s=2.0, prefill_tokens=64, sequences=0)
+
+    assert 64 == pace.prefill_budget_tokens(decoding=0, batch_tokens=512)
+    assert 32 == pace.prefill_budget_tokens(decoding=0, batch_tokens=32)
+    assert 16 == pace.prefill_budget_tokens(decoding=1, batch_tokens=512)
 
 
 def _both_kinds() -> Pace:
