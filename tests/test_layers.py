@@ -15,7 +15,18 @@ VOCABULARY = {"types", "errors", "fingerprints", "gguf", "gguf_format"}
 DECISIONS = {"policy", "pricing"}
 EFFECTS = {"engine", "backends", "native", "providers", "devices", "store", "catalog"}
 CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_secrets"}
-REQUEST = {"artefact", "attempt", "embed", "further", "journal", "local_answer", "local_request", "lora", "speeds", "structured"}
+REQUEST = {
+    "artefact",
+    "attempt",
+    "embed",
+    "further",
+    "journal",
+    "local_answer",
+    "local_request",
+    "lora",
+    "speeds",
+    "structured",
+}
 OFFLINE = {"calibration", "tuning"}
 ORCHESTRATION = REQUEST | OFFLINE | {"runtime", "clouds", "cloud_kinds", "wiring", "placing", "telemetry"}
 ENTRY = {"server", "cli", "__main__"}
