@@ -131,7 +131,7 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     for key, problem in contradictions(config):
         raise ConfigError(f"{draft.origins.get(key, file.path)}: {key}: {problem}")
     origins = {key: draft.origins.get(key, "default") for key in _all_keys(config)}
-    return Loaded(config, origins, file.path, tuple(warnings(config, origins)))
+    return Loaded(config, origins, file.path, tuple(warnings(config)))
 
 
 def json_schema() -> dict[str, Any]:

@@ -182,7 +182,7 @@ _VERSIONS = {
 """Hosts whose API lies in a folder, and that folder."""
 
 
-def warnings(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
+def warnings(config: Config) -> Iterator[str]:
     """Yield what is allowed but probably not what was meant, one sentence each."""
     if config.cloud and not config.budget.usd_per_day:
         yield "no cloud is called until budget.usd_per_day is set"
@@ -190,8 +190,6 @@ def warnings(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
         yield "nothing can answer: local.model is empty and there is no [[cloud]]"
     if config.policy.hedge:
         yield "policy.hedge has no effect in this version: nothing hedges yet"
-    if origins.get("policy.max_regret", "default") != "default":
-        yield "policy.max_regret is no promise yet: no model is calibrated, policy.min_confidence decides"
     for cloud in config.cloud:
         url = urlsplit(cloud.base_url)
         has_key = cloud.api_key_env is not None or cloud.api_key_file is not None

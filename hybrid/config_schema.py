@@ -211,7 +211,7 @@ class PolicyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hedge: Annotated[bool, Meta(description="Ask local and cloud at once when the deadline is in doubt.")] = False
     min_confidence: Annotated[
         Share,
-        Meta(description="A local draft that scores lower is escalated. A score, no probability, until calibrated."),
+        Meta(description="Of what was not calibrated, a local draft that scores lower is escalated."),
     ] = 0.35
     private_tags: Annotated[
         tuple[Annotated[str, Meta(min_length=1)], ...],

@@ -173,6 +173,7 @@ class Runtime:
                 "slowdown": load.slowdown,
                 "others_cores": load.others_cores,
                 "restarts": local.restarts,
+                "promises": [] if facts is None else self._promises.in_words(facts),
             }
             is_ready = is_ready or local.state is WorkerState.READY
         elif self._fleet.default is not None:

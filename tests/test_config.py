@@ -282,11 +282,6 @@ def test_a_wrong_variable_is_named():
             ["policy.hedge has no effect in this version: nothing hedges yet"],
             id="hedge",
         ),
-        pytest.param(
-            "[policy]\nmax_regret = 0.01",
-            ["policy.max_regret is no promise yet: no model is calibrated, policy.min_confidence decides"],
-            id="uncalibrated-promise",
-        ),
     ],
 )
 def test_what_is_allowed_but_doubtful_is_a_warning(tmp_path, text, expected):
