@@ -1,4 +1,4 @@
-"""A calibrated promise as a client meets it: kept, refused before a draft, given up in the middle, judged over samples."""
+"""A calibrated promise as a client meets it: kept, refused before a draft, given up early, judged over samples."""
 
 import asyncio
 
