@@ -1,10 +1,26 @@
-"""How long would local take? Predictions from measured speeds, the queue and the prompt's length."""
+"""How long would each side take, and how sure is that? Speeds, queue and lengths, with the errors seen so far."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hybrid.policy.model import Signals
+from hybrid.policy.model import CloudLatency, CloudOption, Forecast, Limits, Signals
+from hybrid.policy.spread import Spread, added, coarse, lognormal, mixed
+
+FLOOR_S = 0.05
+"""Added to both sides before errors are compared: ten times off in 5 ms says nothing about a prompt of seconds."""
+PRIOR_PREFILL_ERROR = lognormal(1.0, 0.25)
+PRIOR_TTFT_ERROR = lognormal(1.0, 0.5)
+PRIOR_TOTAL_ERROR = lognormal(1.0, 0.3)
+"""Errors taken for granted until some were seen. Right in the median, so that a first guess decides like a point."""
+PRIOR_CLOUD_TTFT = Spread((0.36, 0.45, 0.58, 0.77, 1.0, 1.25, 1.43, 6.2))
+PRIOR_CLOUD_TOKEN = lognormal(0.015, 0.5)
+"""What a cloud is taken for until its first call, where a time must be assumed: a large model's short answers.
+
+Source: p50, p95 and p99 of published per-query logs of a hosted model on short questions; the rest is between them.
+"""
+QUEUED_SHARE = 0.5
+"""From such a share of waiting in the predicted time on, its error is that of requests that waited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,15 +31,136 @@ class Prediction:
     total_s: float | None
 
 
-def predict(signals: Signals) -> Prediction:
-    """Predict a local run: queue, then prefill of the whole prompt, then one decode step a token.
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    """How likely is each side late, by the limit that is the likelier to be missed locally?
 
-    The total assumes the answer runs to its limit, which is the only bound known beforehand; with no
-    limit there is no prediction of the total, because a guess would escalate short answers.
+    what: is in time or not: "first token" or "completion". limit_s: after the decision.
+    cloud: None before the cloud's first call; it is then not known to be slower.
     """
-    if signals.prompt_tokens is None or not signals.prefill_tok_s:
+
+    what: str
+    limit_s: float
+    expected: Spread
+    local: float
+    cloud: float | None
+
+
+def predict(signals: Signals) -> Prediction:
+    """Predict a local run as one number each: queue, then prefill of what is not cached, then a decode step a token.
+
+    The total is of the longest answer that is allowed, or of a usual one where there is no limit but some were seen.
+    """
+    prefill_s = prefill_point_s(signals)
+    if prefill_s is None:
         return Prediction(None, None)
-    ttft_s = (signals.queue_wait_s or 0.0) + signals.prompt_tokens / signals.prefill_tok_s
-    if signals.max_output_tokens is None or not signals.decode_tok_s:
+    ttft_s = (signals.queue_wait_s or 0.0) + prefill_s
+    lengths = answer_tokens(signals)
+    if not lengths or not signals.decode_tok_s:
         return Prediction(ttft_s, None)
-    return Prediction(ttft_s, ttft_s + signals.max_output_tokens / signals.decode_tok_s)
+    return Prediction(ttft_s, ttft_s + lengths[len(lengths) // 2][0] / signals.decode_tok_s)
+
+
+def prefill_point_s(signals: Signals) -> float | None:
+    """Predict the seconds from the end of the queue to the first token; None while the speed is unknown."""
+    if signals.prompt_tokens is None or not signals.prefill_tok_s:
+        return None
+    return max(1, signals.prompt_tokens - (signals.cached_tokens or 0)) / signals.prefill_tok_s
+
+
+def is_queued(signals: Signals) -> bool:
+    """Whether waiting is the larger part of the predicted time to the first token."""
+    wait_s, prefill_s = signals.queue_wait_s or 0.0, prefill_point_s(signals) or 0.0
+    return wait_s > 0.0 and wait_s >= QUEUED_SHARE * (wait_s + prefill_s)
+
+
+def answer_tokens(signals: Signals) -> list[tuple[float, float]]:
+    """Lengths the answer may have, with their weights: as answers were, but for the limit; empty while unknown.
+
+    While no answer was seen, a limit is taken to be used up: it is the only bound known beforehand.
+    """
+    seen, limit = signals.errors.answer_tokens, signals.max_output_tokens
+    if seen is None:
+        return [] if limit is None else [(float(limit), 1.0)]
+    lengths = coarse(seen)
+    return lengths if limit is None else [(min(length, float(limit)), weight) for length, weight in lengths]
+
+
+def forecast(signals: Signals) -> Forecast:
+    """Predict a local run with its spread."""
+    prefill_s = prefill_point_s(signals)
+    if prefill_s is None:
+        return Forecast()
+    errors = signals.errors
+    prefill_error = errors.prefill or PRIOR_PREFILL_ERROR
+    ttft_s = (signals.queue_wait_s or 0.0) + prefill_s
+    error = (errors.ttft or PRIOR_TTFT_ERROR) if is_queued(signals) else prefill_error
+    ttft = error.scaled(ttft_s + FLOOR_S, FLOOR_S)
+    prefill = prefill_error.scaled(prefill_s + FLOOR_S, FLOOR_S)
+    lengths = answer_tokens(signals)
+    if not lengths or not signals.decode_tok_s:
+        return Forecast(ttft, prefill)
+    decode_tok_s, error = signals.decode_tok_s, errors.total or PRIOR_TOTAL_ERROR
+    decode = [(tokens / decode_tok_s + FLOOR_S, weight) for tokens, weight in lengths]
+    total = [(ttft_s + decode_s, weight) for decode_s, weight in decode]
+    return Forecast(ttft, prefill, _product(total, error), _product(decode, error))
+
+
+def cloud_total(latency: CloudLatency | None, lengths: list[tuple[float, float]]) -> Spread:
+    """Predict the seconds a cloud takes for a whole answer; of an unknown cloud or length, those of a usual one."""
+    ttft = PRIOR_CLOUD_TTFT if latency is None else latency.ttft
+    token = PRIOR_CLOUD_TOKEN if latency is None else latency.token
+    if not lengths:
+        return ttft
+    terms = [
+        (tokens * token_s, weight * token_weight)
+        for tokens, weight in lengths
+        for token_s, token_weight in coarse(token)
+    ]
+    return added(terms, ttft)
+
+
+def cloud_ttft(latency: CloudLatency | None) -> Spread:
+    """Predict the seconds to a cloud's first event."""
+    return PRIOR_CLOUD_TTFT if latency is None else latency.ttft
+
+
+def total_limit_s(signals: Signals, limits: Limits) -> float | None:
+    """By when, in seconds from now, the whole answer is wanted; None if nobody said."""
+    own_s, deadline_s = limits.total_s, signals.deadline_s
+    if own_s is None:
+        return deadline_s
+    own_s -= signals.elapsed_s
+    return own_s if deadline_s is None else min(own_s, deadline_s)
+
+
+def lateness(signals: Signals, limits: Limits, expected: Forecast, option: CloudOption | None) -> Lateness | None:
+    """Say how likely each side misses a limit: the one that local is likelier to miss. None where none can be judged.
+
+    What was expected of the cloud before its first call is no reason to pay it or not, so it is left open.
+    """
+    ttft_limit_s = None if limits.ttft_s is None else limits.ttft_s - signals.elapsed_s
+    end_limit_s = total_limit_s(signals, limits)
+    late_first = late_end = -1.0
+    if ttft_limit_s is not None and expected.ttft is not None:
+        late_first = expected.ttft.chance_above(ttft_limit_s)
+    if end_limit_s is not None and expected.total is not None:
+        late_end = expected.total.chance_above(end_limit_s)
+    known = None if option is None else option.latency
+    if late_first >= max(late_end, 0.0):
+        assert expected.ttft is not None
+        assert ttft_limit_s is not None
+        cloud = None if known is None else known.ttft.chance_above(ttft_limit_s)
+        return Lateness("first token", ttft_limit_s, expected.ttft, late_first, cloud)
+    if late_end < 0.0:
+        return None
+    assert expected.total is not None
+    assert end_limit_s is not None
+    cloud = None if known is None else cloud_total(known, answer_tokens(signals)).chance_above(end_limit_s)
+    return Lateness("completion", end_limit_s, expected.total, late_end, cloud)
+
+
+def _product(factors: list[tuple[float, float]], error: Spread) -> Spread:
+    if len(factors) == 1:
+        return error.scaled(factors[0][0], FLOOR_S)
+    return mixed(factors, error, FLOOR_S)

@@ -1,0 +1,101 @@
+"""When is a second call worth its price? Pure: what is expected of both sides, and how far local has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hybrid.policy.latency import answer_tokens, cloud_total, cloud_ttft, total_limit_s
+from hybrid.policy.model import CloudOption, Forecast, HedgePlan, Limits, Signals
+from hybrid.policy.spread import LEVELS, Spread
+
+NEVER_BELOW = 1e-6
+"""A local answer that is later than anything seen still has this chance to come: nothing divides by nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a local answer has come, in seconds after the decision; None for what has not happened."""
+
+    now_s: float
+    started_s: float | None = None
+    first_token_s: float | None = None
+
+
+def plan_hedge(signals: Signals, limits: Limits, expected: Forecast, option: CloudOption | None) -> HedgePlan | None:
+    """Say what a hedge of this request would be about; None where it may not or cannot be hedged.
+
+    A stream is hedged for its first token, a whole answer for its end: what comes first is what the client waits for.
+    """
+    if option is None or limits.hedge_chance is None:
+        return None
+    if signals.is_stream:
+        wanted, limit_s = expected.ttft, None if limits.ttft_s is None else limits.ttft_s - signals.elapsed_s
+        cloud = cloud_ttft(option.latency)
+    else:
+        wanted, limit_s = expected.total, total_limit_s(signals, limits)
+        cloud = cloud_total(option.latency, answer_tokens(signals))
+    if wanted is None or limit_s is None or limit_s <= 0:
+        return None
+    return HedgePlan(
+        option=option,
+        limit_s=limit_s,
+        is_whole=not signals.is_stream,
+        least_gain=limits.hedge_chance,
+        local=expected,
+        cloud=cloud,
+    )
+
+
+def start_at(plan: HedgePlan, progress: Progress) -> float | None:
+    """Choose when to ask the cloud as well, in seconds after the decision; None: not at all, as things stand.
+
+    The moment with the least loss: the chance that both are late, and `least_gain` for a call that is made. Waiting
+    saves the call whenever local comes meanwhile, and leaves the cloud less time; so it is asked as late as it will
+    still make it, and only if by then local has become unlikely to.
+    """
+    left = _left(plan, progress)
+    if left is None or progress.now_s >= plan.limit_s:
+        return None
+    spread, since_s = left
+    here = max(spread.chance_above(progress.now_s - since_s), NEVER_BELOW)
+    late = min(1.0, spread.chance_above(plan.limit_s - since_s) / here)
+    best_s, least = None, late
+    for at_s in _moments(plan, progress.now_s):
+        is_asked = min(1.0, spread.chance_above(at_s - since_s) / here)
+        loss = late * plan.cloud.chance_above(plan.limit_s - at_s) + plan.least_gain * is_asked
+        if loss < least:
+            best_s, least = at_s, loss
+    return best_s
+
+
+def chance_late(plan: HedgePlan, progress: Progress) -> float:
+    """Give the chance that local misses the limit, now that it has come so far."""
+    left = _left(plan, progress)
+    if left is None:
+        return 0.0
+    spread, since_s = left
+    here = max(spread.chance_above(progress.now_s - since_s), NEVER_BELOW)
+    return min(1.0, spread.chance_above(plan.limit_s - since_s) / here)
+
+
+def _moments(plan: HedgePlan, now_s: float) -> list[float]:
+    """Moments that may be best: now, and those that leave the cloud just the time of one of its quantiles."""
+    latest = [plan.limit_s - plan.cloud.values[index] for index in range(len(LEVELS))]
+    return [now_s, *(at_s for at_s in latest if at_s > now_s)]
+
+
+def _left(plan: HedgePlan, progress: Progress) -> tuple[Spread, float] | None:
+    """The spread of what local still has to do, and since when; None if what is waited for is there."""
+    local = plan.local
+    if progress.first_token_s is not None:
+        return (local.decode, progress.first_token_s) if plan.is_whole and local.decode is not None else None
+    wanted = local.total if plan.is_whole else local.ttft
+    assert wanted is not None
+    if progress.started_s is None or local.ttft is None or local.prefill is None:
+        return wanted, 0.0
+    if not plan.is_whole:
+        return local.prefill, progress.started_s
+    # The rest of a whole answer once it has left the queue: the wait that was expected is over, however long it was.
+    wait_s = max(0.0, local.ttft.at(0.5) - local.prefill.at(0.5))
+    rest = Spread(tuple(max(value - wait_s, local.prefill.at(0.5)) for value in wanted.values))
+    return rest, progress.started_s
