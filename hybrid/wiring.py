@@ -332,6 +332,8 @@ def limits_of(config: Config) -> Limits:
         total_s=None if policy.total_ms is None else policy.total_ms / 1000,
         hold_tokens=policy.hold_tokens,
         min_confidence=policy.min_confidence,
+        late_chance=policy.late_chance,
+        hedge_chance=policy.hedge_chance if policy.hedge else None,
     )
 
 

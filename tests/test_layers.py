@@ -21,9 +21,11 @@ REQUEST = {
     "embed",
     "further",
     "journal",
+    "latencies",
     "local_answer",
     "local_request",
     "lora",
+    "race",
     "speeds",
     "structured",
 }

@@ -40,18 +40,15 @@ class Tracker:
         self.count += 1
         self._is_stale = True
 
-    def add_beyond(self, least: float) -> float:
-        """Learn that a value would have been larger than `least`, had anybody waited for it; return what was taken.
+    def beyond(self, least: float) -> float:
+        """Stand in for a value that is only known to be larger than `least`: nobody waited for it.
 
         Leaving these out would learn only from the quick ones: who loses a race is the slow one. What is known now
         says how much larger: the middle of the part of the spread above `least`.
         """
-        known = self.spread
         value = max(least, LEAST)
-        if known is not None:
-            value = max(value, known.at(1 - max(known.chance_above(value), 1e-3) / 2))
-        self.add(value)
-        return value
+        known = self.spread
+        return value if known is None else max(value, known.at(1 - max(known.chance_above(value), 1e-3) / 2))
 
     @property
     def spread(self) -> Spread | None:

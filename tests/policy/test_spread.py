@@ -128,7 +128,7 @@ def test_the_losers_of_races_count_as_slow():
             quick_only.add(value)
             censored.add(value)
         else:
-            censored.add_beyond(1.5)
+            censored.add(censored.beyond(1.5))
 
     truth = all_seen.spread.at(0.75)
     assert abs(censored.spread.at(0.75) - truth) < abs(quick_only.spread.at(0.75) - truth)
