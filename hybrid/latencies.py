@@ -54,6 +54,7 @@ class LocalRun:
     first_token_s: float | None = None
     ended_s: float | None = None
     tokens: int = 0
+    has_failed: bool = False
 
     def hear(self, item: Started | TextDelta | Finished, now_s: float) -> None:
         """Note what the worker tells."""

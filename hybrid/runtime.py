@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from hybrid.artefact import PromiseBook
-from hybrid.attempt import Attempt, Item, RuntimeOptions, rejection
+from hybrid.attempt import Attempt, Item, RuntimeOptions
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.embed import Embedder
 from hybrid.engine.checker import Checker
@@ -20,11 +20,14 @@ from hybrid.engine.fleet import Fleet
 from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotFound, StoreError
 from hybrid.journal import Journal
+from hybrid.latencies import LocalRun
 from hybrid.local_request import LocalRequest
 from hybrid.lora import join_name, split_name
+from hybrid.policy.latency import tighter_s
 from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
 from hybrid.policy.tasks import kind_of
+from hybrid.rejection import rejection
 from hybrid.speeds import SpeedBook
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
@@ -301,11 +304,14 @@ class Runtime:
             budget_left_usd=await self._left_usd(journal) if clouds else None,
             deadline_s=None if request.deadline_s is None else request.deadline_s - journal.elapsed_s,
             max_cost_usd=request.max_cost_usd,
+            is_stream=request.is_stream,
+            elapsed_s=journal.elapsed_s,
+            errors=self._clouds.latencies.local(self._local_name(target), request.tag),
         )
 
     def _option(self, cloud: CloudModel, request: ChatRequest, target: _Target) -> CloudOption:
         """Describe a cloud model to the policy."""
-        option = cloud.option(request)
+        option = replace(cloud.option(request), latency=self._clouds.latencies.cloud(cloud.provider.name, cloud.model))
         if Capability.LOGIT_BIAS in request.needs and target.policy is PolicyChoice.AUTO and self._fleet.default:
             # The token ids are the local vocabulary's: at a cloud the same numbers are other words.
             return replace(option, missing=option.missing | {str(Capability.LOGIT_BIAS)})
@@ -352,6 +358,8 @@ class Runtime:
 
     async def _answer(self, request: ChatRequest, journal: Journal) -> AsyncGenerator[Item, None]:
         target = self._resolve(request)
+        key_s = self._options.key_deadline_s(request.client_key) if request.client_key else None
+        request = replace(request, deadline_s=tighter_s(request.deadline_s, key_s))
         local = await self._acquire(request, target, journal)
         try:
             async with aclosing(self._decided(request, target, local, journal)) as items:
@@ -383,6 +391,19 @@ class Runtime:
             options=self._options,
         )
         items = attempt.local(decision) if isinstance(decision, RunLocal) else attempt.cloud(decision)
-        async with aclosing(items):
-            async for item in items:
-                yield item
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    yield item
+        finally:
+            if isinstance(decision, RunLocal) and attempt.runs:
+                self._learn(request, self._local_name(target), signals, attempt.runs[0], journal)
+
+    def _learn(self, request: ChatRequest, model: str, signals: Signals, run: LocalRun, journal: Journal) -> None:
+        """Compare what was predicted of a local answer with what came of it."""
+        if request.extra.get("n", 1) != 1:
+            return  # several answers share a prompt and decode side by side: another matter
+        # A draft that was silent to the end was cut off, by the race that it lost or with the request.
+        cut_s = journal.hedge.ended_s if journal.hedge is not None else None
+        cut_s = None if run.has_failed else cut_s or journal.elapsed_s
+        self._clouds.latencies.learn_local(model, request.tag, signals, run, decided_s=journal.decided_s, cut_s=cut_s)

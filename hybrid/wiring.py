@@ -23,6 +23,7 @@ from hybrid.engine.fleet import Fleet, ModelPlan
 from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import ConfigError, StoreError
+from hybrid.latencies import LatencyBook
 from hybrid.lora import check_adapters
 from hybrid.placing import free_bytes, placed
 from hybrid.policy.budget import day_window
@@ -192,7 +193,7 @@ async def running(
                 f"server.host {config.server.host} can be reached from other machines, so clients need a key, "
                 "and there is none yet. Make one: hybrid keys add NAME"
             )
-        clouds = Clouds(models, ledger, _caps(config))
+        clouds = Clouds(models, ledger, _caps(config), latencies=await _latencies(ledger))
         yield Runtime(
             _options(config, requires_key=requires_key),
             fleet=fleet,
@@ -209,6 +210,14 @@ async def running(
         await checker.aclose()
         await fleet.stop()
         await ledger.aclose()
+
+
+async def _latencies(ledger: Ledger) -> LatencyBook:
+    """Remember what earlier processes learned of times; nothing, where it cannot be read."""
+    try:
+        return LatencyBook(ledger.append_samples, await ledger.recent_samples())
+    except StoreError:
+        return LatencyBook(ledger.append_samples)
 
 
 def local_name(config: Config) -> str | None:

@@ -26,6 +26,7 @@ REQUEST = {
     "local_request",
     "lora",
     "race",
+    "rejection",
     "speeds",
     "structured",
 }

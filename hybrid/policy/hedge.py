@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hybrid.policy.latency import answer_tokens, cloud_total, cloud_ttft, total_limit_s
 from hybrid.policy.model import CloudOption, Forecast, HedgePlan, Limits, Signals
 from hybrid.policy.spread import LEVELS, Spread
 
-NEVER_BELOW = 1e-6
-"""A local answer that is later than anything seen still has this chance to come: nothing divides by nothing."""
+SURPRISE = 0.01
+"""The chance that something is going on that was never seen, such as a neighbour that will not end.
+
+Without it an answer that is later than all before would be expected any moment, however long it stays away. How long
+such a thing lasts has a long tail: its chance falls with the square root of the time.
+"""
+OVERHEAD_S = 0.02
+"""What a call takes of us before it leaves: its reservation on disk, and waking up a little late."""
+_MIDDLE = LEVELS.index(0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +65,12 @@ def start_at(plan: HedgePlan, progress: Progress) -> float | None:
     if left is None or progress.now_s >= plan.limit_s:
         return None
     spread, since_s = left
-    here = max(spread.chance_above(progress.now_s - since_s), NEVER_BELOW)
-    late = min(1.0, spread.chance_above(plan.limit_s - since_s) / here)
+    here = _chance_above(spread, progress.now_s - since_s)
+    late = _chance_above(spread, plan.limit_s - since_s) / here
     best_s, least = None, late
     for at_s in _moments(plan, progress.now_s):
-        is_asked = min(1.0, spread.chance_above(at_s - since_s) / here)
-        loss = late * plan.cloud.chance_above(plan.limit_s - at_s) + plan.least_gain * is_asked
+        is_asked = _chance_above(spread, at_s - since_s) / here
+        loss = late * plan.cloud.chance_above(plan.limit_s - at_s - OVERHEAD_S) + plan.least_gain * is_asked
         if loss < least:
             best_s, least = at_s, loss
     return best_s
@@ -74,13 +82,21 @@ def chance_late(plan: HedgePlan, progress: Progress) -> float:
     if left is None:
         return 0.0
     spread, since_s = left
-    here = max(spread.chance_above(progress.now_s - since_s), NEVER_BELOW)
-    return min(1.0, spread.chance_above(plan.limit_s - since_s) / here)
+    here = _chance_above(spread, progress.now_s - since_s)
+    return min(1.0, _chance_above(spread, plan.limit_s - since_s) / here)
+
+
+def _chance_above(spread: Spread, value: float) -> float:
+    """The chance of what was seen, and a little of what was not."""
+    if value <= 0.0:
+        return 1.0
+    unseen = min(1.0, math.sqrt(spread.values[_MIDDLE] / value))
+    return (1.0 - SURPRISE) * spread.chance_above(value) + SURPRISE * unseen
 
 
 def _moments(plan: HedgePlan, now_s: float) -> list[float]:
     """Moments that may be best: now, and those that leave the cloud just the time of one of its quantiles."""
-    latest = [plan.limit_s - plan.cloud.values[index] for index in range(len(LEVELS))]
+    latest = [plan.limit_s - OVERHEAD_S - plan.cloud.values[index] for index in range(len(LEVELS))]
     return [now_s, *(at_s for at_s in latest if at_s > now_s)]
 
 

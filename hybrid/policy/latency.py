@@ -127,11 +127,15 @@ def cloud_ttft(latency: CloudLatency | None) -> Spread:
 
 def total_limit_s(signals: Signals, limits: Limits) -> float | None:
     """By when, in seconds from now, the whole answer is wanted; None if nobody said."""
-    own_s, deadline_s = limits.total_s, signals.deadline_s
-    if own_s is None:
-        return deadline_s
-    own_s -= signals.elapsed_s
-    return own_s if deadline_s is None else min(own_s, deadline_s)
+    own_s = None if limits.total_s is None else limits.total_s - signals.elapsed_s
+    return tighter_s(own_s, signals.deadline_s)
+
+
+def tighter_s(one_s: float | None, other_s: float | None) -> float | None:
+    """Give the nearer of two deadlines, either of which may be missing."""
+    if one_s is None or other_s is None:
+        return other_s if one_s is None else one_s
+    return min(one_s, other_s)
 
 
 def lateness(signals: Signals, limits: Limits, expected: Forecast, option: CloudOption | None) -> Lateness | None:

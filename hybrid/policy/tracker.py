@@ -12,7 +12,9 @@ HALF_LIFE = 64
 WINDOW = 384
 """Values that are kept: what falls out weighs less than a 60th of the newest."""
 PRIOR_WEIGHT = 8.0
-"""How many values a first guess weighs as long as nothing was seen; it fades as they come."""
+"""How many values a first guess weighs as long as nothing was seen."""
+PRIOR_HALF_LIFE = 16
+"""After so many values it weighs half: its tail must not stay for long where none was seen."""
 DIGITS = 4
 """Significant digits of a spread: it is written down with every decision, and knows no more than that."""
 LARGEST = 1e6
@@ -65,6 +67,6 @@ class Tracker:
             points.append((value, weight))
             weight *= self._decay
         if self._prior is not None:
-            left = PRIOR_WEIGHT * self._decay**self.count
+            left = PRIOR_WEIGHT * 0.5 ** (self.count / PRIOR_HALF_LIFE)
             points += [(value, left * mass) for value, mass in zip(self._prior.values, MASSES, strict=True)]
         return spread_of(points, DIGITS)
