@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hybrid.policy.latency import answer_tokens, cloud_total, cloud_ttft, total_limit_s
 from hybrid.policy.model import CloudOption, Forecast, HedgePlan, Limits, Signals
-from hybrid.policy.spread import LEVELS, Spread
+from hybrid.policy.spread import LEVELS, MIDDLE, Spread
 
 SURPRISE = 0.01
 """The chance that something is going on that was never seen, such as a neighbour that will not end.
@@ -17,7 +17,8 @@ such a thing lasts has a long tail: its chance falls with the square root of the
 """
 OVERHEAD_S = 0.02
 """What a call takes of us before it leaves: its reservation on disk, and waking up a little late."""
-_MIDDLE = LEVELS.index(0.5)
+_MOMENTS = tuple(range(MIDDLE, len(LEVELS)))
+"""Of the cloud's quantiles, those that a call is given at least: it is not made to be late more often than not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +91,13 @@ def _chance_above(spread: Spread, value: float) -> float:
     """The chance of what was seen, and a little of what was not."""
     if value <= 0.0:
         return 1.0
-    unseen = min(1.0, math.sqrt(spread.values[_MIDDLE] / value))
+    unseen = min(1.0, math.sqrt(spread.values[MIDDLE] / value))
     return (1.0 - SURPRISE) * spread.chance_above(value) + SURPRISE * unseen
 
 
 def _moments(plan: HedgePlan, now_s: float) -> list[float]:
     """Moments that may be best: now, and those that leave the cloud just the time of one of its quantiles."""
-    latest = [plan.limit_s - OVERHEAD_S - plan.cloud.values[index] for index in range(len(LEVELS))]
+    latest = [plan.limit_s - OVERHEAD_S - plan.cloud.values[index] for index in _MOMENTS]
     return [now_s, *(at_s for at_s in latest if at_s > now_s)]
 
 

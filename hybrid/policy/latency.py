@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hybrid.policy.model import CloudLatency, CloudOption, Forecast, Limits, Signals
-from hybrid.policy.spread import Spread, added, coarse, lognormal, mixed
+from hybrid.policy.spread import MIDDLE, Spread, constant, lognormal, product, total
 
 FLOOR_S = 0.05
 """Added to both sides before errors are compared: ten times off in 5 ms says nothing about a prompt of seconds."""
@@ -56,9 +56,9 @@ def predict(signals: Signals) -> Prediction:
         return Prediction(None, None)
     ttft_s = (signals.queue_wait_s or 0.0) + prefill_s
     lengths = answer_tokens(signals)
-    if not lengths or not signals.decode_tok_s:
+    if lengths is None or not signals.decode_tok_s:
         return Prediction(ttft_s, None)
-    return Prediction(ttft_s, ttft_s + lengths[len(lengths) // 2][0] / signals.decode_tok_s)
+    return Prediction(ttft_s, ttft_s + lengths.values[MIDDLE] / signals.decode_tok_s)
 
 
 def prefill_point_s(signals: Signals) -> float | None:
@@ -74,50 +74,49 @@ def is_queued(signals: Signals) -> bool:
     return wait_s > 0.0 and wait_s >= QUEUED_SHARE * (wait_s + prefill_s)
 
 
-def answer_tokens(signals: Signals) -> list[tuple[float, float]]:
-    """Lengths the answer may have, with their weights: as answers were, but for the limit; empty while unknown.
+def answer_tokens(signals: Signals) -> Spread | None:
+    """How long the answer may be: as answers were, but for the limit; None while unknown.
 
     While no answer was seen, a limit is taken to be used up: it is the only bound known beforehand.
     """
     seen, limit = signals.errors.answer_tokens, signals.max_output_tokens
     if seen is None:
-        return [] if limit is None else [(float(limit), 1.0)]
-    lengths = coarse(seen)
-    return lengths if limit is None else [(min(length, float(limit)), weight) for length, weight in lengths]
+        return None if limit is None else constant(float(limit))
+    if limit is None or seen.values[-1] <= limit:
+        return seen
+    return Spread(tuple([min(length, float(limit)) for length in seen.values]))
 
 
-def forecast(signals: Signals) -> Forecast:
-    """Predict a local run with its spread."""
+def forecast(signals: Signals, limits: Limits | None = None) -> Forecast:
+    """Predict a local run with its spread; with limits, no more of it than is needed to judge those."""
     prefill_s = prefill_point_s(signals)
     if prefill_s is None:
         return Forecast()
-    errors = signals.errors
+    errors, wait_s = signals.errors, signals.queue_wait_s or 0.0
     prefill_error = errors.prefill or PRIOR_PREFILL_ERROR
-    ttft_s = (signals.queue_wait_s or 0.0) + prefill_s
-    error = (errors.ttft or PRIOR_TTFT_ERROR) if is_queued(signals) else prefill_error
-    ttft = error.scaled(ttft_s + FLOOR_S, FLOOR_S)
     prefill = prefill_error.scaled(prefill_s + FLOOR_S, FLOOR_S)
-    lengths = answer_tokens(signals)
-    if not lengths or not signals.decode_tok_s:
+    if is_queued(signals):
+        ttft = (errors.ttft or PRIOR_TTFT_ERROR).scaled(wait_s + prefill_s + FLOOR_S, FLOOR_S)
+    else:
+        ttft = prefill_error.scaled(wait_s + prefill_s + FLOOR_S, FLOOR_S) if wait_s else prefill
+    if limits is not None and limits.total_s is None and signals.deadline_s is None:
         return Forecast(ttft, prefill)
-    decode_tok_s, error = signals.decode_tok_s, errors.total or PRIOR_TOTAL_ERROR
-    decode = [(tokens / decode_tok_s + FLOOR_S, weight) for tokens, weight in lengths]
-    total = [(ttft_s + decode_s, weight) for decode_s, weight in decode]
-    return Forecast(ttft, prefill, _product(total, error), _product(decode, error))
+    lengths = answer_tokens(signals)
+    if lengths is None or not signals.decode_tok_s:
+        return Forecast(ttft, prefill)
+    error = errors.total or PRIOR_TOTAL_ERROR
+    step_s, before_s = 1 / signals.decode_tok_s, wait_s + prefill_s + FLOOR_S
+    end = product(lengths.scaled(step_s, -before_s), error).scaled(1.0, FLOOR_S)
+    if limits is not None and (signals.is_stream or limits.hedge_chance is None):
+        return Forecast(ttft, prefill, end)
+    return Forecast(ttft, prefill, end, product(lengths.scaled(step_s, -FLOOR_S), error).scaled(1.0, FLOOR_S))
 
 
-def cloud_total(latency: CloudLatency | None, lengths: list[tuple[float, float]]) -> Spread:
+def cloud_total(latency: CloudLatency | None, lengths: Spread | None) -> Spread:
     """Predict the seconds a cloud takes for a whole answer; of an unknown cloud or length, those of a usual one."""
     ttft = PRIOR_CLOUD_TTFT if latency is None else latency.ttft
     token = PRIOR_CLOUD_TOKEN if latency is None else latency.token
-    if not lengths:
-        return ttft
-    terms = [
-        (tokens * token_s, weight * token_weight)
-        for tokens, weight in lengths
-        for token_s, token_weight in coarse(token)
-    ]
-    return added(terms, ttft)
+    return ttft if lengths is None else total(ttft, product(lengths, token))
 
 
 def cloud_ttft(latency: CloudLatency | None) -> Spread:
@@ -162,9 +161,3 @@ def lateness(signals: Signals, limits: Limits, expected: Forecast, option: Cloud
     assert end_limit_s is not None
     cloud = None if known is None else cloud_total(known, answer_tokens(signals)).chance_above(end_limit_s)
     return Lateness("completion", end_limit_s, expected.total, late_end, cloud)
-
-
-def _product(factors: list[tuple[float, float]], error: Spread) -> Spread:
-    if len(factors) == 1:
-        return error.scaled(factors[0][0], FLOOR_S)
-    return mixed(factors, error, FLOOR_S)

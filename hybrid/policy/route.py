@@ -18,14 +18,14 @@ from hybrid.policy.model import (
     RunLocal,
     Signals,
 )
-from hybrid.policy.spread import LEVELS, Spread
+from hybrid.policy.spread import LEVELS, MIDDLE, Spread
 from hybrid.types import PolicyChoice
 
 NOTABLY_SLOW = 1.25
 """A slowdown from which a check says that other programs are why."""
 LIKELY = 0.5
 """Who misses a limit by this chance or more is likely late, and what is then done, or not, is said."""
-_LOW, _MIDDLE, _HIGH = LEVELS.index(0.1), LEVELS.index(0.5), LEVELS.index(0.9)
+_LOW, _HIGH = LEVELS.index(0.1), LEVELS.index(0.9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def _stay_local(signals: Signals, limits: Limits, cloud: _Verdict, checks: tuple
     if signals.is_private or signals.policy is PolicyChoice.LOCAL_ONLY:
         reason = Reason.PINNED if signals.is_pinned and not signals.is_private else Reason.PRIVACY
         return RunLocal(reason=reason, checks=checks)
-    expected = forecast(signals)
+    expected = forecast(signals, limits)
     late = lateness(signals, limits, expected, cloud.option)
     check = _latency_check(signals, late, expected)
     checks = checks if check is None else (*checks, check)
@@ -182,7 +182,7 @@ def _latency_check(signals: Signals, late: Lateness | None, expected: Forecast) 
 
 def _in(spread: Spread) -> str:
     values = spread.values
-    return f"in {values[_MIDDLE]:.2f} s (80 %: {values[_LOW]:.2f} to {values[_HIGH]:.2f})"
+    return f"in {values[MIDDLE]:.2f} s (80 %: {values[_LOW]:.2f} to {values[_HIGH]:.2f})"
 
 
 def _promise_check(limits: Limits) -> Check | None:

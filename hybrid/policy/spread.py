@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 LEVELS = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 """The shares of which a spread holds the quantiles: dense above, where deadlines are missed."""
 MASSES = (0.06, 0.115, 0.2, 0.25, 0.2, 0.1, 0.045, 0.03)
 """The share that each level stands for, up to half way to its neighbours."""
-TERCILES = ((0.1, 0.3), (0.5, 0.4), (0.9, 0.3))
-"""Three quantiles whose mean, weighted so, is near that of most skewed spreads: a coarse but quick stand-in.
-
-Source: Swanson's rule, as analysed by Bickel, Lake and Lehman, SPE Economics & Management 3 (2011).
-"""
+MIDDLE = LEVELS.index(0.5)
 LEAST = 1e-6
 STEEPEST_TAIL = 50.0
 
@@ -56,7 +52,10 @@ class Spread:
 
     def scaled(self, factor: float, floor: float = 0.0) -> Spread:
         """Multiply by a factor; with a floor, which was added to both sides of a ratio, take it off again."""
-        return Spread(tuple([max(factor * value - floor, LEAST) for value in self.values]))
+        values = [factor * value - floor for value in self.values]
+        if values[0] < LEAST:
+            values = [max(value, LEAST) for value in values]
+        return Spread(tuple(values))
 
     def _tail(self) -> float:
         """The exponent of the power law by which the chance falls above the last level, as from 90 to 99 %."""
@@ -96,29 +95,35 @@ def spread_of(points: Iterable[tuple[float, float]], digits: int | None = None) 
     return Spread(tuple(found if digits is None else [_rounded(value, digits) for value in found]))
 
 
-def mixed(factors: Sequence[tuple[float, float]], spread: Spread, floor: float = 0.0) -> Spread:
-    """Spread of a product: each factor with its weight, times an independent spread, less a floor."""
-    points = [
-        (max(factor * value - floor, LEAST), weight * mass)
-        for factor, weight in factors
-        for value, mass in zip(spread.values, MASSES, strict=True)
-    ]
-    return spread_of(points)
+def product(one: Spread, other: Spread) -> Spread:
+    """Spread of the product of two independent quantities.
+
+    The distances from the median are added as the legs of a right angle, in the logarithm: exact where both are
+    log-normal, near it where they are skewed, and quick.
+    """
+    one_log, other_log = math.log(one.values[MIDDLE]), math.log(other.values[MIDDLE])
+    middle = one_log + other_log
+    values = []
+    for index, (a, b) in enumerate(zip(one.values, other.values, strict=True)):
+        distance = math.hypot(math.log(a) - one_log, math.log(b) - other_log)
+        values.append(math.exp(middle - distance if index < MIDDLE else middle + distance))
+    return Spread(tuple(values))
 
 
-def added(terms: Sequence[tuple[float, float]], spread: Spread) -> Spread:
-    """Spread of a sum: each term with its weight, plus an independent spread."""
-    points = [
-        (term + value, weight * mass)
-        for term, weight in terms
-        for value, mass in zip(spread.values, MASSES, strict=True)
-    ]
-    return spread_of(points)
+def total(one: Spread, other: Spread) -> Spread:
+    """Spread of the sum of two independent quantities; as `product`, exact where both are normal."""
+    one_middle, other_middle = one.values[MIDDLE], other.values[MIDDLE]
+    middle = one_middle + other_middle
+    values = []
+    for index, (a, b) in enumerate(zip(one.values, other.values, strict=True)):
+        distance = math.hypot(a - one_middle, b - other_middle)
+        values.append(max(middle - distance, LEAST) if index < MIDDLE else middle + distance)
+    return Spread(tuple(values))
 
 
-def coarse(spread: Spread) -> list[tuple[float, float]]:
-    """Stand for a spread by three weighted values."""
-    return [(spread.at(level), weight) for level, weight in TERCILES]
+def constant(value: float) -> Spread:
+    """The spread of what is certain."""
+    return Spread((value,) * len(LEVELS))
 
 
 def lognormal(median: float, sigma: float) -> Spread:

@@ -6,7 +6,7 @@ import pytest
 
 from hybrid.policy.latency import answer_tokens, cloud_total, forecast, is_queued, lateness, predict, tighter_s
 from hybrid.policy.model import CloudLatency, CloudOption, Limits, LocalErrors, Signals
-from hybrid.policy.spread import lognormal
+from hybrid.policy.spread import constant, lognormal
 
 SIGNALS = Signals(prompt_tokens=400, max_output_tokens=100, prefill_tok_s=400.0, decode_tok_s=20.0, queue_wait_s=0.0)
 LIMITS = Limits(ttft_s=1.5, total_s=10.0)
@@ -62,18 +62,19 @@ def test_a_wait_has_an_error_of_its_own():
 @pytest.mark.parametrize(
     ("limit", "seen", "expected"),
     [
-        pytest.param(100, None, [100.0], id="limit-alone-is-used-up"),
-        pytest.param(None, None, [], id="nothing-known"),
-        pytest.param(None, lognormal(50.0, 1e-9), [50.0, 50.0, 50.0], id="as-seen"),
-        pytest.param(30, lognormal(50.0, 1e-9), [30.0, 30.0, 30.0], id="the-limit-cuts"),
-        pytest.param(4000, lognormal(50.0, 1e-9), [50.0, 50.0, 50.0], id="a-limit-is-seldom-reached"),
+        pytest.param(100, None, 100.0, id="limit-alone-is-used-up"),
+        pytest.param(None, None, None, id="nothing-known"),
+        pytest.param(None, lognormal(50.0, 1e-9), 50.0, id="as-seen"),
+        pytest.param(30, lognormal(50.0, 1e-9), 30.0, id="the-limit-cuts"),
+        pytest.param(4000, lognormal(50.0, 1e-9), 50.0, id="a-limit-is-seldom-reached"),
     ],
 )
 def test_lengths(limit, seen, expected):
     """As answers were, but for the limit; before any was seen the limit is all that is known."""
     signals = replace(SIGNALS, max_output_tokens=limit, errors=LocalErrors(answer_tokens=seen))
 
-    assert expected == pytest.approx([length for length, _ in answer_tokens(signals)])
+    lengths = answer_tokens(signals)
+    assert expected == (None if lengths is None else pytest.approx(lengths.at(0.5)))
 
 
 @pytest.mark.parametrize(
@@ -117,11 +118,10 @@ def test_a_cloud_is_judged_by_what_was_seen_of_it_and_not_before():
 
 def test_a_whole_answer_of_a_cloud_takes_its_first_token_and_all_others():
     """The median of 100 tokens at 10 ms is a second later; of an unknown length it is the beginning that counts."""
-    total = cloud_total(CLOUD, [(100.0, 1.0)])
+    whole = cloud_total(CLOUD, constant(100.0))
 
-    # Three values stand for the time of a token.
-    assert total.at(0.5) == pytest.approx(1.5, rel=0.05)
-    assert cloud_total(CLOUD, []) == CLOUD.ttft
+    assert whole.at(0.5) == pytest.approx(1.5)
+    assert cloud_total(CLOUD, None) == CLOUD.ttft
 
 
 @pytest.mark.parametrize(
