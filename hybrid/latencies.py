@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from hybrid.engine.generation import Started
 from hybrid.errors import ProviderTimeout, StoreError
+from hybrid.journal import Journal
 from hybrid.policy.latency import (
     FLOOR_S,
     PRIOR_CLOUD_TOKEN,
@@ -24,8 +25,9 @@ from hybrid.policy.latency import (
 from hybrid.policy.model import CloudLatency, LocalErrors, Signals
 from hybrid.policy.spread import Spread
 from hybrid.policy.tracker import Tracker
+from hybrid.prefixes import PrefixBook
 from hybrid.store.samples import Sample
-from hybrid.types import Event, Finished, TextDelta
+from hybrid.types import ChatRequest, Event, Finished, TextDelta
 
 CLOUD_HALF_LIFE = 128
 """Calls after which an old one weighs half: a tail of one in a hundred takes some hundreds to be seen."""
@@ -79,6 +81,7 @@ class LatencyBook:
     ) -> None:
         self._save = save
         self._trackers: OrderedDict[tuple[str, str], Tracker] = OrderedDict()
+        self.prefixes = PrefixBook()
         for sample in samples:
             if sample.kind in _PRIORS:
                 self._tracker(sample.kind, sample.subject).add(sample.value)
@@ -94,6 +97,17 @@ class LatencyBook:
             total=self._known("total_error", model),
             answer_tokens=lengths or self._known("answer_tokens", model, ENOUGH_ANSWERS),
         )
+
+    def learn(self, request: ChatRequest, model: str, signals: Signals, run: LocalRun, journal: Journal) -> None:
+        """Learn from a local generation, whoever answered the request in the end."""
+        if run.first_token_s is not None:
+            self.prefixes.learn(request, model)
+        if request.extra.get("n", 1) != 1:
+            return  # several answers share a prompt and decode side by side: another matter
+        # A draft that was silent to the end was cut off, by the race that it lost or with the request.
+        cut_s = journal.hedge.ended_s if journal.hedge is not None else None
+        cut_s = None if run.has_failed else cut_s or journal.elapsed_s
+        self.learn_local(model, request.tag, signals, run, decided_s=journal.decided_s, cut_s=cut_s)
 
     def learn_local(
         self, model: str, tag: str | None, signals: Signals, run: LocalRun, *, decided_s: float, cut_s: float | None

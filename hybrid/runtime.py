@@ -20,7 +20,6 @@ from hybrid.engine.fleet import Fleet
 from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotFound, StoreError
 from hybrid.journal import Journal
-from hybrid.latencies import LocalRun
 from hybrid.local_request import LocalRequest
 from hybrid.lora import join_name, split_name
 from hybrid.policy.latency import tighter_s
@@ -278,7 +277,7 @@ class Runtime:
         may_pay = target.policy is not PolicyChoice.LOCAL_ONLY and not is_private
         clouds = self._clouds.named(target.cloud_name) if may_pay else ()
         prompt_tokens, refusal = await self._count_prompt(request, local, journal)
-        load = local.load if local is not None else None
+        load, name = local.load if local is not None else None, self._local_name(target)
         is_ready = local is not None and local.state is WorkerState.READY and journal.local_problem is None
         speeds = self._speeds.look_up(load, local.facts if local is not None else None, prompt_tokens)
         return Signals(
@@ -306,7 +305,8 @@ class Runtime:
             max_cost_usd=request.max_cost_usd,
             is_stream=request.is_stream,
             elapsed_s=journal.elapsed_s,
-            errors=self._clouds.latencies.local(self._local_name(target), request.tag),
+            errors=self._clouds.latencies.local(name, request.tag),
+            cached_tokens=self._clouds.latencies.prefixes.expected_tokens(request, name, prompt_tokens),
         )
 
     def _option(self, cloud: CloudModel, request: ChatRequest, target: _Target) -> CloudOption:
@@ -397,13 +397,4 @@ class Runtime:
                     yield item
         finally:
             if isinstance(decision, RunLocal) and attempt.runs:
-                self._learn(request, self._local_name(target), signals, attempt.runs[0], journal)
-
-    def _learn(self, request: ChatRequest, model: str, signals: Signals, run: LocalRun, journal: Journal) -> None:
-        """Compare what was predicted of a local answer with what came of it."""
-        if request.extra.get("n", 1) != 1:
-            return  # several answers share a prompt and decode side by side: another matter
-        # A draft that was silent to the end was cut off, by the race that it lost or with the request.
-        cut_s = journal.hedge.ended_s if journal.hedge is not None else None
-        cut_s = None if run.has_failed else cut_s or journal.elapsed_s
-        self._clouds.latencies.learn_local(model, request.tag, signals, run, decided_s=journal.decided_s, cut_s=cut_s)
+                self._clouds.latencies.learn(request, self._local_name(target), signals, attempt.runs[0], journal)

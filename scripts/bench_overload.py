@@ -47,6 +47,8 @@ LEAST_RATE, MOST_RATE = 0.33, 2.0
 """Of what local can do, at the beginning and at the end of the load."""
 MOST_REQUESTS = 150
 WARM_UPS = 24
+POLICY = "[policy]\nhold_tokens = 4\nmin_confidence = 0\n"
+"""Every draft is good enough: it is about time alone."""
 POLICIES = {
     "off": "",
     "escalate": "{limits}hedge = false\n",
@@ -164,8 +166,8 @@ async def meet(server: Serving, seconds: float, capacity_per_s: float | None, *,
 
 async def run(name: str, options: argparse.Namespace, capacity_per_s: float | None) -> Result:
     """Start a server with one policy, on a folder of its own, and put the load on it."""
-    limits = f"[policy]\nhold_tokens = 4\nttft_ms = {options.ttft_ms}\ntotal_ms = {options.total_ms}\n"
-    policy = POLICIES[name].format(limits=limits) or "[policy]\nhold_tokens = 4\n"
+    limits = f"{POLICY}ttft_ms = {options.ttft_ms}\ntotal_ms = {options.total_ms}\n"
+    policy = POLICIES[name].format(limits=limits) or POLICY
     local = f'model = "{options.model}"\n' if options.model else 'model = ""\nbackend = "fake"\nspeculation = "off"\n'
     with tempfile.TemporaryDirectory(prefix="bench-overload-") as folder:
         async with FakeProvider(cloud_answer) as cloud:
