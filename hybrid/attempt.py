@@ -92,7 +92,7 @@ class Attempt:
         self._has_started = False
         self._further: FurtherSamples | None = None
         self._race: Race | None = None
-        self.runs: list[LocalRun] = []
+        self._runs: list[LocalRun] = []
 
     def _in_local_terms(self) -> LocalRequest:
         facts = self._local.facts if self._local is not None else None
@@ -109,9 +109,15 @@ class Attempt:
         self._journal.degraded = decision.degraded
         async with Race(decision.hedge, self._journal, lambda: self._hedge_call(decision)) as race:
             self._race = race
-            async with aclosing(self._raced(decision, race)) as items:
-                async for item in items:
-                    yield item
+            try:
+                async with aclosing(self._raced(decision, race)) as items:
+                    async for item in items:
+                        yield item
+            finally:
+                # What was predicted at the decision says nothing of a draft that began much later, in a cloud's stead.
+                if self._journal.decision is decision and self._runs:
+                    learn = self._clouds.latencies.learn
+                    learn(self._request, self._local_name, self._signals, self._runs[0], self._journal)
 
     async def _raced(self, decision: RunLocal, race: Race) -> AsyncGenerator[Item, None]:
         journal = self._journal
@@ -129,7 +135,7 @@ class Attempt:
                         left -= isinstance(event, Finished)
                         yield event
         except (LocalError, QueueFull) as failure:
-            self.runs[-1].has_failed = True
+            self._runs[-1].has_failed = True
             if journal.route is not None or decision.fallback is None:
                 raise
             journal.note(f"local failed: {failure}")
@@ -160,7 +166,7 @@ class Attempt:
         local, is_thinking = self._in_local_terms(), self._local.is_thinking(self._journal.id)
         self._answers = LocalAnswers(local, self._checker, is_thinking=is_thinking)
         self._heard, self._has_started = deque(), False
-        self.runs.append(LocalRun(self._journal.elapsed_s))
+        self._runs.append(LocalRun(self._journal.elapsed_s))
         order = local.submit(
             self._journal.id,
             defaults=self._options.defaults,
@@ -273,9 +279,9 @@ class Attempt:
         journal, answers = self._journal, self._said
         while not self._heard:
             item = await self._in_time(generation.next(), until_s if answers.tokens else None)
-            self.runs[-1].hear(item, journal.elapsed_s)
+            self._runs[-1].hear(item, journal.elapsed_s)
             if self._race is not None:
-                self._race.heard(self.runs[-1])
+                self._race.heard(self._runs[-1])
             if isinstance(item, Started):
                 # Once a generation: after a preemption it leaves the queue again, and pays for nothing new.
                 if not self._has_started:
