@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hybrid.policy.latency import answer_tokens, cloud_total, cloud_ttft, total_limit_s
+from hybrid.policy.latency import answer_tokens, cloud_total, cloud_ttft, tighter_s, total_limit_s
 from hybrid.policy.model import CloudOption, Forecast, HedgePlan, Limits, Signals
 from hybrid.policy.spread import LEVELS, MIDDLE, Spread
 
@@ -33,12 +33,12 @@ class Progress:
 def plan_hedge(signals: Signals, limits: Limits, expected: Forecast, option: CloudOption | None) -> HedgePlan | None:
     """Say what a hedge of this request would be about; None where it may not or cannot be hedged.
 
-    A stream is hedged for its first token, a whole answer for its end: what comes first is what the client waits for.
+    A stream is hedged for its first token, by when it must begin to end in time; a whole answer for its end.
     """
     if option is None or limits.hedge_chance is None:
         return None
     if signals.is_stream:
-        wanted, limit_s = expected.ttft, None if limits.ttft_s is None else limits.ttft_s - signals.elapsed_s
+        wanted, limit_s = expected.ttft, _begun_by_s(signals, limits, expected)
         cloud = cloud_ttft(option.latency)
     else:
         wanted, limit_s = expected.total, total_limit_s(signals, limits)
@@ -53,6 +53,16 @@ def plan_hedge(signals: Signals, limits: Limits, expected: Forecast, option: Clo
         local=expected,
         cloud=cloud,
     )
+
+
+def _begun_by_s(signals: Signals, limits: Limits, expected: Forecast) -> float | None:
+    """By when a stream must begin: as wanted of its first token, and early enough for its end."""
+    begun_by_s = None if limits.ttft_s is None else limits.ttft_s - signals.elapsed_s
+    end_by_s = total_limit_s(signals, limits)
+    if end_by_s is None or expected.total is None or expected.ttft is None:
+        return begun_by_s
+    rest_s = max(0.0, expected.total.values[MIDDLE] - expected.ttft.values[MIDDLE])
+    return tighter_s(begun_by_s, end_by_s - rest_s)
 
 
 def start_at(plan: HedgePlan, progress: Progress) -> float | None:

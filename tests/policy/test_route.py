@@ -192,7 +192,14 @@ HEDGING = replace(LIMITS, hedge_chance=0.1)
         pytest.param({"is_stream": True, "budget_left_usd": Decimal(0)}, HEDGING, False, id="no-money"),
         pytest.param({"is_stream": True, "budget_left_usd": None}, HEDGING, False, id="no-budget"),
         pytest.param({"is_stream": True, "clouds": ()}, HEDGING, False, id="no-cloud"),
-        pytest.param({"is_stream": True}, replace(HEDGING, ttft_s=None), False, id="a-stream-without-ttft-limit"),
+        pytest.param({"is_stream": True}, replace(HEDGING, ttft_s=None, total_s=None), False, id="no-limit"),
+        pytest.param({"is_stream": True}, replace(HEDGING, ttft_s=None), True, id="a-stream-that-must-end-in-time"),
+        pytest.param(
+            {"is_stream": True, "deadline_s": 5.0},
+            replace(HEDGING, ttft_s=None, total_s=None),
+            True,
+            id="a-deadline-of-its-own",
+        ),
         pytest.param({"prefill_tok_s": None, "is_stream": True}, HEDGING, False, id="unmeasured"),
     ],
 )
@@ -218,3 +225,16 @@ def test_a_lower_price_of_being_late_escalates_sooner():
 
     assert isinstance(route(signals, LIMITS), RunLocal)
     assert isinstance(route(signals, replace(LIMITS, late_chance=0.1)), Escalate)
+
+
+def test_a_stream_must_begin_early_enough_to_end_in_time():
+    """With five seconds in all and three of decoding, the first token is wanted within two; or sooner, if asked."""
+    signals = facts(is_stream=True, deadline_s=5.0, max_output_tokens=60)
+    whole, first = (
+        route(signals, replace(HEDGING, ttft_s=ttft_s, total_s=None, late_chance=1.0)) for ttft_s in (None, 1.5)
+    )
+
+    assert isinstance(whole, RunLocal)
+    assert isinstance(first, RunLocal)
+    assert whole.hedge.limit_s == pytest.approx(5.0 - 60 / 20)
+    assert first.hedge.limit_s == pytest.approx(1.5)
