@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeAlias, TypeVar
 
@@ -32,32 +31,11 @@ from hybrid.local_request import LocalRequest
 from hybrid.policy.model import Escalate, Limits, Reason, RunLocal, Signals, without_promise
 from hybrid.pricing import saved_usd
 from hybrid.race import Race
-from hybrid.types import ChatRequest, Event, Finished, Head, Route, Sampling, Tail, TextDelta, Usage
+from hybrid.runtime_options import RuntimeOptions
+from hybrid.types import ChatRequest, Event, Finished, Head, Route, Tail, TextDelta, Usage
 
 Item: TypeAlias = Head | Event | Tail
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeOptions:
-    """What the runtime is configured to.
-
-    defaults: sampling where a client gives none; no field of it is None.
-    adapters: names of the default local model's LoRA adapters, in the worker's order.
-    embedding_model: the local model of embeddings; None takes the default one.
-    key_deadline_s: the deadline of requests that came with a client key, by its name; None: it has none.
-    """
-
-    limits: Limits
-    defaults: Sampling
-    max_output_tokens: int | None = None
-    max_reasoning_tokens: int | None = None
-    aliases: Mapping[str, str]
-    private_tags: frozenset[str] = frozenset()
-    requires_key: bool = False
-    adapters: tuple[str, ...] = ()
-    embedding_model: str | None = None
-    key_deadline_s: Callable[[str], float | None] = lambda _: None
 
 
 class Attempt:

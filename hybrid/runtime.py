@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from hybrid.artefact import PromiseBook
-from hybrid.attempt import Attempt, Item, RuntimeOptions
+from hybrid.attempt import Attempt, Item
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.embed import Embedder
 from hybrid.engine.checker import Checker
@@ -27,6 +27,7 @@ from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
 from hybrid.policy.tasks import kind_of
 from hybrid.rejection import rejection
+from hybrid.runtime_options import RuntimeOptions
 from hybrid.speeds import SpeedBook
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger

@@ -28,6 +28,7 @@ REQUEST = {
     "prefixes",
     "race",
     "rejection",
+    "runtime_options",
     "speeds",
     "structured",
 }

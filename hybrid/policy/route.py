@@ -78,6 +78,12 @@ def _stay_local(signals: Signals, limits: Limits, cloud: _Verdict, checks: tuple
         checks = (*checks, hopeless)
         if cloud.option is not None:
             return Escalate(reason=Reason.CONFIDENCE, option=cloud.option, may_fall_back=True, checks=checks)
+    if hedge is not None:
+        name = f"{hedge.option.provider}/{hedge.option.model}"
+        checks = (
+            *checks,
+            Check("hedge", True, f"{name} may be asked beside local, to be in time by {hedge.limit_s:.3g} s"),
+        )
     return RunLocal(
         reason=Reason.DEFAULT,
         fallback=cloud.option,

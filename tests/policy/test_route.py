@@ -3,6 +3,7 @@
 from dataclasses import replace
 from decimal import Decimal
 
+import msgspec
 import pytest
 
 from hybrid.policy.model import (
@@ -176,6 +177,18 @@ def test_an_escalation_for_latency_may_fall_back_and_one_for_context_may_not():
     assert late.may_fall_back
     assert isinstance(long, Escalate)
     assert not long.may_fall_back
+
+
+@pytest.mark.parametrize("queue_wait_s", [0.0, 0.75, 2.0])
+def test_a_decision_replays_from_the_facts_as_they_are_written_down(queue_wait_s):
+    """JSON and back gives equal facts, spreads to the last digit, and so an equal decision."""
+    learned = LocalErrors(prefill=lognormal(1.1, 0.2), ttft=lognormal(1.3, 0.5), answer_tokens=lognormal(60.0, 0.4))
+    signals = facts(queue_wait_s=queue_wait_s, clouds=(QUICK, ABLE), errors=learned, is_stream=True)
+    written = msgspec.json.encode(msgspec.to_builtins(signals, builtin_types=()))
+    again = msgspec.json.decode(written, type=Signals)
+
+    assert signals == again
+    assert route(signals, HEDGING) == route(again, HEDGING)
 
 
 HEDGING = replace(LIMITS, hedge_chance=0.1)
