@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from hybrid.errors import BudgetExhausted, HybridError, ProviderError, StoreError
 from hybrid.journal import Journal
+from hybrid.latencies import LatencyBook
 from hybrid.policy.budget import left_usd
 from hybrid.policy.model import CloudOption
 from hybrid.pricing import TokenPrice, cost_usd, is_told, worst_case_usd
@@ -66,11 +67,17 @@ class Clouds:
     """All configured cloud models and the one way to call them: reserve, call, settle, however it ends."""
 
     def __init__(
-        self, models: Sequence[CloudModel], ledger: Ledger, caps: Callable[[datetime], tuple[Cap, ...]]
+        self,
+        models: Sequence[CloudModel],
+        ledger: Ledger,
+        caps: Callable[[datetime], tuple[Cap, ...]],
+        *,
+        latencies: LatencyBook | None = None,
     ) -> None:
         self.models = tuple(models)
         self._ledger = ledger
         self._caps = caps
+        self.latencies = latencies or LatencyBook()
 
     def named(self, name: str | None) -> tuple[CloudModel, ...]:
         """The models a client's `cloud` or `cloud/NAME` may mean; NAME is a provider, a model, or both."""
@@ -118,7 +125,10 @@ class Clouds:
 
         call = CloudCall(request, cloud.model, cloud.output_bound(request), on_sent)
         try:
-            async with aclosing(cloud.provider.stream(call)) as events:
+            timed = self.latencies.timed(
+                option.provider, option.model, cloud.provider.stream(call), is_stream=request.is_stream
+            )
+            async with aclosing(timed) as events:
                 async for event in events:
                     if isinstance(event, Finished) and event.usage is not None and is_told(event.usage):
                         assert cloud.price is not None

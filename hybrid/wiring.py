@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from hybrid.artefact import PromiseBook
-from hybrid.attempt import RuntimeOptions
 from hybrid.catalog import installed, resolve
 from hybrid.catalog.tuned import Settings
 from hybrid.clouds import CloudModel, Clouds
@@ -23,12 +22,14 @@ from hybrid.engine.fleet import Fleet, ModelPlan
 from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import ConfigError, StoreError
+from hybrid.latencies import LatencyBook
 from hybrid.lora import check_adapters
 from hybrid.placing import free_bytes, placed
 from hybrid.policy.budget import day_window
 from hybrid.policy.model import Limits
 from hybrid.pricing import TokenPrice
 from hybrid.runtime import Runtime
+from hybrid.runtime_options import RuntimeOptions
 from hybrid.speeds import open_speed_book
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
@@ -192,7 +193,7 @@ async def running(
                 f"server.host {config.server.host} can be reached from other machines, so clients need a key, "
                 "and there is none yet. Make one: hybrid keys add NAME"
             )
-        clouds = Clouds(models, ledger, _caps(config))
+        clouds = Clouds(models, ledger, _caps(config), latencies=await _latencies(ledger))
         yield Runtime(
             _options(config, requires_key=requires_key),
             fleet=fleet,
@@ -209,6 +210,14 @@ async def running(
         await checker.aclose()
         await fleet.stop()
         await ledger.aclose()
+
+
+async def _latencies(ledger: Ledger) -> LatencyBook:
+    """Remember what earlier processes learned of times; nothing, where it cannot be read."""
+    try:
+        return LatencyBook(ledger.append_samples, await ledger.recent_samples())
+    except StoreError:
+        return LatencyBook(ledger.append_samples)
 
 
 def local_name(config: Config) -> str | None:
@@ -332,6 +341,8 @@ def limits_of(config: Config) -> Limits:
         total_s=None if policy.total_ms is None else policy.total_ms / 1000,
         hold_tokens=policy.hold_tokens,
         min_confidence=policy.min_confidence,
+        late_chance=policy.late_chance,
+        hedge_chance=policy.hedge_chance if policy.hedge else None,
     )
 
 

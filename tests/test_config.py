@@ -279,7 +279,7 @@ def test_a_wrong_variable_is_named():
         ),
         pytest.param(
             "[policy]\nhedge = true",
-            ["policy.hedge has no effect in this version: nothing hedges yet"],
+            ["policy.hedge: only requests with a deadline of their own are hedged; set policy.ttft_ms or total_ms"],
             id="hedge",
         ),
     ],

@@ -7,6 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
+from hybrid.policy.spread import Spread
 from hybrid.policy.tasks import TaskKind
 from hybrid.types import Capability, FinishReason, PolicyChoice
 
@@ -40,6 +41,30 @@ class SpeedSource(StrEnum):
     NONE = "none"
 
 
+@dataclass(frozen=True, slots=True)
+class CloudLatency:
+    """What was seen of a cloud model: seconds to the first event, and per answer token after it; of how many calls."""
+
+    ttft: Spread
+    token: Spread
+    calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalErrors:
+    """How far predictions of a local model were off: spreads of (actual + floor) / (predicted + floor).
+
+    prefill: of the time from the queue's end to the first token. ttft: to the first token, of requests that waited
+    in the queue. total: of the whole answer, predicted from the length it then had; None, all three, before anything
+    was seen. answer_tokens: how long its answers were; None before there were some.
+    """
+
+    prefill: Spread | None = None
+    ttft: Spread | None = None
+    total: Spread | None = None
+    answer_tokens: Spread | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudOption:
     """One cloud model that could be paid, in the configured order of preference.
@@ -47,6 +72,7 @@ class CloudOption:
     missing: what the request wants and this model cannot do, capabilities and single parameters; empty: it can.
     reserve_usd: the most this request can cost there; None where no price is known, which blocks it.
     context_tokens: None where unknown; then the provider is the judge.
+    latency: None before its first call.
     """
 
     provider: str
@@ -55,6 +81,17 @@ class CloudOption:
     context_tokens: int | None = None
     reserve_usd: Decimal | None = None
     is_healthy: bool = True
+    latency: CloudLatency | None = None
+
+    @property
+    def ttft_p50_s(self) -> float | None:
+        """Seconds in which half of its answers begin; None while unknown."""
+        return None if self.latency is None else self.latency.ttft.at(0.5)
+
+    @property
+    def ttft_p99_s(self) -> float | None:
+        """Seconds in which all but a hundredth of its answers begin; None while unknown."""
+        return None if self.latency is None else self.latency.ttft.at(0.99)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +105,8 @@ class Signals:
     local_threads, local_slowdown: that compute, and how many times slower than undisturbed; the speeds include it.
     speeds_from: `profile` while any of the two speeds is the last bench's.
     budget_left_usd: None where no budget is configured, which means no cloud.
+    cached_tokens: of the prompt, expected to be in the local cache; None while unknown.
+    errors: how far such predictions were off. elapsed_s: since the request arrived. deadline_s: left of its own.
     """
 
     policy: PolicyChoice = PolicyChoice.AUTO
@@ -92,6 +131,10 @@ class Signals:
     budget_left_usd: Decimal | None = None
     deadline_s: float | None = None
     max_cost_usd: Decimal | None = None
+    is_stream: bool = False
+    elapsed_s: float = 0.0
+    cached_tokens: int | None = None
+    errors: LocalErrors = LocalErrors()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +147,8 @@ class Limits:
     kind: of the task, as far as the request tells.
     is_limit_own: whether the limit of the answer's tokens is ours, and not the client's wish.
     hold_tokens: tokens of a stream held back for review before the first is released.
+    late_chance: the cloud is asked instead where that lowers the chance to be late by at least this much.
+    hedge_chance: the same for asking it as well, once local has become so unlikely; None: never both at once.
     """
 
     local_context_tokens: int = 8192
@@ -115,6 +160,8 @@ class Limits:
     no_promise: str | None = None
     kind: TaskKind = TaskKind.TEXT
     is_limit_own: bool = False
+    late_chance: float = 0.5
+    hedge_chance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +171,36 @@ class Check:
     rule: str
     is_passed: bool
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """When a local answer is expected, in seconds after the decision; None where a speed it needs is unknown.
+
+    ttft, total: its first token and its end. prefill: from the end of the queue to the first token.
+    decode: from there to the end.
+    """
+
+    ttft: Spread | None = None
+    prefill: Spread | None = None
+    total: Spread | None = None
+    decode: Spread | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HedgePlan:
+    """Ask `option` beside the local model, as soon as that is worth its price; `policy.hedge` says when.
+
+    limit_s: after the decision: by when an answer is wanted, its first token of a stream, else its end (`is_whole`).
+    least_gain: by how much a second call must lower the chance to be late. cloud: seconds it takes to be there.
+    """
+
+    option: CloudOption
+    limit_s: float
+    is_whole: bool
+    least_gain: float
+    local: Forecast
+    cloud: Spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +215,7 @@ class RunLocal:
     fallback: CloudOption | None = None
     no_fallback: Reason | None = None
     degraded: Reason | None = None
+    hedge: HedgePlan | None = None
     checks: tuple[Check, ...] = ()
 
 

@@ -115,6 +115,15 @@ CREATE TABLE client_keys (
     revoked_at_us INTEGER
 )"""
 
+_SAMPLES = """
+CREATE TABLE samples (
+    id      INTEGER PRIMARY KEY,
+    at_us   INTEGER NOT NULL,
+    kind    TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    value   REAL NOT NULL
+)"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "m001_ledger",
@@ -136,5 +145,14 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "m002_client_keys",
         (_CLIENT_KEYS, "CREATE UNIQUE INDEX client_keys_active ON client_keys (name) WHERE revoked_at_us IS NULL"),
+    ),
+    Migration(
+        "m003_latency",
+        (
+            _SAMPLES,
+            "CREATE INDEX samples_by_subject ON samples (kind, subject, id)",
+            "ALTER TABLE requests ADD COLUMN hedge TEXT",
+            "ALTER TABLE requests ADD COLUMN double_nusd INTEGER",
+        ),
     ),
 )
