@@ -98,8 +98,8 @@ def test_cancelled_samples_free_their_slots():
 
     async def scenario(local: Supervisor) -> None:
         further = await _begin(local, "[endless]")
-        while not further.tokens:
-            await asyncio.sleep(0)  # noqa: ASYNC110 - the worker says when
+        while not further.tokens:  # noqa: ASYNC110 - the worker says when
+            await asyncio.sleep(0)
         further.cancel()
 
         assert [] == await further.result()
