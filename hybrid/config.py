@@ -27,7 +27,7 @@ from hybrid.config_schema import (
     PriceConfig,
     ServerConfig,
 )
-from hybrid.config_secrets import Secret, read_secret, secret_source
+from hybrid.config_secrets import Secret, key_variables, read_secrets, secret_source
 from hybrid.errors import ConfigError
 from hybrid.types import Capability
 
@@ -48,7 +48,7 @@ __all__ = [
     "is_loopback",
     "json_schema",
     "load",
-    "read_secret",
+    "read_secrets",
     "secret_source",
 ]
 
@@ -67,7 +67,7 @@ OTHER_VARIABLES = {
 }
 """`HYBRID_*` variables that are no configuration key, and what they are for."""
 
-_SECRET_BEARING = ("cloud.api_key_env", "cloud.base_url")
+_SECRET_BEARING = ("cloud.api_key_env", "cloud.api_keys_env", "cloud.base_url")
 """Keys where users paste the API key itself by mistake: their wrong values are not repeated in errors."""
 
 
@@ -120,7 +120,7 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     loras = _loras(file, draft.origins)
     prices = _prices(file, draft.origins)
     aliases = _aliases(file, draft.origins)
-    _apply_environment(draft, environ, {cloud.api_key_env for cloud in clouds})
+    _apply_environment(draft, environ, {name for cloud in clouds for name in key_variables(cloud)})
     for dotted, raw in (flags or {}).items():
         section, _, key = dotted.partition(".")
         assert key in _keys(SECTIONS[section]), f"no such configuration key: {dotted}"

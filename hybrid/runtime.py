@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -159,7 +159,8 @@ class Runtime:
 
     def readiness(self) -> tuple[bool, dict[str, Json]]:
         """Say whether some route can answer now, and the state of each."""
-        state: dict[str, Json] = {"local": None, "clouds": len(self._clouds.models)}
+        circuits = self._clouds.health.circuits()
+        state: dict[str, Json] = {"local": None, "clouds": len(self._clouds.models), "circuits": circuits}
         is_ready = bool(self._clouds.models)
         local = self._fleet.peek()
         if local is not None:
@@ -278,6 +279,7 @@ class Runtime:
         may_pay = target.policy is not PolicyChoice.LOCAL_ONLY and not is_private
         clouds = self._clouds.named(target.cloud_name) if may_pay else ()
         prompt_tokens, refusal = await self._count_prompt(request, local, journal)
+        options = tuple(self._option(cloud, request, target, prompt_tokens) for cloud in clouds)
         load, name = local.load if local is not None else None, self._local_name(target)
         is_ready = local is not None and local.state is WorkerState.READY and journal.local_problem is None
         speeds = self._speeds.look_up(load, local.facts if local is not None else None, prompt_tokens)
@@ -300,8 +302,8 @@ class Runtime:
             speeds_from=speeds.speeds_from,
             local_threads=load.threads if load else None,
             local_slowdown=load.slowdown if load else None,
-            clouds=tuple(self._option(cloud, request, target) for cloud in clouds),
-            budget_left_usd=await self._left_usd(journal) if clouds else None,
+            clouds=options,
+            budget_left_usd=await self._left_usd(options, journal) if clouds else None,
             deadline_s=None if request.deadline_s is None else request.deadline_s - journal.elapsed_s,
             max_cost_usd=request.max_cost_usd,
             is_stream=request.is_stream,
@@ -310,18 +312,18 @@ class Runtime:
             cached_tokens=self._clouds.latencies.prefixes.expected_tokens(request, name, prompt_tokens),
         )
 
-    def _option(self, cloud: CloudModel, request: ChatRequest, target: _Target) -> CloudOption:
+    def _option(self, cloud: CloudModel, request: ChatRequest, target: _Target, tokens: int | None) -> CloudOption:
         """Describe a cloud model to the policy."""
-        option = replace(cloud.option(request), latency=self._clouds.latencies.cloud(cloud.provider.name, cloud.model))
+        option = self._clouds.option(cloud, request, tokens)
         if Capability.LOGIT_BIAS in request.needs and target.policy is PolicyChoice.AUTO and self._fleet.default:
             # The token ids are the local vocabulary's: at a cloud the same numbers are other words.
             return replace(option, missing=option.missing | {str(Capability.LOGIT_BIAS)})
         return option
 
-    async def _left_usd(self, journal: Journal) -> Decimal | None:
+    async def _left_usd(self, options: Sequence[CloudOption], journal: Journal) -> Decimal | None:
         """Ask the ledger; what cannot be read cannot be spent, and local answers go on without it."""
         try:
-            return await self._clouds.left_usd()
+            return await self._clouds.left_usd(max(option.reserve_usd or Decimal(0) for option in options))
         except StoreError as unreadable:
             journal.note(f"no money can be spent: {unreadable}")
             return Decimal(0)

@@ -79,7 +79,9 @@ def _lines(request: Mapping[str, Json]) -> Iterator[str]:
         ],
     )
     verdict = _mapping(decision.get("decision"))
-    yield from _section("route", [*_checks(decision), *_verdict("decided", verdict, skip=("checks", "hedge"))])
+    yield from _section(
+        "route", [*_checks(decision), *_verdict("decided", verdict, skip=("checks", "hedge", "others"))]
+    )
     review = _mapping(decision.get("review"))
     yield from _section("review of the draft", [*_checks(review), *_verdict("verdict", review, skip=("checks",))])
     yield from _section("both sides at once", _hedge(_mapping(decision.get("hedge")), request))

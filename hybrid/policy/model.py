@@ -41,6 +41,13 @@ class SpeedSource(StrEnum):
     NONE = "none"
 
 
+class CloudOrder(StrEnum):
+    """Which capable cloud model is tried first: the cheapest for this request, or the first that was listed."""
+
+    PRICE = "price"
+    LISTED = "listed"
+
+
 @dataclass(frozen=True, slots=True)
 class CloudLatency:
     """What was seen of a cloud model: seconds to the first event, and per answer token after it; of how many calls."""
@@ -71,7 +78,10 @@ class CloudOption:
 
     missing: what the request wants and this model cannot do, capabilities and single parameters; empty: it can.
     reserve_usd: the most this request can cost there; None where no price is known, which blocks it.
+    expected_usd: what it will likely cost, an answer of the model's usual length; never above `reserve_usd`.
     context_tokens: None where unknown; then the provider is the judge.
+    resting: why it is not called now (its circuit is open); None if it may be. rest_s: how long that lasts at most.
+    quality: the calibrated share of answers that are right, in [0, 1]; None while nothing is calibrated.
     latency: None before its first call.
     """
 
@@ -80,8 +90,16 @@ class CloudOption:
     missing: frozenset[str] = frozenset()
     context_tokens: int | None = None
     reserve_usd: Decimal | None = None
-    is_healthy: bool = True
+    expected_usd: Decimal | None = None
+    resting: str | None = None
+    rest_s: float | None = None
+    quality: float | None = None
     latency: CloudLatency | None = None
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it may be called now, as far as its circuits know."""
+        return self.resting is None
 
     @property
     def ttft_p50_s(self) -> float | None:
@@ -147,6 +165,7 @@ class Limits:
     kind: of the task, as far as the request tells.
     is_limit_own: whether the limit of the answer's tokens is ours, and not the client's wish.
     hold_tokens: tokens of a stream held back for review before the first is released.
+    cloud_order: which of the cloud models that could answer is tried first.
     late_chance: the cloud is asked instead where that lowers the chance to be late by at least this much.
     hedge_chance: the same for asking it as well, once local has become so unlikely; None: never both at once.
     """
@@ -160,6 +179,7 @@ class Limits:
     no_promise: str | None = None
     kind: TaskKind = TaskKind.TEXT
     is_limit_own: bool = False
+    cloud_order: CloudOrder = CloudOrder.PRICE
     late_chance: float = 0.5
     hedge_chance: float | None = None
 
@@ -207,12 +227,14 @@ class HedgePlan:
 class RunLocal:
     """Answer here. With a `fallback`, `review` may still send the draft there.
 
+    others: the cloud models to try after `fallback`, in order.
     no_fallback: why a configured cloud may not be paid; a draft that review doubts is then `degraded` by it.
     degraded: set when the policy wanted the cloud already before the first token.
     """
 
     reason: Reason
     fallback: CloudOption | None = None
+    others: tuple[CloudOption, ...] = ()
     no_fallback: Reason | None = None
     degraded: Reason | None = None
     hedge: HedgePlan | None = None
@@ -221,20 +243,33 @@ class RunLocal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Escalate:
-    """Pay `option`. `may_fall_back` says whether local may answer should the cloud fail."""
+    """Pay `option`, or should it fail before its first token, one of `others`, in order.
+
+    may_fall_back: whether local may answer should all of them fail.
+    """
 
     reason: Reason
     option: CloudOption
+    others: tuple[CloudOption, ...] = ()
     may_fall_back: bool = False
     checks: tuple[Check, ...] = ()
+
+    @property
+    def ladder(self) -> tuple[CloudOption, ...]:
+        """Every cloud model that may be paid, in the order they are tried."""
+        return (self.option, *self.others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
-    """Nobody may answer. `reason` picks the error the client gets; `detail` says what stood in the way."""
+    """Nobody may answer. `reason` picks the error the client gets; `detail` says what stood in the way.
+
+    retry_after_s: when the first cloud that could answer may be called again, where only that is in the way.
+    """
 
     reason: Reason
     detail: str
+    retry_after_s: float | None = None
     checks: tuple[Check, ...] = ()
 
 
