@@ -378,7 +378,7 @@ class Runtime:
         signals = await self.observe(request, target, local, journal)
         limits = self._promised(self._limits(local), request, local)
         decision = route(signals, limits)
-        journal.decide(signals, decision)
+        journal.decide(signals, limits, decision)
         if isinstance(decision, Reject):
             raise rejection(decision, signals, limits, request)
         attempt = Attempt(

@@ -32,9 +32,11 @@ REQUEST = {
     "speeds",
     "structured",
 }
+RECORD = {"explained", "plain", "record"}
 OFFLINE = {"calibration", "tuning"}
 ORCHESTRATION = (
     REQUEST
+    | RECORD
     | OFFLINE
     | {"runtime", "clouds", "climb", "cloud_health", "cloud_kinds", "glance", "wiring", "placing", "telemetry"}
 )

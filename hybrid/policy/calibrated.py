@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 
@@ -126,6 +126,31 @@ def probability(model: LinearModel, values: Mapping[str, float | None]) -> float
     """
     z = linear_score(model, values)
     return None if z is None else model.calibration(z)
+
+
+def around(model: LinearModel, values: Mapping[str, float | None]) -> LinearModel:
+    """The same model as far as one draft needs it: the features it has, and the two knots its score lies between.
+
+    For these values it gives the very same probability, and None where the whole model does.
+    """
+    kept = [place for place, name in enumerate(model.features) if values.get(name) is not None] or [0]
+    less = replace(
+        model,
+        features=tuple(model.features[place] for place in kept),
+        means=tuple(model.means[place] for place in kept),
+        scales=tuple(model.scales[place] for place in kept),
+        coefficients=tuple(model.coefficients[place] for place in kept),
+    )
+    if not isinstance(model.calibration, Isotonic):
+        return less
+    try:
+        z = linear_score(model, values)
+    except ValueError:
+        z = None
+    x, y = model.calibration.x, model.calibration.y
+    right = bisect_right(x, model.intercept if z is None else z)
+    near = slice(max(0, right - 1), right + 1)
+    return replace(less, calibration=Isotonic(x[near], y[near]))
 
 
 def logistic(logit: float) -> float:

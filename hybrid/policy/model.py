@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
@@ -12,7 +13,7 @@ from hybrid.policy.tasks import TaskKind
 from hybrid.types import Capability, FinishReason, PolicyChoice
 
 if TYPE_CHECKING:
-    from hybrid.policy.promise import Promise
+    from hybrid.policy.promise import Look, Promise
 
 
 class Reason(StrEnum):
@@ -309,12 +310,37 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a verdict takes of a draft, however long it was: a few numbers, which can be written down.
+
+    tokens: how many it has. score: uncalibrated, as `confidence.score` gives it; None without tokens.
+    features: as `promise.draft_features` gives them; None where no promise asks for any, or its numbers are none.
+    """
+
+    tokens: int
+    score: float | None
+    finish_reason: FinishReason | None = None
+    flaw: str | None = None
+    features: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """All that a verdict was made from. look: the point of a growing draft it was made at; None for what was held."""
+
+    evidence: Evidence
+    limits: Limits
+    look: Look | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Review:
     """The verdict on a draft: release it or escalate.
 
     confidence: the chance that it is right where `is_calibrated`, else a score; None without tokens.
     threshold: what was compared with `score`; both None where a rule that needs none decided.
     p_cloud: the chance that the cloud would be right; None where nothing is known of it.
+    basis: what it was made from, which is no part of what it says.
     """
 
     is_accepted: bool
@@ -325,6 +351,7 @@ class Review:
     threshold: float | None = None
     p_cloud: float | None = None
     checks: tuple[Check, ...] = ()
+    basis: Basis | None = field(default=None, compare=False, repr=False)
 
 
 def beginning(draft: Draft, tokens: int) -> Draft:
