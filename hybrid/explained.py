@@ -16,7 +16,7 @@ from hybrid.record import NotReplayable, Recorded, read_inputs, write_outcome
 from hybrid.types import Json
 
 MOST_CHANGES = 5
-"""How many changes are told: the nearest. Those with which nobody would have answered only where there are no others."""
+"""How many changes are told: the nearest. With which nobody would have answered only where there are no others."""
 DECIDED = ("decision", "checks", "review")
 
 
