@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from hybrid.policy.calibrated import around
 from hybrid.policy.model import Basis, Decision, Limits, Review, Signals
@@ -62,4 +63,8 @@ def _lean(limits: Limits, found: Mapping[str, float]) -> Limits:
 
 def _lean_promise(promise: Promise, found: Mapping[str, float]) -> Promise:
     cloud = None if promise.cloud is None else around(promise.cloud, found)
-    return replace(promise, local=around(promise.local, found), cloud=cloud, looks=())
+    # What a promise is watched by, a table a feature, decides nothing.
+    tables: dict[str, Any] = {
+        field.name: {} for field in fields(promise) if isinstance(getattr(promise, field.name), Mapping)
+    }
+    return replace(promise, local=around(promise.local, found), cloud=cloud, looks=(), **tables)
