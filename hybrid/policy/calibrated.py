@@ -10,7 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,23 +134,21 @@ def around(model: LinearModel, values: Mapping[str, float | None]) -> LinearMode
     For these values it gives the very same probability, and None where the whole model does.
     """
     kept = [place for place, name in enumerate(model.features) if values.get(name) is not None] or [0]
-    less = replace(
-        model,
-        features=tuple(model.features[place] for place in kept),
-        means=tuple(model.means[place] for place in kept),
-        scales=tuple(model.scales[place] for place in kept),
-        coefficients=tuple(model.coefficients[place] for place in kept),
-    )
-    if not isinstance(model.calibration, Isotonic):
-        return less
-    try:
-        z = linear_score(model, values)
-    except ValueError:
-        z = None
-    x, y = model.calibration.x, model.calibration.y
-    right = bisect_right(x, model.intercept if z is None else z)
-    near = slice(max(0, right - 1), right + 1)
-    return replace(less, calibration=Isotonic(x[near], y[near]))
+    changed: dict[str, Any] = {}
+    if len(kept) < len(model.features):
+        for name in ("features", "means", "scales", "coefficients"):
+            numbers = getattr(model, name)
+            changed[name] = tuple([numbers[place] for place in kept])
+    if isinstance(model.calibration, Isotonic):
+        try:
+            z = linear_score(model, values)
+        except ValueError:
+            z = None
+        x, y = model.calibration.x, model.calibration.y
+        right = bisect_right(x, model.intercept if z is None else z)
+        near = slice(max(0, right - 1), right + 1)
+        changed["calibration"] = Isotonic(x[near], y[near])
+    return replace(model, **changed) if changed else model
 
 
 def logistic(logit: float) -> float:

@@ -46,15 +46,16 @@ def taken_by(signals: Signals, limits: Limits, review: Review | None) -> Taken:
     What is left stays small whatever was calibrated, and `replay` makes the very same of it.
     """
     basis = None if review is None else review.basis
-    found: Mapping[str, float] = {}
+    found = {} if basis is None else basis.evidence.features or {}
+    look = None if basis is None else basis.look
+    if look is not None:
+        # The look's own model judged; the promise's were not asked.
+        look, found = replace(look, model=around(look.model, found)), {}
+    lean = _lean(limits, found)
     if basis is not None:
-        look, used = basis.look, basis.evidence.features or {}
-        if look is None:
-            found = used
-        else:
-            look = replace(look, model=around(look.model, used))
-        basis = replace(basis, limits=_lean(basis.limits, found), look=look)
-    return Taken(signals=signals, limits=_lean(limits, found), basis=basis)
+        at_review = lean if basis.limits is limits else _lean(basis.limits, found)
+        basis = replace(basis, limits=at_review, look=look)
+    return Taken(signals=signals, limits=lean, basis=basis)
 
 
 def _lean(limits: Limits, found: Mapping[str, float]) -> Limits:
