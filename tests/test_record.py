@@ -24,7 +24,7 @@ from hybrid.record import FORMAT, NotReplayable, read_inputs, write_inputs, writ
 from hybrid.types import Capability, FinishReason
 from tests.taken import LIMITS, SIGNALS, drafts
 
-MOST_BYTES = 8000
+MOST_BYTES = 8192
 NAMES = (*TOKEN_FEATURES, *OPTION_FEATURES, *PRIOR_FEATURES, *SAMPLE_FEATURES)
 LOGPROBS = tuple(-1 / (3 + place) for place in range(2000))
 DRAFT = Draft(
@@ -70,7 +70,7 @@ CLOUDS = tuple(
         missing=frozenset({"tools", "images"}),
         reserve_usd=Decimal("0.0123456789"),
     )
-    for place in range(5)
+    for place in range(3)
 )
 SIGNALS_ONE = Signals(
     prompt_tokens=1234, needs=frozenset({Capability.TOOLS}), clouds=CLOUDS, budget_left_usd=Decimal("0.987654321"),

@@ -98,7 +98,9 @@ def _promise(promise: Json) -> str:
             f"; calibrated on {origin.get('dataset')} at {origin.get('made_at')} for {origin.get('model')} "
             f"(file {str(origin.get('fingerprint'))[:16]})"
         )
+    delta = promise.get("delta")
+    sure = words(1 - delta) if isinstance(delta, float) else "?"
     return (
-        f"{promise.get('task')}: regret <= {words(promise.get('max_regret'))} but for {words(promise.get('delta'))}, "
+        f"{promise.get('task')}: regret <= {words(promise.get('max_regret'))} with confidence {sure}, "
         f"threshold {words(promise.get('threshold'))}{made}"
     )

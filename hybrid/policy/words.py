@@ -56,7 +56,7 @@ def said(change: Counterfactual) -> str:
 def _consequence(place: Place) -> str:
     return {
         Where.LOCAL: "it would have been answered locally",
-        Where.DRAFT: "a local draft would have been made and judged",
+        Where.DRAFT: "it would have been drafted locally, and judged then",
         Where.CLOUD: f"{place.cloud} would have answered",
         Where.NOBODY: "nobody would have answered",
     }[place.where]

@@ -84,22 +84,22 @@ NEEDY = replace(FACTS, needs=frozenset({Capability.TOOLS}), clouds=())
         ),
         pytest.param(
             given_up(UNSURE),
-            "with a confidence of at least 0.45 instead of 0.3775, a local draft would have been made and judged",
+            "with a confidence of at least 0.45 instead of 0.3775, it would have been drafted locally, and judged then",
             id="given-up-at-a-look",
         ),
         pytest.param(
             taken(replace(FACTS, prompt_tokens=9120, prefill_tok_s=None)),
-            "with a prompt of at most 8,128 tokens instead of 9,120, a local draft would have been made and judged",
+            "with a prompt of at most 8,128 tokens instead of 9,120, it would have been drafted locally, and judged then",
             id="too-long",
         ),
         pytest.param(
             taken(replace(FACTS, prompt_tokens=9120, prefill_tok_s=None)),
-            "with local.context_tokens = 9184 instead of 8192, a local draft would have been made and judged",
+            "with local.context_tokens = 9184 instead of 8192, it would have been drafted locally, and judged then",
             id="too-long-for-what-is-set",
         ),
         pytest.param(
             taken(replace(FACTS, prompt_tokens=830)),
-            "with policy.ttft_ms = 2100 instead of 1500, a local draft would have been made and judged",
+            "with policy.ttft_ms = 2100 instead of 1500, it would have been drafted locally, and judged then",
             id="too-late",
         ),
         pytest.param(
@@ -130,7 +130,7 @@ NEEDY = replace(FACTS, needs=frozenset({Capability.TOOLS}), clouds=())
         ),
         pytest.param(
             taken(limits=replace(SET, promise=replace(PROMISE, threshold=math.inf))),
-            "without a promise for this kind of task, a local draft would have been made and judged",
+            "without a promise for this kind of task, it would have been drafted locally, and judged then",
             id="hopeless",
         ),
         pytest.param(
