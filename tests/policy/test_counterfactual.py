@@ -42,6 +42,7 @@ PROMISE = Promise(
     base_rate=0.5, looks=(Look(tokens=1, threshold=0.45, model=MODEL),),
 )  # fmt: skip
 PROMISED = replace(SET, promise=PROMISE)
+DRAFTED = "it would have been drafted locally, and judged then"
 
 
 def taken(signals=FACTS, limits=SET, draft=None):
@@ -84,22 +85,22 @@ NEEDY = replace(FACTS, needs=frozenset({Capability.TOOLS}), clouds=())
         ),
         pytest.param(
             given_up(UNSURE),
-            "with a confidence of at least 0.45 instead of 0.3775, it would have been drafted locally, and judged then",
+            f"with a confidence of at least 0.45 instead of 0.3775, {DRAFTED}",
             id="given-up-at-a-look",
         ),
         pytest.param(
             taken(replace(FACTS, prompt_tokens=9120, prefill_tok_s=None)),
-            "with a prompt of at most 8,128 tokens instead of 9,120, it would have been drafted locally, and judged then",
+            f"with a prompt of at most 8,128 tokens instead of 9,120, {DRAFTED}",
             id="too-long",
         ),
         pytest.param(
             taken(replace(FACTS, prompt_tokens=9120, prefill_tok_s=None)),
-            "with local.context_tokens = 9184 instead of 8192, it would have been drafted locally, and judged then",
+            f"with local.context_tokens = 9184 instead of 8192, {DRAFTED}",
             id="too-long-for-what-is-set",
         ),
         pytest.param(
             taken(replace(FACTS, prompt_tokens=830)),
-            "with policy.ttft_ms = 2100 instead of 1500, it would have been drafted locally, and judged then",
+            f"with policy.ttft_ms = 2100 instead of 1500, {DRAFTED}",
             id="too-late",
         ),
         pytest.param(
@@ -130,7 +131,7 @@ NEEDY = replace(FACTS, needs=frozenset({Capability.TOOLS}), clouds=())
         ),
         pytest.param(
             taken(limits=replace(SET, promise=replace(PROMISE, threshold=math.inf))),
-            "without a promise for this kind of task, it would have been drafted locally, and judged then",
+            f"without a promise for this kind of task, {DRAFTED}",
             id="hopeless",
         ),
         pytest.param(
