@@ -83,6 +83,7 @@ class CloudModel:
             context_tokens=self.context_tokens,
             reserve_usd=reserve_usd,
             expected_usd=expected_usd,
+            is_healthy=health.resting is None,
             resting=health.resting,
             rest_s=health.rest_s,
         )

@@ -92,8 +92,8 @@ def _is_late(option: CloudOption, signals: Signals, limits: Limits) -> bool:
 
 def _obstacle(option: CloudOption, signals: Signals) -> tuple[Reason | None, str]:
     reason, detail = _lasting_obstacle(option, signals)
-    if reason is None and option.resting is not None:
-        return Reason.CLOUD_FAILURE, option.resting
+    if reason is None and not option.is_healthy:
+        return Reason.CLOUD_FAILURE, option.resting or f"{option.provider} failed lately and is resting"
     return reason, detail
 
 

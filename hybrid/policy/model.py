@@ -81,7 +81,8 @@ class CloudOption:
     reserve_usd: the most this request can cost there; None where no price is known, which blocks it.
     expected_usd: what it will likely cost, an answer of the model's usual length; never above `reserve_usd`.
     context_tokens: None where unknown; then the provider is the judge.
-    resting: why it is not called now (its circuit is open); None if it may be. rest_s: how long that lasts at most.
+    is_healthy: whether it may be called now, as far as its circuits know. resting: why not, for people.
+    rest_s: how long that lasts at most.
     quality: the calibrated share of answers that are right, in [0, 1]; None while nothing is calibrated.
     latency: None before its first call.
     """
@@ -92,15 +93,11 @@ class CloudOption:
     context_tokens: int | None = None
     reserve_usd: Decimal | None = None
     expected_usd: Decimal | None = None
+    is_healthy: bool = True
     resting: str | None = None
     rest_s: float | None = None
     quality: float | None = None
     latency: CloudLatency | None = None
-
-    @property
-    def is_healthy(self) -> bool:
-        """Whether it may be called now, as far as its circuits know."""
-        return self.resting is None
 
     @property
     def ttft_p50_s(self) -> float | None:

@@ -27,7 +27,7 @@ DEAR = CloudOption(provider="a", model="dear", reserve_usd=Decimal("0.90"), expe
 MIDDLE = CloudOption(provider="b", model="middle", reserve_usd=Decimal("0.10"), expected_usd=Decimal("0.02"))
 CHEAP = CloudOption(provider="c", model="cheap", reserve_usd=Decimal("0.20"), expected_usd=Decimal("0.01"))
 ALL = (DEAR, MIDDLE, CHEAP)
-RESTING = {"resting": "it rests", "rest_s": 7.0}
+RESTING = {"is_healthy": False, "resting": "it rests", "rest_s": 7.0}
 CLOUD_ONLY = {"policy": PolicyChoice.CLOUD_ONLY, "is_pinned": True}
 
 
@@ -99,9 +99,11 @@ def test_the_order_of_the_ladder(changes, limits, expected):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        pytest.param((replace(CHEAP, **RESTING), replace(MIDDLE, resting="", rest_s=3.0)), 3.0, id="the-first-to-wake"),
         pytest.param(
-            (replace(CHEAP, **RESTING), replace(MIDDLE, resting="", rest_s=3.0, missing=frozenset({"n"}))),
+            (replace(CHEAP, **RESTING), replace(MIDDLE, is_healthy=False, rest_s=3.0)), 3.0, id="the-first-to-wake"
+        ),
+        pytest.param(
+            (replace(CHEAP, **RESTING), replace(MIDDLE, is_healthy=False, rest_s=3.0, missing=frozenset({"n"}))),
             7.0,
             id="one-that-could-not-answer-does-not-count",
         ),
