@@ -11,7 +11,7 @@ from hybrid.calibration.evaluate import Limits, evaluate
 from hybrid.calibration.recipes import RECIPES
 from hybrid.calibration.table import Table
 from hybrid.errors import CommandError
-from hybrid.policy.promise import judge
+from hybrid.policy.promise import draft_features, judge_by
 from tests.calibration.tables import choices, dataset
 
 
@@ -30,7 +30,12 @@ def test_a_model_that_knows_gets_a_promise_that_holds_on_other_rows(made):
     """The regret on 2,000 rows of the same kind stays under the limit, plus what 2,000 rows may be off by."""
     promise = made.task.promise(0.05, 0.1)
     other = choices(2000, seed=2)
-    stays = np.array([judge(promise, row.draft).score >= promise.threshold for row in other.rows])
+    stays = np.array(
+        [
+            judge_by(promise, draft_features(row.draft, promise.option_prior)).score >= promise.threshold
+            for row in other.rows
+        ]
+    )
     regretted = stays & ~other.local_right & other.cloud_right
 
     assert promise.is_feasible

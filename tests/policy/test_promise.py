@@ -8,7 +8,7 @@ import pytest
 from hybrid.policy.bounds import upper_bound
 from hybrid.policy.calibrated import LinearModel, Platt
 from hybrid.policy.model import Check, Draft, Limits, Reason, beginning, without_promise
-from hybrid.policy.promise import Counted, Look, Promise, certify, judge
+from hybrid.policy.promise import Counted, Look, Promise, certify, draft_features, judge_by
 from hybrid.policy.review import look_at, review
 from hybrid.policy.tasks import TaskKind
 from hybrid.types import FinishReason
@@ -223,4 +223,4 @@ def test_a_draft_without_any_known_feature_is_not_judged():
         calibration=Platt(1.0, 0.0),
     )  # fmt: skip
 
-    assert judge(_promise(local=by_options), _draft(-0.1)) is None
+    assert judge_by(_promise(local=by_options), draft_features(_draft(-0.1))) is None
