@@ -12,7 +12,6 @@ from uuid import uuid4
 
 from hybrid.errors import BudgetExhausted, HybridError, ProviderError, StoreError
 from hybrid.journal import Journal
-from hybrid.policy.budget import left_usd
 from hybrid.policy.model import CloudOption
 from hybrid.pricing import TokenPrice, cost_usd, is_told, worst_case_usd
 from hybrid.providers.base import CloudCall, Provider
@@ -66,7 +65,7 @@ class Clouds:
     """All configured cloud models and the one way to call them: reserve, call, settle, however it ends."""
 
     def __init__(
-        self, models: Sequence[CloudModel], ledger: Ledger, caps: Callable[[datetime], tuple[Cap, ...]]
+        self, models: Sequence[CloudModel], ledger: Ledger, caps: Callable[[datetime, ChatRequest], tuple[Cap, ...]]
     ) -> None:
         self.models = tuple(models)
         self._ledger = ledger
@@ -87,17 +86,6 @@ class Clouds:
         """The price that local answers are said to save: that of the preferred cloud model with a known one."""
         return next((m.price for m in self.models if m.price is not None), None)
 
-    async def left_usd(self) -> Decimal | None:
-        """Money that may still be reserved now; None where no budget is configured."""
-        caps = self._caps(datetime.now().astimezone())
-        if not caps:
-            return None
-        left: list[Decimal] = []
-        for cap in caps:
-            balance = await self._ledger.balance(cap.window)
-            left.append(left_usd(cap, balance.spent_usd, balance.reserved_usd))
-        return min(left)
-
     async def call(
         self, cloud: CloudModel, request: ChatRequest, option: CloudOption, journal: Journal
     ) -> AsyncGenerator[Event, None]:
@@ -108,7 +96,7 @@ class Clouds:
 
         Raises: BudgetExhausted if the money went to another request meanwhile, ProviderError, StoreError.
         """
-        reservation = await self._reserve(option, journal)
+        reservation = await self._reserve(request, option, journal)
         settled_usd: Decimal | None = None
         has_left = False
 
@@ -150,9 +138,9 @@ class Clouds:
             # Nothing is lost: the reservation still counts in full, and the ledger goes on trying.
             log.error("the cost of %s could not be written: %s", reservation.request_id, failed)
 
-    async def _reserve(self, option: CloudOption, journal: Journal) -> Reservation:
+    async def _reserve(self, request: ChatRequest, option: CloudOption, journal: Journal) -> Reservation:
         now = datetime.now().astimezone()
-        caps = self._caps(now)
+        caps = self._caps(now, request)
         if option.reserve_usd is None or not caps:
             raise BudgetExhausted(f"{option.model} has no known price or no budget is configured")
         reservation = Reservation(
@@ -163,6 +151,8 @@ class Clouds:
             amount_usd=option.reserve_usd,
             now=now,
             caps=caps,
+            client_key=request.client_key,
+            tag=None if request.tag is None else request.tag.casefold(),
         )
         grant = await self._ledger.reserve(reservation)
         if isinstance(grant, Refused):

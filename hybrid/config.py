@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,6 +26,7 @@ from hybrid.config_schema import (
     PolicyConfig,
     PriceConfig,
     ServerConfig,
+    TagConfig,
 )
 from hybrid.config_secrets import Secret, read_secret, secret_source
 from hybrid.errors import ConfigError
@@ -43,6 +44,7 @@ __all__ = [
     "PriceConfig",
     "Secret",
     "ServerConfig",
+    "TagConfig",
     "data_dir",
     "find_file",
     "is_loopback",
@@ -51,6 +53,8 @@ __all__ = [
     "read_secret",
     "secret_source",
 ]
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "server": ServerConfig,
@@ -109,7 +113,7 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     Raises: ConfigError naming the key, where it stands, and what is valid.
     """
     file = read_file(find_file(config_path, environ))
-    _reject_unknown(file.tables, [*SECTIONS, "cloud", "lora", "prices", "aliases"], "", file)
+    _reject_unknown(file.tables, [*SECTIONS, "cloud", "lora", "tags", "prices", "aliases"], "", file)
     draft = _Draft()
     for section, struct in SECTIONS.items():
         table = _table(file, section)
@@ -118,7 +122,8 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
             draft.put(section, key, raw, file.where(section, key))
     clouds = _clouds(file, draft.origins)
     loras = _loras(file, draft.origins)
-    prices = _prices(file, draft.origins)
+    prices = _named(PriceConfig, "prices", "provider/model", file, draft.origins)
+    tags = _named(TagConfig, "tags", "NAME", file, draft.origins)
     aliases = _aliases(file, draft.origins)
     _apply_environment(draft, environ, {cloud.api_key_env for cloud in clouds})
     for dotted, raw in (flags or {}).items():
@@ -127,7 +132,7 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
         if raw is not None:
             draft.put(section, key, raw, "flag")
     sections: dict[str, Any] = {name: struct(**draft.values[name]) for name, struct in SECTIONS.items()}
-    config = Config(**sections, cloud=clouds, lora=loras, prices=prices, aliases=aliases)
+    config = Config(**sections, cloud=clouds, lora=loras, tags=tags, prices=prices, aliases=aliases)
     for key, problem in contradictions(config):
         raise ConfigError(f"{draft.origins.get(key, file.path)}: {key}: {problem}")
     origins = {key: draft.origins.get(key, "default") for key in _all_keys(config)}
@@ -242,15 +247,18 @@ def _listed(
         yield values
 
 
-def _prices(file: TomlFile, origins: dict[str, str]) -> dict[str, PriceConfig]:
-    prices = {}
-    for name, table in _table(file, "prices").items():
-        origins[f'prices."{name}"'] = file.where("prices", name)
+def _named(struct: type[T], section: str, example: str, file: TomlFile, origins: dict[str, str]) -> dict[str, T]:
+    """Convert the tables of [section."NAME"], by their names."""
+    found = {}
+    for name, table in _table(file, section).items():
+        origins[f'{section}."{name}"'] = file.where(section, name)
         if not isinstance(table, dict):
-            raise ConfigError(f'{file.where("prices", name)}: a price is a table: write [prices."provider/model"]')
-        values = _struct_values(PriceConfig, f'prices."{name}"', table, file, ("prices", name), origins)
-        prices[name] = PriceConfig(**values)
-    return prices
+            raise ConfigError(
+                f'{file.where(section, name)}: {section}."{name}" is a table: write [{section}."{example}"]'
+            )
+        values = _struct_values(struct, f'{section}."{name}"', table, file, (section, name), origins)
+        found[name] = struct(**values)
+    return found
 
 
 def _struct_values(
@@ -292,8 +300,8 @@ def _apply_environment(draft: _Draft, environ: Mapping[str, str], key_names: set
         if name not in names:
             near = difflib.get_close_matches(name, [*names, *OTHER_VARIABLES], n=1, cutoff=0.0)[0]
             raise ConfigError(
-                f"unknown environment variable {name}; did you mean {near}? "
-                "HYBRID_<SECTION>_<KEY> sets a key; [[cloud]], [[lora]], prices and aliases are set in the file only"
+                f"unknown environment variable {name}; did you mean {near}? HYBRID_<SECTION>_<KEY> sets a key; "
+                "[[cloud]], [[lora]], tags, prices and aliases are set in the file only"
             )
         section, key = names[name]
         draft.put(section, key, _from_text(SECTIONS[section], key, text), name)
@@ -314,6 +322,8 @@ def _all_keys(config: Config) -> Iterable[str]:
         yield from (f"cloud[{index}].{key}" for key in _keys(CloudConfig))
     for index in range(len(config.lora)):
         yield from (f"lora[{index}].{key}" for key in _keys(LoraConfig))
+    for name in config.tags:
+        yield from (f'tags."{name}".{key}' for key in _keys(TagConfig))
     for name in config.prices:
         yield from (f'prices."{name}".{key}' for key in _keys(PriceConfig))
     yield from (f'aliases."{name}"' for name in config.aliases)

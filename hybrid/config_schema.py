@@ -219,14 +219,37 @@ class PolicyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     ] = ()
 
 
-class BudgetConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[budget]: how much may be paid. Without usd_per_day no cloud is ever called."""
+class TagConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[tags."NAME"]: how much requests with that x-hybrid-tag may cost together, within [budget]."""
 
-    usd_per_day: Annotated[
-        Decimal | None, Meta(description="Most that is spent a day, in USD; unset: no cloud is called.")
+    usd_per_day: Annotated[Decimal | None, Meta(description="Most that is spent a day, in USD; unset: no cap.")] = None
+    usd_per_month: Annotated[
+        Decimal | None, Meta(description="Most that is spent a calendar month, in USD; unset: no cap.")
     ] = None
+    usd_per_window: Annotated[
+        Decimal | None, Meta(description="Most that is spent in any window_hours, in USD; unset: no cap.")
+    ] = None
+    window_hours: Annotated[
+        float, Meta(gt=0, le=8784, description="Hours of the rolling window that usd_per_window counts.")
+    ] = 24.0
+
+    @property
+    def caps_usd(self) -> tuple[Decimal, ...]:
+        """The caps that are set."""
+        return tuple(cap for cap in (self.usd_per_day, self.usd_per_month, self.usd_per_window) if cap is not None)
+
+    def __str__(self) -> str:
+        """The caps that are set, for people: `$5 a day, $2 in 5 hours`."""
+        spans = ("a day", "a month", f"in {self.window_hours:g} hours")
+        caps_usd = (self.usd_per_day, self.usd_per_month, self.usd_per_window)
+        return ", ".join(f"${cap} {span}" for cap, span in zip(caps_usd, spans, strict=True) if cap is not None)
+
+
+class BudgetConfig(TagConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[budget]: how much may be paid by everybody together. Without any cap here no cloud is ever called."""
+
     timezone: Annotated[
-        str, Meta(min_length=1, description='Where the day begins: "local" or an IANA name such as Europe/Berlin.')
+        str, Meta(min_length=1, description='Where days and months begin: "local" or an IANA name: Europe/Berlin.')
     ] = "local"
 
 
@@ -253,6 +276,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     lora: tuple[LoraConfig, ...] = ()
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    tags: Mapping[str, TagConfig] = field(default_factory=dict)
     prices: Mapping[str, PriceConfig] = field(default_factory=dict)
     aliases: Annotated[
         Mapping[str, str],

@@ -13,6 +13,7 @@ from decimal import Decimal
 
 from hybrid.artefact import PromiseBook
 from hybrid.attempt import Attempt, Item, RuntimeOptions, rejection
+from hybrid.budgets import Budgets
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.embed import Embedder
 from hybrid.engine.checker import Checker
@@ -69,10 +70,12 @@ class Runtime:
         clouds: Clouds,
         ledger: Ledger,
         keys: ClientKeys,
+        budgets: Budgets,
         speeds: SpeedBook | None = None,
         promises: PromiseBook | None = None,
     ) -> None:
         self._options = options
+        self._budgets = budgets
         self._speeds = speeds or SpeedBook()
         self._promises = promises or PromiseBook()
         self._fleet = fleet
@@ -297,7 +300,7 @@ class Runtime:
             local_threads=load.threads if load else None,
             local_slowdown=load.slowdown if load else None,
             clouds=tuple(self._option(cloud, request, target) for cloud in clouds),
-            budget_left_usd=await self._left_usd(journal) if clouds else None,
+            budget_left_usd=await self._left_usd(request, journal) if clouds else None,
             deadline_s=None if request.deadline_s is None else request.deadline_s - journal.elapsed_s,
             max_cost_usd=request.max_cost_usd,
         )
@@ -310,10 +313,10 @@ class Runtime:
             return replace(option, missing=option.missing | {str(Capability.LOGIT_BIAS)})
         return option
 
-    async def _left_usd(self, journal: Journal) -> Decimal | None:
+    async def _left_usd(self, request: ChatRequest, journal: Journal) -> Decimal | None:
         """Ask the ledger; what cannot be read cannot be spent, and local answers go on without it."""
         try:
-            return await self._clouds.left_usd()
+            return await self._budgets.left_usd(request)
         except StoreError as unreadable:
             journal.note(f"no money can be spent: {unreadable}")
             return Decimal(0)

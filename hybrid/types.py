@@ -13,6 +13,10 @@ Json: TypeAlias = Any
 """A decoded JSON value. mypy cannot follow recursive JSON through msgspec, so the alias names the intent."""
 
 
+MAX_TAG_CHARS = 128
+"""The longest x-hybrid-tag that is taken."""
+
+
 class Capability(StrEnum):
     """Something a request needs of whoever answers it. A route that lacks one is not taken."""
 
@@ -330,8 +334,13 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Cap:
-    """The most that may be spent in a window. `name` is the configuration key it came from."""
+    """The most that may be spent in a window. `name` is the configuration key it came from.
+
+    client_key, tag: whose money counts, where not everybody's; a cap has one of them at most. A tag is case-folded.
+    """
 
     name: str
     window: Window
     limit_usd: Decimal
+    client_key: str | None = None
+    tag: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, tzinfo
@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from hybrid.artefact import PromiseBook
 from hybrid.attempt import RuntimeOptions
+from hybrid.budgets import budgets_of
 from hybrid.catalog import installed, resolve
 from hybrid.catalog.tuned import Settings
 from hybrid.clouds import CloudModel, Clouds
@@ -25,7 +26,6 @@ from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import ConfigError, StoreError
 from hybrid.lora import check_adapters
 from hybrid.placing import free_bytes, placed
-from hybrid.policy.budget import day_window
 from hybrid.policy.model import Limits
 from hybrid.pricing import TokenPrice
 from hybrid.runtime import Runtime
@@ -33,7 +33,7 @@ from hybrid.speeds import open_speed_book
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
 from hybrid.tuning.apply import find_tuned
-from hybrid.types import Cap, Sampling
+from hybrid.types import Sampling
 
 if TYPE_CHECKING:
     from hybrid.providers.prices import ListedPrice
@@ -192,12 +192,14 @@ async def running(
                 f"server.host {config.server.host} can be reached from other machines, so clients need a key, "
                 "and there is none yet. Make one: hybrid keys add NAME"
             )
-        clouds = Clouds(models, ledger, _caps(config))
+        budgets = budgets_of(config, ledger, budget_zone(config))
+        clouds = Clouds(models, ledger, budgets.caps)
         yield Runtime(
             _options(config, requires_key=requires_key),
             fleet=fleet,
             checker=checker,
             clouds=clouds,
+            budgets=budgets,
             ledger=ledger,
             keys=keys,
             speeds=open_speed_book(data_dir(environ)),
@@ -284,14 +286,6 @@ def _token_price(listed: ListedPrice) -> TokenPrice:
         source=listed.source,
         as_of=listed.as_of,
     )
-
-
-def _caps(config: Config) -> Callable[[datetime], tuple[Cap, ...]]:
-    usd_per_day = config.budget.usd_per_day
-    if usd_per_day is None:
-        return lambda _now: ()
-    zone = budget_zone(config)
-    return lambda now: (Cap("budget.usd_per_day", day_window(now, zone), usd_per_day),)
 
 
 def budget_zone(config: Config) -> tzinfo:

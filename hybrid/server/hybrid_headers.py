@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from hybrid.errors import InvalidRequest
-from hybrid.types import Head, Json, PolicyChoice
+from hybrid.types import MAX_TAG_CHARS, Head, Json, PolicyChoice
 
 MAX_DEADLINE_MS = 86_400_000
-MAX_TAG_CHARS = 128
 MAX_VALUE_CHARS = 256
 
 _PREFIX = "x-hybrid-"

@@ -108,7 +108,9 @@ def test_warnings_are_for_people(config_file, capsys):
     """A warning goes to stderr and does not fail the check."""
     config_file.write_text(TOML.replace("usd_per_day", "# usd_per_day"))
     assert 0 == main(["config", "check", "--config", str(config_file)])
-    assert "hybrid: warning: no cloud is called until budget.usd_per_day is set\n" == capsys.readouterr().err
+    assert (
+        "hybrid: warning: no cloud is called until [budget] has a cap, such as usd_per_day\n" == capsys.readouterr().err
+    )
 
 
 def test_schema_is_json_schema(capsys):
@@ -116,6 +118,6 @@ def test_schema_is_json_schema(capsys):
     assert 0 == main(["config", "schema"])
     schema = json.loads(capsys.readouterr().out)
     assert "https://json-schema.org/draft/2020-12/schema" == schema["$schema"]
-    assert {"server", "local", "cloud", "lora", "policy", "budget", "prices", "aliases"} == set(
+    assert {"server", "local", "cloud", "lora", "policy", "budget", "tags", "prices", "aliases"} == set(
         schema["$defs"]["Config"]["properties"]
     )

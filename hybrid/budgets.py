@@ -1,0 +1,79 @@
+"""Whose budgets does a request draw on, and what is left of them? All its caps are checked in one reservation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, tzinfo
+from decimal import Decimal
+
+from hybrid.config import BudgetConfig, Config, TagConfig
+from hybrid.policy.budget import Allowance, caps, left_usd
+from hybrid.store.ledger import Ledger
+from hybrid.types import Cap, ChatRequest
+
+
+class Budgets:
+    """The runtime's allowance, those of tags, and those of client keys.
+
+    Args:
+        runtime: without any cap of its own nothing is paid, whatever keys and tags may have.
+        tags: by case-folded tag.
+        of_key: the allowance of the client key of that name; None where it has none.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        runtime: Allowance,
+        zone: tzinfo,
+        tags: Mapping[str, Allowance] | None = None,
+        of_key: Callable[[str], Allowance | None] = lambda _name: None,
+    ) -> None:
+        self._ledger = ledger
+        self._runtime, self._tags, self._of_key, self._zone = runtime, dict(tags or {}), of_key, zone
+
+    def caps(self, now: datetime, request: ChatRequest) -> tuple[Cap, ...]:
+        """Every cap that must have room for a call of this request; none at all where no budget is configured."""
+        runtime = caps(self._runtime, now, self._zone, name="budget")
+        if not runtime:
+            return ()
+        tag = None if request.tag is None else self._tags.get(request.tag.casefold())
+        key = None if request.client_key is None else self._of_key(request.client_key)
+        return (
+            *runtime,
+            *(caps(tag, now, self._zone, name=f"tags.{tag.tag}") if tag is not None else ()),
+            *(caps(key, now, self._zone, name=f"key {key.client_key}") if key is not None else ()),
+        )
+
+    async def left_usd(self, request: ChatRequest) -> Decimal | None:
+        """Money that a call of this request may still reserve; None where no budget is configured.
+
+        Raises: StoreError if the ledger cannot be read.
+        """
+        held = self.caps(datetime.now(UTC), request)
+        if not held:
+            return None
+        balances = await self._ledger.balances(held)
+        return min(
+            left_usd(cap, balance.spent_usd, balance.reserved_usd) for cap, balance in zip(held, balances, strict=True)
+        )
+
+
+def budgets_of(
+    config: Config, ledger: Ledger, zone: tzinfo, *, of_key: Callable[[str], Allowance | None] = lambda _name: None
+) -> Budgets:
+    """Make the budgets that a configuration sets, beside those of client keys."""
+    tags = {name.casefold(): allowance_of(tag, tag=name) for name, tag in config.tags.items()}
+    return Budgets(ledger, runtime=allowance_of(config.budget), zone=zone, tags=tags, of_key=of_key)
+
+
+def allowance_of(given: BudgetConfig | TagConfig, *, tag: str | None = None) -> Allowance:
+    """The caps of one table of the configuration."""
+    return Allowance(
+        usd_per_day=given.usd_per_day,
+        usd_per_month=given.usd_per_month,
+        usd_per_window=given.usd_per_window,
+        window_hours=given.window_hours,
+        tag=tag,
+    )
