@@ -34,6 +34,7 @@ from hybrid.journal import Journal
 from hybrid.local_answer import LocalAnswers, count_ends
 from hybrid.local_request import LocalRequest
 from hybrid.policy.model import Escalate, Limits, Reason, Reject, RunLocal, Signals, without_promise
+from hybrid.policy.worth import weigh
 from hybrid.pricing import saved_usd
 from hybrid.types import ChatRequest, Event, Finished, Head, Route, Sampling, Tail, TextDelta, Usage
 
@@ -186,10 +187,9 @@ class Attempt:
             if answers.unfit is not None:
                 raise LocalFailure(answers.unfit)
             return None
-        verdict = answers.verdict(self._limits)
+        verdict = weigh(answers.verdict(self._limits), decision.fallback, self._signals.budget_lambda, self._limits)
         journal = self._journal
-        journal.review, journal.confidence = verdict, verdict.confidence
-        journal.is_calibrated = verdict.is_calibrated
+        journal.judge(verdict)
         journal.note(f"reviewed {answers.tokens} tokens: {verdict.checks[-1].detail}")
         if verdict.is_accepted:
             return None

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 
 from hybrid.config import BudgetConfig, Config, TagConfig
+from hybrid.pacer import Pacer
 from hybrid.policy.budget import Allowance, caps, left_usd
-from hybrid.store.ledger import Ledger
-from hybrid.types import Cap, ChatRequest
+from hybrid.store.history import standing
+from hybrid.store.ledger import Balance, Ledger
+from hybrid.types import Cap, ChatRequest, Window
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetView:
+    """How the money stands for one request.
+
+    left_usd: what a call may still reserve; None where no budget is configured.
+    lambda_: the budget's shadow price; None where nothing is paced.
+    """
+
+    left_usd: Decimal | None = None
+    lambda_: float | None = None
 
 
 class Budgets:
@@ -19,6 +34,7 @@ class Budgets:
         runtime: without any cap of its own nothing is paid, whatever keys and tags may have.
         tags: by case-folded tag.
         of_key: the allowance of the client key of that name; None where it has none.
+        is_paced: whether the runtime's spending is spread by a shadow price.
     """
 
     def __init__(
@@ -29,13 +45,15 @@ class Budgets:
         zone: tzinfo,
         tags: Mapping[str, Allowance] | None = None,
         of_key: Callable[[str], Allowance | None] = lambda _name: None,
+        is_paced: bool = False,
     ) -> None:
         self._ledger = ledger
+        self._pacer = Pacer(ledger, self._own, zone) if is_paced else None
         self._runtime, self._tags, self._of_key, self._zone = runtime, dict(tags or {}), of_key, zone
 
     def caps(self, now: datetime, request: ChatRequest) -> tuple[Cap, ...]:
         """Every cap that must have room for a call of this request; none at all where no budget is configured."""
-        runtime = caps(self._runtime, now, self._zone, name="budget")
+        runtime = self._own(now)
         if not runtime:
             return ()
         tag = None if request.tag is None else self._tags.get(request.tag.casefold())
@@ -46,18 +64,25 @@ class Budgets:
             *(caps(key, now, self._zone, name=f"key {key.client_key}") if key is not None else ()),
         )
 
-    async def left_usd(self, request: ChatRequest) -> Decimal | None:
-        """Money that a call of this request may still reserve; None where no budget is configured.
-
-        Raises: StoreError if the ledger cannot be read.
-        """
-        held = self.caps(datetime.now(UTC), request)
+    async def look(self, request: ChatRequest) -> BudgetView:
+        """See how the money stands for a request. Raises: StoreError if the ledger cannot be read."""
+        now = datetime.now(UTC)
+        held = self.caps(now, request)
         if not held:
-            return None
-        balances = await self._ledger.balances(held)
-        return min(
-            left_usd(cap, balance.spent_usd, balance.reserved_usd) for cap, balance in zip(held, balances, strict=True)
+            return BudgetView()
+        step = Window(now, now) if self._pacer is None else await self._pacer.catch_up(now)
+        balances, step_usd = await self._ledger.read(
+            lambda connection: standing(connection, held, step), empty=((Balance(),) * len(held), Decimal(0))
         )
+        counted = dict(zip(held, balances, strict=True))
+        own = {cap: balance for cap, balance in counted.items() if cap.client_key is None and cap.tag is None}
+        return BudgetView(
+            left_usd=min(left_usd(cap, balance.spent_usd, balance.reserved_usd) for cap, balance in counted.items()),
+            lambda_=None if self._pacer is None else self._pacer.price(now, own, step_usd),
+        )
+
+    def _own(self, now: datetime) -> tuple[Cap, ...]:
+        return caps(self._runtime, now, self._zone, name="budget")
 
 
 def budgets_of(
@@ -65,7 +90,14 @@ def budgets_of(
 ) -> Budgets:
     """Make the budgets that a configuration sets, beside those of client keys."""
     tags = {name.casefold(): allowance_of(tag, tag=name) for name, tag in config.tags.items()}
-    return Budgets(ledger, runtime=allowance_of(config.budget), zone=zone, tags=tags, of_key=of_key)
+    return Budgets(
+        ledger,
+        runtime=allowance_of(config.budget),
+        zone=zone,
+        tags=tags,
+        of_key=of_key,
+        is_paced=config.budget.pace == "even",
+    )
 
 
 def allowance_of(given: BudgetConfig | TagConfig, *, tag: str | None = None) -> Allowance:

@@ -213,6 +213,13 @@ class PolicyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         Share,
         Meta(description="A local draft that scores lower is escalated. A score, no probability, until calibrated."),
     ] = 0.35
+    value_usd: Annotated[
+        Decimal | None,
+        Meta(description="What a right answer instead of a wrong one is worth; a cloud that costs more is not paid."),
+    ] = None
+    p_cloud: Annotated[
+        Share, Meta(description="Chance that a cloud's answer is right, for that rule, until a calibration says.")
+    ] = 0.9
     private_tags: Annotated[
         tuple[Annotated[str, Meta(min_length=1)], ...],
         Meta(description="Values of x-hybrid-tag whose requests never leave this machine."),
@@ -248,6 +255,10 @@ class TagConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class BudgetConfig(TagConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """[budget]: how much may be paid by everybody together. Without any cap here no cloud is ever called."""
 
+    pace: Annotated[
+        Literal["even", "off"],
+        Meta(description="even: as money goes faster than it can last, only what is worth more is escalated."),
+    ] = "even"
     timezone: Annotated[
         str, Meta(min_length=1, description='Where days and months begin: "local" or an IANA name: Europe/Berlin.')
     ] = "local"

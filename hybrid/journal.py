@@ -89,6 +89,13 @@ class Journal:
         self.reason = decision.reason
         self.note(f"decided: {_kind(decision)} ({decision.reason.value})")
 
+    def judge(self, review: Review) -> None:
+        """Record what was made of the draft; one that stands because of its price says so."""
+        self.review, self.confidence, self.is_calibrated = review, review.confidence, review.is_calibrated
+        if review.is_accepted and review.reason is not Reason.DEFAULT:
+            self.reason = review.reason
+            self.degraded = Reason.BUDGET if review.reason is Reason.BUDGET else self.degraded
+
     def released(self, route: Route, model: str, *, provider: str | None = None) -> Head:
         """Record that the answer begins to leave, and give its head."""
         self.route, self.model, self.provider = route, model, provider

@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from hybrid.artefact import PromiseBook
 from hybrid.attempt import Attempt, Item, RuntimeOptions, rejection
-from hybrid.budgets import Budgets
+from hybrid.budgets import Budgets, BudgetView
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.embed import Embedder
 from hybrid.engine.checker import Checker
@@ -279,6 +279,7 @@ class Runtime:
         prompt_tokens, refusal = await self._count_prompt(request, local, journal)
         load = local.load if local is not None else None
         is_ready = local is not None and local.state is WorkerState.READY and journal.local_problem is None
+        money = await self._money(request, journal) if clouds else BudgetView()
         speeds = self._speeds.look_up(load, local.facts if local is not None else None, prompt_tokens)
         return Signals(
             policy=target.policy,
@@ -300,7 +301,8 @@ class Runtime:
             local_threads=load.threads if load else None,
             local_slowdown=load.slowdown if load else None,
             clouds=tuple(self._option(cloud, request, target) for cloud in clouds),
-            budget_left_usd=await self._left_usd(request, journal) if clouds else None,
+            budget_left_usd=money.left_usd,
+            budget_lambda=money.lambda_,
             deadline_s=None if request.deadline_s is None else request.deadline_s - journal.elapsed_s,
             max_cost_usd=request.max_cost_usd,
         )
@@ -313,13 +315,13 @@ class Runtime:
             return replace(option, missing=option.missing | {str(Capability.LOGIT_BIAS)})
         return option
 
-    async def _left_usd(self, request: ChatRequest, journal: Journal) -> Decimal | None:
+    async def _money(self, request: ChatRequest, journal: Journal) -> BudgetView:
         """Ask the ledger; what cannot be read cannot be spent, and local answers go on without it."""
         try:
-            return await self._budgets.left_usd(request)
+            return await self._budgets.look(request)
         except StoreError as unreadable:
             journal.note(f"no money can be spent: {unreadable}")
-            return Decimal(0)
+            return BudgetView(left_usd=Decimal(0))
 
     def _in_local_terms(self, request: ChatRequest, local: Supervisor | None) -> LocalRequest:
         facts = local.facts if local is not None else None

@@ -337,6 +337,7 @@ class Cap:
     """The most that may be spent in a window. `name` is the configuration key it came from.
 
     client_key, tag: whose money counts, where not everybody's; a cap has one of them at most. A tag is case-folded.
+    is_rolling: its window moves with the time, and reaches as far ahead of it as back.
     """
 
     name: str
@@ -344,3 +345,4 @@ class Cap:
     limit_usd: Decimal
     client_key: str | None = None
     tag: str | None = None
+    is_rolling: bool = False

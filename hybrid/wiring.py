@@ -326,6 +326,8 @@ def limits_of(config: Config) -> Limits:
         total_s=None if policy.total_ms is None else policy.total_ms / 1000,
         hold_tokens=policy.hold_tokens,
         min_confidence=policy.min_confidence,
+        value_usd=policy.value_usd,
+        p_cloud=policy.p_cloud,
     )
 
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from hybrid.budgets import Budgets, budgets_of
+from hybrid.budgets import Budgets, BudgetView, budgets_of
 from hybrid.config import load
 from hybrid.policy.budget import Allowance
 from hybrid.store.ledger import Ledger, Refused, Reservation, Reserved
@@ -77,7 +77,7 @@ def test_no_budget_means_no_cloud(tmp_path):
         Ledger(tmp_path / "x"), runtime=Allowance(), zone=UTC, of_key=lambda _: Allowance(usd_per_day=Decimal(1))
     )
     assert () == budgets.caps(NOON, request(key="phone"))
-    assert None is asyncio.run(budgets.left_usd(request(key="phone")))
+    assert BudgetView() == asyncio.run(budgets.look(request(key="phone")))
 
 
 def test_the_tightest_cap_is_what_is_left(tmp_path):
@@ -101,7 +101,7 @@ def test_the_tightest_cap_is_what_is_left(tmp_path):
             assert isinstance(second, Refused)
             return [
                 first, second.cap.name, await reserve("c", "0.1", other),
-                await budgets.left_usd(nightly), await budgets.left_usd(other),
+                (await budgets.look(nightly)).left_usd, (await budgets.look(other)).left_usd,
             ]  # fmt: skip
 
     expected = [

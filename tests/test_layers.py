@@ -24,6 +24,7 @@ REQUEST = {
     "local_answer",
     "local_request",
     "lora",
+    "pacer",
     "speeds",
     "structured",
 }

@@ -48,6 +48,7 @@ def caps(allowance: Allowance, now: datetime, zone: tzinfo | None, *, name: str)
             limit_usd,
             client_key=allowance.client_key,
             tag=None if allowance.tag is None else allowance.tag.casefold(),
+            is_rolling=key == "usd_per_window",
         )
         for key, limit_usd, window in given
         if limit_usd is not None

@@ -46,6 +46,7 @@ class CloudOption:
 
     missing: what the request wants and this model cannot do, capabilities and single parameters; empty: it can.
     reserve_usd: the most this request can cost there; None where no price is known, which blocks it.
+    expected_usd: what it likely will; None where nothing better is known than the most.
     context_tokens: None where unknown; then the provider is the judge.
     """
 
@@ -54,6 +55,7 @@ class CloudOption:
     missing: frozenset[str] = frozenset()
     context_tokens: int | None = None
     reserve_usd: Decimal | None = None
+    expected_usd: Decimal | None = None
     is_healthy: bool = True
 
 
@@ -68,6 +70,7 @@ class Signals:
     local_threads, local_slowdown: that compute, and how many times slower than undisturbed; the speeds include it.
     speeds_from: `profile` while any of the two speeds is the last bench's.
     budget_left_usd: None where no budget is configured, which means no cloud.
+    budget_lambda: the budget's shadow price, >= 0; None where nothing is paced.
     """
 
     policy: PolicyChoice = PolicyChoice.AUTO
@@ -90,6 +93,7 @@ class Signals:
     speeds_from: SpeedSource = SpeedSource.NONE
     clouds: tuple[CloudOption, ...] = ()
     budget_left_usd: Decimal | None = None
+    budget_lambda: float | None = None
     deadline_s: float | None = None
     max_cost_usd: Decimal | None = None
 
@@ -104,6 +108,8 @@ class Limits:
     kind: of the task, as far as the request tells.
     is_limit_own: whether the limit of the answer's tokens is ours, and not the client's wish.
     hold_tokens: tokens of a stream held back for review before the first is released.
+    value_usd: what a right answer is worth where a wrong one would be given; None where nobody said.
+    p_cloud: the probability that a cloud's answer is right, where nothing better is known.
     """
 
     local_context_tokens: int = 8192
@@ -115,6 +121,8 @@ class Limits:
     no_promise: str | None = None
     kind: TaskKind = TaskKind.TEXT
     is_limit_own: bool = False
+    value_usd: Decimal | None = None
+    p_cloud: float = 0.9
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,8 +51,14 @@ def route(signals: Signals, limits: Limits) -> Decision:
         return _stay_local(signals, limits, cloud, checks)
     if cloud.option is not None:
         return Escalate(reason=local.blocked_by, option=cloud.option, checks=checks)
-    # What the caller can mend comes first: a prompt that is too long stays so however much money there is.
-    return Reject(reason=local.blocked_by, detail=_join(local.detail, cloud.detail), checks=checks)
+    # What the caller can mend comes first: a prompt that is too long stays so however much money there is. Where only
+    # clouds could ever answer, what stops them is what is told.
+    reason = local.blocked_by if signals.is_local_configured else cloud.blocked_by
+    return Reject(
+        reason=reason if signals.clouds and reason is not None else local.blocked_by,
+        detail=_join(local.detail, cloud.detail),
+        checks=checks,
+    )
 
 
 def _stay_local(signals: Signals, limits: Limits, cloud: _Verdict, checks: tuple[Check, ...]) -> Decision:

@@ -100,7 +100,7 @@ def test_an_allowance_names_its_caps():
     allowance = Allowance(usd_per_day=Decimal(1), usd_per_window=Decimal(2), window_hours=5, tag="Nightly")
     assert (
         Cap("tags.Nightly.usd_per_day", day_window(now, UTC), Decimal(1), tag="nightly"),
-        Cap("tags.Nightly.usd_per_window", rolling_window(now, 5), Decimal(2), tag="nightly"),
+        Cap("tags.Nightly.usd_per_window", rolling_window(now, 5), Decimal(2), tag="nightly", is_rolling=True),
     ) == caps(allowance, now, UTC, name="tags.Nightly")
     assert () == caps(Allowance(), now, UTC, name="budget")
 
