@@ -14,7 +14,7 @@ import msgspec
 from hybrid.errors import HybridError
 from hybrid.policy.model import Check, Decision, Escalate, Reason, Reject, Review, RunLocal, Signals
 from hybrid.store.records import RequestClosed, RequestOpened
-from hybrid.types import ChatRequest, Head, Json, Outcome, Route, Usage
+from hybrid.types import ChatRequest, Head, Json, Outcome, RateLimit, Route, Usage
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,6 +45,8 @@ class Journal:
     queue_s: float | None = None
     ttft_s: float | None = None
     overhead_s: float | None = None
+    rate_limits: tuple[RateLimit, ...] = ()
+    is_private: bool = False
     local_problem: str | None = None
     waited_s: float = 0.0
     facts: Mapping[str, Json] = field(default_factory=dict)
@@ -118,10 +120,12 @@ class Journal:
             saved_usd=self.saved_usd,
             degraded=self.degraded.value if self.degraded else None,
             overhead_s=self.overhead_s,
+            rate_limits=self.rate_limits,
         )
 
     def fail(self, error: HybridError) -> None:
         """Record how it failed: the caller's fault is a rejection, anything else a failure."""
+        error.request_id, error.rate_limits = self.id, self.rate_limits
         self.outcome = Outcome.REJECTED if error.status < 500 else Outcome.FAILED
         self.error_code = error.code
         self.note(f"{self.outcome.value}: {error.code}: {error}")

@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
+from hybrid.admission import Admission
 from hybrid.artefact import PromiseBook
 from hybrid.attempt import Attempt, Item, RuntimeOptions, rejection
 from hybrid.budgets import Budgets, BudgetView
@@ -70,11 +71,13 @@ class Runtime:
         clouds: Clouds,
         ledger: Ledger,
         keys: ClientKeys,
+        admission: Admission,
         budgets: Budgets,
         speeds: SpeedBook | None = None,
         promises: PromiseBook | None = None,
     ) -> None:
         self._options = options
+        self._admission = admission
         self._budgets = budgets
         self._speeds = speeds or SpeedBook()
         self._promises = promises or PromiseBook()
@@ -85,7 +88,11 @@ class Runtime:
         self._keys = keys
         self._started_unix_s = int(time.time())
         self._embedder = Embedder(
-            fleet=fleet, ledger=ledger, aliases=options.aliases, model=options.embedding_model or fleet.default
+            fleet=fleet,
+            ledger=ledger,
+            admission=admission,
+            aliases=options.aliases,
+            model=options.embedding_model or fleet.default,
         )
 
     @property
@@ -100,14 +107,14 @@ class Runtime:
         journal = self._journal(dialect, request.model, arrived_s)
         self._ledger.open_request(journal.opened(request))
         try:
-            async with aclosing(self._answer(request, journal)) as items:
-                async for item in items:
-                    if isinstance(item, Tail):
-                        journal.outcome = Outcome.OK
-                    yield item
+            with self._admission.admitted(request, journal):
+                async with aclosing(self._answer(request, journal)) as items:
+                    async for item in items:
+                        if isinstance(item, Tail):
+                            journal.outcome = Outcome.OK
+                        yield item
         except HybridError as error:
             journal.fail(error)
-            error.request_id = journal.id
             raise
         except Exception as bug:
             journal.outcome, journal.error_code = Outcome.FAILED, "internal_error"
@@ -273,7 +280,9 @@ class Runtime:
         self, request: ChatRequest, target: _Target, local: Supervisor | None, journal: Journal
     ) -> Signals:
         """Gather everything the decision may know: the one place that reads clock, queue, speeds and ledger."""
-        is_private = request.tag is not None and request.tag.casefold() in self._options.private_tags
+        is_private = journal.is_private or (
+            request.tag is not None and request.tag.casefold() in self._options.private_tags
+        )
         may_pay = target.policy is not PolicyChoice.LOCAL_ONLY and not is_private
         clouds = self._clouds.named(target.cloud_name) if may_pay else ()
         prompt_tokens, refusal = await self._count_prompt(request, local, journal)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+from hybrid.admission import Admission
 from hybrid.artefact import PromiseBook
 from hybrid.attempt import RuntimeOptions
 from hybrid.budgets import budgets_of
@@ -156,11 +157,19 @@ def _fleet(config: Config, environ: Mapping[str, str], first: Supervisor | None)
     )
 
 
-def _has_any(keys: ClientKeys) -> bool:
+def _requires_key(config: Config, keys: ClientKeys) -> bool:
+    """Whether clients need a key for where we listen. Raises: ConfigError if they do and there is none."""
+    if is_loopback(config.server.host):
+        return False
     try:
-        return keys.has_any()
+        if keys.has_any():
+            return True
     except StoreError as unreadable:
         raise ConfigError(f"clients need a key off loopback, and the keys cannot be read: {unreadable}") from unreadable
+    raise ConfigError(
+        f"server.host {config.server.host} can be reached from other machines, so clients need a key, "
+        "and there is none yet. Make one: hybrid keys add NAME"
+    )
 
 
 @asynccontextmanager
@@ -186,19 +195,15 @@ async def running(
         except StoreError as failed:
             log.error("%s; answering locally only until it can be written", failed)
         keys = ClientKeys(database)
-        requires_key = not is_loopback(config.server.host)
-        if requires_key and not _has_any(keys):
-            raise ConfigError(
-                f"server.host {config.server.host} can be reached from other machines, so clients need a key, "
-                "and there is none yet. Make one: hybrid keys add NAME"
-            )
-        budgets = budgets_of(config, ledger, budget_zone(config))
+        admission = Admission(keys, config.aliases)
+        budgets = budgets_of(config, ledger, budget_zone(config), of_key=admission.allowance)
         clouds = Clouds(models, ledger, budgets.caps)
         yield Runtime(
-            _options(config, requires_key=requires_key),
+            _options(config, requires_key=_requires_key(config, keys)),
             fleet=fleet,
             checker=checker,
             clouds=clouds,
+            admission=admission,
             budgets=budgets,
             ledger=ledger,
             keys=keys,

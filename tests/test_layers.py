@@ -16,6 +16,7 @@ DECISIONS = {"policy", "pricing"}
 EFFECTS = {"engine", "backends", "native", "providers", "devices", "store", "catalog"}
 CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_secrets"}
 REQUEST = {
+    "admission",
     "artefact",
     "attempt",
     "embed",

@@ -194,4 +194,16 @@ MIGRATIONS: tuple[Migration, ...] = (
             " WHERE tag IS NOT NULL",
         ),
     ),
+    Migration(
+        "m004_key_rules",
+        (
+            "ALTER TABLE client_keys ADD COLUMN usd_per_day_nusd INTEGER",
+            "ALTER TABLE client_keys ADD COLUMN usd_per_month_nusd INTEGER",
+            "ALTER TABLE client_keys ADD COLUMN requests_per_minute INTEGER",
+            "ALTER TABLE client_keys ADD COLUMN tokens_per_minute INTEGER",
+            "ALTER TABLE client_keys ADD COLUMN concurrency INTEGER",
+            "ALTER TABLE client_keys ADD COLUMN models TEXT NOT NULL DEFAULT ''",
+            "ALTER TABLE client_keys ADD COLUMN is_private INTEGER NOT NULL DEFAULT 0",
+        ),
+    ),
 )
