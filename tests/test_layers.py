@@ -30,7 +30,9 @@ REQUEST = {
     "structured",
 }
 OFFLINE = {"calibration", "tuning"}
-ORCHESTRATION = REQUEST | OFFLINE | {"runtime", "budgets", "clouds", "cloud_kinds", "wiring", "placing", "telemetry"}
+ORCHESTRATION = (
+    REQUEST | OFFLINE | {"runtime", "budgets", "clouds", "cloud_kinds", "forecast", "wiring", "placing", "telemetry"}
+)
 ENTRY = {"server", "cli", "__main__"}
 ROOT_PACKAGE = "__init__"
 """hybrid/__init__.py holds the version, which anyone may read."""
