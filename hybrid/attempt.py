@@ -33,7 +33,17 @@ from hybrid.further import FurtherSamples, Sample, pick
 from hybrid.journal import Journal
 from hybrid.local_answer import LocalAnswers, count_ends
 from hybrid.local_request import LocalRequest
-from hybrid.policy.model import Escalate, Limits, Reason, Reject, RunLocal, Signals, without_promise
+from hybrid.policy.model import (
+    CloudOption,
+    Escalate,
+    Limits,
+    Reason,
+    Reject,
+    Review,
+    RunLocal,
+    Signals,
+    without_promise,
+)
 from hybrid.policy.worth import weigh
 from hybrid.pricing import saved_usd
 from hybrid.types import ChatRequest, Event, Finished, Head, Route, Sampling, Tail, TextDelta, Usage
@@ -168,7 +178,7 @@ class Attempt:
         an error with a status of its own.
         """
         while not held or (decision.fallback is not None and not self._is_judgeable(held)):
-            if held and decision.fallback is not None and (hopeless := self._said.hopeless(self._limits)) is not None:
+            if held and decision.fallback is not None and (hopeless := self._hopeless(decision.fallback)) is not None:
                 self._journal.review, self._journal.confidence = hopeless, hopeless.confidence
                 self._journal.is_calibrated = hopeless.is_calibrated
                 self._journal.note(f"given up after {self._said.tokens} tokens: {hopeless.checks[-1].detail}")
@@ -187,7 +197,7 @@ class Attempt:
             if answers.unfit is not None:
                 raise LocalFailure(answers.unfit)
             return None
-        verdict = weigh(answers.verdict(self._limits), decision.fallback, self._signals.budget_lambda, self._limits)
+        verdict = self._weighed(answers.verdict(self._limits), decision.fallback)
         journal = self._journal
         journal.judge(verdict)
         journal.note(f"reviewed {answers.tokens} tokens: {verdict.checks[-1].detail}")
@@ -210,6 +220,14 @@ class Attempt:
         if picked.place:
             held[:] = others[picked.place - 1].events
         self._said.compared(picked.agreement, others[picked.place - 1] if picked.place else None)
+
+    def _weighed(self, verdict: Review, option: CloudOption) -> Review:
+        return weigh(verdict, option, self._signals.budget_lambda, self._limits)
+
+    def _hopeless(self, option: CloudOption) -> Review | None:
+        """Why the growing draft is given up; None lets it grow, also where another answer is not worth its price."""
+        verdict = self._said.hopeless(self._limits)
+        return None if verdict is None or self._weighed(verdict, option).is_accepted else verdict
 
     @property
     def _said(self) -> LocalAnswers:

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 
 from hybrid.config import BudgetConfig, Config, TagConfig
+from hybrid.errors import StoreError
+from hybrid.journal import Journal
 from hybrid.pacer import Pacer
 from hybrid.policy.budget import Allowance, caps, left_usd
 from hybrid.store.history import standing
@@ -64,12 +66,17 @@ class Budgets:
             *(caps(key, now, self._zone, name=f"key {key.client_key}") if key is not None else ()),
         )
 
-    async def look(self, request: ChatRequest) -> BudgetView:
-        """See how the money stands for a request. Raises: StoreError if the ledger cannot be read."""
-        now = datetime.now(UTC)
-        held = self.caps(now, request)
-        if not held:
-            return BudgetView()
+    async def look(self, request: ChatRequest, journal: Journal) -> BudgetView:
+        """See how the money stands for a request; what cannot be read cannot be spent, and local answers go on."""
+        try:
+            now = datetime.now(UTC)
+            held = self.caps(now, request)
+            return await self._look(held, now) if held else BudgetView()
+        except StoreError as unreadable:
+            journal.note(f"no money can be spent: {unreadable}")
+            return BudgetView(left_usd=Decimal(0))
+
+    async def _look(self, held: tuple[Cap, ...], now: datetime) -> BudgetView:
         step = Window(now, now) if self._pacer is None else await self._pacer.catch_up(now)
         balances, step_usd = await self._ledger.read(
             lambda connection: standing(connection, held, step), empty=((Balance(),) * len(held), Decimal(0))

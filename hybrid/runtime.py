@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from decimal import Decimal
 
 from hybrid.admission import Admission
 from hybrid.artefact import PromiseBook
@@ -288,7 +287,7 @@ class Runtime:
         prompt_tokens, refusal = await self._count_prompt(request, local, journal)
         load = local.load if local is not None else None
         is_ready = local is not None and local.state is WorkerState.READY and journal.local_problem is None
-        money = await self._money(request, journal) if clouds else BudgetView()
+        money = await self._budgets.look(request, journal) if clouds else BudgetView()
         speeds = self._speeds.look_up(load, local.facts if local is not None else None, prompt_tokens)
         return Signals(
             policy=target.policy,
@@ -323,14 +322,6 @@ class Runtime:
             # The token ids are the local vocabulary's: at a cloud the same numbers are other words.
             return replace(option, missing=option.missing | {str(Capability.LOGIT_BIAS)})
         return option
-
-    async def _money(self, request: ChatRequest, journal: Journal) -> BudgetView:
-        """Ask the ledger; what cannot be read cannot be spent, and local answers go on without it."""
-        try:
-            return await self._budgets.look(request)
-        except StoreError as unreadable:
-            journal.note(f"no money can be spent: {unreadable}")
-            return BudgetView(left_usd=Decimal(0))
 
     def _in_local_terms(self, request: ChatRequest, local: Supervisor | None) -> LocalRequest:
         facts = local.facts if local is not None else None

@@ -11,6 +11,7 @@ import pytest
 
 from hybrid.budgets import Budgets, BudgetView, budgets_of
 from hybrid.config import load
+from hybrid.journal import Journal
 from hybrid.policy.budget import Allowance
 from hybrid.store.ledger import Ledger, Refused, Reservation, Reserved
 from hybrid.types import ChatRequest
@@ -42,6 +43,11 @@ async def ledger_in(folder):
 def request(*, tag=None, key=None):
     """A request of somebody."""
     return ChatRequest(model="hybrid", messages=(), tag=tag, client_key=key)
+
+
+def journal():
+    """A request's record."""
+    return Journal(id="r", dialect="openai", arrived_s=0.0, requested_model="hybrid")
 
 
 def configured(tmp_path, text=CONFIG):
@@ -77,7 +83,7 @@ def test_no_budget_means_no_cloud(tmp_path):
         Ledger(tmp_path / "x"), runtime=Allowance(), zone=UTC, of_key=lambda _: Allowance(usd_per_day=Decimal(1))
     )
     assert () == budgets.caps(NOON, request(key="phone"))
-    assert BudgetView() == asyncio.run(budgets.look(request(key="phone")))
+    assert BudgetView() == asyncio.run(budgets.look(request(key="phone"), journal()))
 
 
 def test_the_tightest_cap_is_what_is_left(tmp_path):
@@ -101,7 +107,7 @@ def test_the_tightest_cap_is_what_is_left(tmp_path):
             assert isinstance(second, Refused)
             return [
                 first, second.cap.name, await reserve("c", "0.1", other),
-                (await budgets.look(nightly)).left_usd, (await budgets.look(other)).left_usd,
+                (await budgets.look(nightly, journal())).left_usd, (await budgets.look(other, journal())).left_usd,
             ]  # fmt: skip
 
     expected = [
@@ -112,3 +118,11 @@ def test_the_tightest_cap_is_what_is_left(tmp_path):
         Decimal("1.4"),
     ]
     assert expected == asyncio.run(spend())
+
+
+def test_an_unreadable_ledger_has_no_money(tmp_path):
+    """Where the file is no ledger nothing may be spent, and the request's record says why."""
+    (tmp_path / "hybrid.sqlite3").write_text("no database " * 100)
+    budgets, record = budgets_of(configured(tmp_path), Ledger(tmp_path / "hybrid.sqlite3"), UTC), journal()
+    assert BudgetView(left_usd=Decimal(0)) == asyncio.run(budgets.look(request(), record))
+    assert "no money can be spent" in record.events[0][1]

@@ -39,10 +39,10 @@ def weigh(review: Review, option: CloudOption, lambda_: float | None, limits: Li
     """Let a doubted draft stand where its escalation is not worth the money now.
 
     Only doubt is weighed: what a verifier found wrong, and an answer that is none, is escalated at any price the cap
-    allows. With `limits.value_usd` the rule is `is_worth`, the score standing for p_local. Without it nobody said what
-    a right answer is worth, and only scarcity is weighed: the doubt, from 0 at the threshold to 1 where there is no
-    confidence at all, must exceed `lambda / (1 + lambda)`, so that at lambda 0 all that is doubted is escalated and at
-    any higher price the most doubtful first.
+    allows. With `limits.value_usd` the rule is `is_worth`, an uncalibrated score standing for p_local. Without it
+    nobody said what a right answer is worth, and only scarcity is weighed: the doubt must reach `lambda / (1 + lambda)`,
+    so that at lambda 0 all that is doubted is escalated, and at any higher price the most doubtful first. The doubt is
+    the share of p_cloud that is to be gained, and without calibration how far the score is from its threshold to 0.
 
     Args:
         lambda_: None where nothing is paced; counts as 0.
@@ -53,10 +53,10 @@ def weigh(review: Review, option: CloudOption, lambda_: float | None, limits: Li
         return review
     price = lambda_ or 0.0
     if limits.value_usd is None:
-        doubt, bar = _doubt(review.confidence, limits.min_confidence), price / (1 + price)
+        doubt, bar = _doubt(review, review.confidence), price / (1 + price)
         check = Check("worth", doubt >= bar, f"doubt {doubt:.3f}, lambda {price:.3f} asks for {bar:.3f}")
         return _decided(review, check, otherwise=Reason.BUDGET)
-    gain = limits.p_cloud - review.confidence
+    gain = (limits.p_cloud if review.p_cloud is None else review.p_cloud) - review.confidence
     cost_usd = option.expected_usd or option.reserve_usd or Decimal(0)
     check = Check(
         "worth",
@@ -67,8 +67,10 @@ def weigh(review: Review, option: CloudOption, lambda_: float | None, limits: Li
     return _decided(review, check, otherwise=Reason.BUDGET if is_ever else Reason.ABSTAIN)
 
 
-def _doubt(confidence: float, threshold: float) -> float:
-    return 0.0 if threshold <= 0 else max(0.0, min(1.0, (threshold - confidence) / threshold))
+def _doubt(review: Review, confidence: float) -> float:
+    whole = review.threshold if review.p_cloud is None else review.p_cloud
+    score = confidence if review.p_cloud is not None or review.score is None else review.score
+    return 0.0 if whole is None or whole <= 0 else max(0.0, min(1.0, (whole - score) / whole))
 
 
 def _decided(review: Review, check: Check, *, otherwise: Reason) -> Review:

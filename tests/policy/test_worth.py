@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -15,9 +16,14 @@ OPTION = CloudOption(provider="big", model="m", reserve_usd=Decimal("0.05"), exp
 usd = st.decimals(min_value=0, max_value=100, places=6)
 
 
-def doubted(confidence: float | None = 0.2, reason: Reason = Reason.CONFIDENCE) -> Review:
+def doubted(
+    confidence: float | None = 0.2, reason: Reason = Reason.CONFIDENCE, threshold: float | None = 0.35
+) -> Review:
     """A draft that review did not accept."""
-    return Review(is_accepted=False, reason=reason, confidence=confidence, checks=(Check("confidence", False, "low"),))
+    check = Check("confidence", False, "low")
+    return Review(
+        is_accepted=False, reason=reason, confidence=confidence, score=confidence, threshold=threshold, checks=(check,)
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,6 +102,29 @@ def test_with_a_value(confidence, lambda_, expected):
     """With a value the expected cost decides, and a draft that stands says whether money was the reason."""
     limits = Limits(min_confidence=0.9, value_usd=Decimal("0.1"), p_cloud=0.9)
     assert expected == weigh(doubted(confidence), OPTION, lambda_, limits).reason
+
+
+@pytest.mark.parametrize(
+    ("p_local", "lambda_", "expected"),
+    [
+        pytest.param(0.7, 0.0, Reason.CONFIDENCE, id="money-to-spare"),
+        pytest.param(0.7, 0.3, Reason.BUDGET, id="little-to-gain"),
+        pytest.param(0.1, 0.3, Reason.CONFIDENCE, id="much-to-gain"),
+        pytest.param(0.1, 100.0, Reason.BUDGET, id="at-no-such-price"),
+    ],
+)
+def test_calibrated_scarcity(p_local, lambda_, expected):
+    """With a calibration the doubt is the share of the cloud's probability that is to be gained."""
+    review = replace(doubted(p_local), p_cloud=0.8, is_calibrated=True, threshold=None, score=-0.1)
+    assert expected == weigh(review, OPTION, lambda_, Limits()).reason
+
+
+def test_a_calibrated_gain():
+    """With a value and a calibration the gain is between the two calibrated probabilities."""
+    review = replace(doubted(0.5), p_cloud=0.52, is_calibrated=True)
+    limits = Limits(value_usd=Decimal("0.1"), p_cloud=0.9)
+    assert Reason.ABSTAIN is weigh(review, OPTION, 0.0, limits).reason
+    assert Reason.CONFIDENCE is weigh(replace(review, p_cloud=0.8), OPTION, 0.0, limits).reason
 
 
 @pytest.mark.parametrize(
