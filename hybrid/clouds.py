@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from uuid import uuid4
@@ -13,6 +13,7 @@ from uuid import uuid4
 from hybrid.errors import BudgetExhausted, HybridError, ProviderError, StoreError
 from hybrid.journal import Journal
 from hybrid.policy.model import CloudOption
+from hybrid.price_book import PriceBook
 from hybrid.pricing import TokenPrice, cost_usd, is_told, worst_case_usd
 from hybrid.providers.base import CloudCall, Provider
 from hybrid.providers.bounds import upper_bound_prompt_tokens
@@ -65,11 +66,27 @@ class Clouds:
     """All configured cloud models and the one way to call them: reserve, call, settle, however it ends."""
 
     def __init__(
-        self, models: Sequence[CloudModel], ledger: Ledger, caps: Callable[[datetime, ChatRequest], tuple[Cap, ...]]
+        self,
+        models: Sequence[CloudModel],
+        ledger: Ledger,
+        caps: Callable[[datetime, ChatRequest], tuple[Cap, ...]],
+        *,
+        prices: PriceBook | None = None,
     ) -> None:
-        self.models = tuple(models)
+        self._models = tuple(models)
+        self._prices = prices
         self._ledger = ledger
         self._caps = caps
+
+    @property
+    def models(self) -> tuple[CloudModel, ...]:
+        """All of them, the preferred first, at the prices of today."""
+        if self._prices is None:
+            return self._models
+        today = [self._prices.price(cloud.provider.name, cloud.model) for cloud in self._models]
+        if today != [cloud.price for cloud in self._models]:
+            self._models = tuple(replace(c, price=price) for c, price in zip(self._models, today, strict=True))
+        return self._models
 
     def named(self, name: str | None) -> tuple[CloudModel, ...]:
         """The models a client's `cloud` or `cloud/NAME` may mean; NAME is a provider, a model, or both."""

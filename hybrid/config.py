@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -27,6 +27,7 @@ from hybrid.config_schema import (
     PriceConfig,
     ServerConfig,
     TagConfig,
+    own_prices,
 )
 from hybrid.config_secrets import Secret, read_secret, secret_source
 from hybrid.errors import ConfigError
@@ -50,6 +51,7 @@ __all__ = [
     "is_loopback",
     "json_schema",
     "load",
+    "own_prices",
     "read_secret",
     "secret_source",
 ]
@@ -122,7 +124,7 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
             draft.put(section, key, raw, file.where(section, key))
     clouds = _clouds(file, draft.origins)
     loras = _loras(file, draft.origins)
-    prices = _named(PriceConfig, "prices", "provider/model", file, draft.origins)
+    prices = _prices(file, draft.origins)
     tags = _named(TagConfig, "tags", "NAME", file, draft.origins)
     aliases = _aliases(file, draft.origins)
     _apply_environment(draft, environ, {cloud.api_key_env for cloud in clouds})
@@ -247,10 +249,36 @@ def _listed(
         yield values
 
 
-def _named(struct: type[T], section: str, example: str, file: TomlFile, origins: dict[str, str]) -> dict[str, T]:
+def _prices(file: TomlFile, origins: dict[str, str]) -> dict[str, PriceConfig | tuple[PriceConfig, ...]]:
+    """Convert [prices."provider/model"], and [[prices."provider/model"]] where there are several of one."""
+    prices: dict[str, PriceConfig | tuple[PriceConfig, ...]] = {}
+    listed = {name: tables for name, tables in _table(file, "prices").items() if isinstance(tables, list)}
+    for name, tables in listed.items():
+        origins[f'prices."{name}"'] = file.where("prices", name, "0")
+        if not all(isinstance(table, dict) for table in tables):
+            raise ConfigError(f'{file.where("prices", name)}: prices."{name}" lists what is no table')
+        prices[name] = tuple(
+            PriceConfig(**_struct_values(PriceConfig, f'prices."{name}"[{index}]', table, file, path, origins))
+            for index, table in enumerate(tables)
+            for path in [("prices", name, str(index))]
+        )
+    return prices | _named(PriceConfig, "prices", "provider/model", file, origins, besides=listed)
+
+
+def _named(
+    struct: type[T],
+    section: str,
+    example: str,
+    file: TomlFile,
+    origins: dict[str, str],
+    *,
+    besides: Container[str] = (),
+) -> dict[str, T]:
     """Convert the tables of [section."NAME"], by their names."""
     found = {}
     for name, table in _table(file, section).items():
+        if name in besides:
+            continue
         origins[f'{section}."{name}"'] = file.where(section, name)
         if not isinstance(table, dict):
             raise ConfigError(
@@ -324,6 +352,8 @@ def _all_keys(config: Config) -> Iterable[str]:
         yield from (f"lora[{index}].{key}" for key in _keys(LoraConfig))
     for name in config.tags:
         yield from (f'tags."{name}".{key}' for key in _keys(TagConfig))
-    for name in config.prices:
-        yield from (f'prices."{name}".{key}' for key in _keys(PriceConfig))
+    for name, price in config.prices.items():
+        label = f'prices."{name}"'
+        labels = [f"{label}[{index}]" for index in range(len(price))] if isinstance(price, tuple) else [label]
+        yield from (f"{one}.{key}" for one in labels for key in _keys(PriceConfig))
     yield from (f'aliases."{name}"' for name in config.aliases)

@@ -265,7 +265,10 @@ class BudgetConfig(TagConfig, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class PriceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[prices."provider/model"]: overrides or fills the price table; a model without a price is not called."""
+    """[prices."provider/model"]: overrides or fills the price table; a model without a price is not called.
+
+    With [[prices."provider/model"]] there may be several, of which the one that began last holds.
+    """
 
     input_usd_per_mtok: Annotated[Decimal, Meta(description="USD for a million prompt tokens.")]
     output_usd_per_mtok: Annotated[Decimal, Meta(description="USD for a million answer tokens.")]
@@ -278,6 +281,10 @@ class PriceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     since: Annotated[dt.date | None, Meta(description="First day the price holds; unset: it always held.")] = None
 
 
+Prices: TypeAlias = Mapping[str, PriceConfig | tuple[PriceConfig, ...]]
+"""By "provider/model": one price, or several with the days from which they hold."""
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """hybrid.toml: one table a concern. Every key is optional; an unknown key is an error."""
 
@@ -288,8 +295,14 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     tags: Mapping[str, TagConfig] = field(default_factory=dict)
-    prices: Mapping[str, PriceConfig] = field(default_factory=dict)
+    prices: Prices = field(default_factory=dict)
     aliases: Annotated[
         Mapping[str, str],
         Meta(description="Model names of existing apps: hybrid, local, local/NAME, cloud or cloud/NAME."),
     ] = field(default_factory=dict)
+
+
+def own_prices(config: Config, name: str) -> tuple[PriceConfig, ...]:
+    """The prices that are configured for a "provider/model"."""
+    own = config.prices.get(name, ())
+    return own if isinstance(own, tuple) else (own,)

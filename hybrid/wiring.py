@@ -7,9 +7,8 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, date, datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from hybrid.admission import Admission
@@ -19,7 +18,7 @@ from hybrid.budgets import budgets_of
 from hybrid.catalog import installed, resolve
 from hybrid.catalog.tuned import Settings
 from hybrid.clouds import CloudModel, Clouds
-from hybrid.config import CloudConfig, Config, LoraConfig, data_dir, is_loopback, read_secret
+from hybrid.config import Config, LoraConfig, data_dir, is_loopback, read_secret
 from hybrid.engine.checker import Checker
 from hybrid.engine.fleet import Fleet, ModelPlan
 from hybrid.engine.process import SupervisorOptions
@@ -28,16 +27,13 @@ from hybrid.errors import ConfigError, StoreError
 from hybrid.lora import check_adapters
 from hybrid.placing import free_bytes, placed
 from hybrid.policy.model import Limits
-from hybrid.pricing import TokenPrice
+from hybrid.price_book import PriceBook, price_of
 from hybrid.runtime import Runtime
 from hybrid.speeds import open_speed_book
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
 from hybrid.tuning.apply import find_tuned
 from hybrid.types import Sampling
-
-if TYPE_CHECKING:
-    from hybrid.providers.prices import ListedPrice
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +193,7 @@ async def running(
         keys = ClientKeys(database)
         admission = Admission(keys, config.aliases)
         budgets = budgets_of(config, ledger, budget_zone(config), of_key=admission.allowance)
-        clouds = Clouds(models, ledger, budgets.caps)
+        clouds = Clouds(models, ledger, budgets.caps, prices=PriceBook(config))
         yield Runtime(
             _options(config, requires_key=_requires_key(config, keys)),
             fleet=fleet,
@@ -261,36 +257,6 @@ def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]
             for model in cloud.models
         ]
     return models
-
-
-def price_of(config: Config, cloud: CloudConfig, model: str) -> TokenPrice | None:
-    """Find what a model costs: the configuration first, the price table second, None where neither knows."""
-    own = config.prices.get(f"{cloud.name}/{model}")
-    if own is not None and (own.since is None or own.since <= date.today()):  # noqa: DTZ011 - the user's calendar
-        return TokenPrice(
-            input_usd_per_mtok=own.input_usd_per_mtok,
-            output_usd_per_mtok=own.output_usd_per_mtok,
-            cached_input_usd_per_mtok=own.cached_input_usd_per_mtok,
-            cache_write_usd_per_mtok=own.cache_write_usd_per_mtok,
-            source="config",
-            as_of=own.since,
-        )
-    from hybrid.providers.prices import lookup
-
-    listed = lookup(cloud.kind, cloud.base_url, model)
-    return None if listed is None else _token_price(listed)
-
-
-def _token_price(listed: ListedPrice) -> TokenPrice:
-    return TokenPrice(
-        input_usd_per_mtok=listed.input_usd_per_mtok,
-        output_usd_per_mtok=listed.output_usd_per_mtok,
-        cached_input_usd_per_mtok=listed.cached_input_usd_per_mtok,
-        cache_write_usd_per_mtok=listed.cache_write_usd_per_mtok,
-        steps=tuple((start, _token_price(step)) for start, step in listed.steps),
-        source=listed.source,
-        as_of=listed.as_of,
-    )
 
 
 def budget_zone(config: Config) -> tzinfo:

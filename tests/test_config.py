@@ -253,20 +253,6 @@ def test_a_wrong_variable_is_named():
             CLOUD, ["no cloud is called until [budget] has a cap, such as usd_per_day"], id="cloud-without-budget"
         ),
         pytest.param(CLOUD + "[budget]\nusd_per_day = 1", [], id="cloud-with-budget"),
-        pytest.param(CLOUD + "[budget]\nusd_per_month = 1", [], id="cloud-with-a-month"),
-        pytest.param(
-            CLOUD + "[budget]\nusd_per_month = 1\nusd_per_day = 0",
-            ["no cloud is called: a cap of [budget] is 0"],
-            id="nothing-today",
-        ),
-        pytest.param(
-            "[budget]\nwindow_hours = 5\n[tags.'a b']\nwindow_hours = 5",
-            [
-                "budget.window_hours has no effect without budget.usd_per_window",
-                'tags."a b".window_hours has no effect without tags."a b".usd_per_window',
-            ],
-            id="window-without-money",
-        ),
         pytest.param(
             '[local]\nmodel = ""',
             ["nothing can answer: local.model is empty and there is no [[cloud]]"],

@@ -25,14 +25,12 @@ REQUEST = {
     "local_answer",
     "local_request",
     "lora",
-    "pacer",
     "speeds",
     "structured",
 }
 OFFLINE = {"calibration", "tuning"}
-ORCHESTRATION = (
-    REQUEST | OFFLINE | {"runtime", "budgets", "clouds", "cloud_kinds", "forecast", "wiring", "placing", "telemetry"}
-)
+MONEY = {"budgets", "forecast", "pacer", "price_book"}
+ORCHESTRATION = REQUEST | OFFLINE | MONEY | {"runtime", "clouds", "cloud_kinds", "wiring", "placing", "telemetry"}
 ENTRY = {"server", "cli", "__main__"}
 ROOT_PACKAGE = "__init__"
 """hybrid/__init__.py holds the version, which anyone may read."""
@@ -63,7 +61,9 @@ LATE_IMPORTS = {
     "hybrid.server.run": {"uvloop": "optional: not on every platform"},
     "hybrid.wiring": {
         "hybrid.cloud_kinds": "a machine without a cloud loads no HTTP client",
-        "hybrid.providers.prices": "the price table is read only where a cloud is configured",
+    },
+    "hybrid.price_book": {
+        "hybrid.providers.prices": "the price table is read only where a cloud has no price of yours",
     },
     "hybrid.cloud_kinds": {
         "hybrid.providers.openai": "a kind is loaded only where a cloud is of that kind",

@@ -40,9 +40,10 @@ def weigh(review: Review, option: CloudOption, lambda_: float | None, limits: Li
 
     Only doubt is weighed: what a verifier found wrong, and an answer that is none, is escalated at any price the cap
     allows. With `limits.value_usd` the rule is `is_worth`, an uncalibrated score standing for p_local. Without it
-    nobody said what a right answer is worth, and only scarcity is weighed: the doubt must reach `lambda / (1 + lambda)`,
-    so that at lambda 0 all that is doubted is escalated, and at any higher price the most doubtful first. The doubt is
-    the share of p_cloud that is to be gained, and without calibration how far the score is from its threshold to 0.
+    nobody said what a right answer is worth, and only scarcity is weighed: the doubt must be `lambda / (1 + lambda)`
+    at least, so that at lambda 0 all that is doubted is escalated, and at any higher price the most doubtful first.
+    The doubt is the share of p_cloud that is to be gained, and without calibration how far the score is from its
+    threshold to 0.
 
     Args:
         lambda_: None where nothing is paced; counts as 0.
