@@ -23,6 +23,7 @@ Each carries what a renderer needs (`status`, `code`, `type`, `param`, `src`) an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import ClassVar, Literal, TypeAlias
@@ -115,7 +116,7 @@ class RateLimited(CallerError):
 
     def __init__(self, key: str, limit: str, allowed: int, retry_after_s: float) -> None:
         what = f"{allowed} requests at once" if limit == "concurrency" else f"{allowed} {limit} a minute"
-        super().__init__(f"the key {key!r} is over its limit of {what}; retry in {retry_after_s:.0f} s")
+        super().__init__(f"the key {key!r} is over its limit of {what}; retry in {math.ceil(retry_after_s)} s")
         self.retry_after_s = retry_after_s
 
 

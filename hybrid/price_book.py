@@ -57,6 +57,8 @@ class PriceBook:
         configured = self._clouds.get(cloud)
         found = None if configured is None else price_of(self._config, configured, model, now=now)
         self._prices[cloud, model] = found
+        if found is None:
+            log.warning('no price is known for %s/%s, so it is not called: set [prices."%s/%s"]', *(cloud, model) * 2)
         if found is not None and found.source != OWN_SOURCE:
             self._warn_of_age(now.astimezone(UTC).date())
         return found

@@ -71,8 +71,9 @@ def open_nusd(connection: sqlite3.Connection, scope: str = EVERYBODY) -> int:
 
 def balances(connection: sqlite3.Connection, caps: Sequence[Cap]) -> tuple[Balance, ...]:
     """What each cap counts now, settled within its window and open."""
+    still_open = _open_by_scope(connection, caps)
     return tuple(
-        Balance(usd_of(spent_nusd(connection, cap.window, scope_of(cap))), usd_of(open_nusd(connection, scope_of(cap))))
+        Balance(usd_of(spent_nusd(connection, cap.window, scope_of(cap))), usd_of(still_open[scope_of(cap)]))
         for cap in caps
     )
 
@@ -112,7 +113,15 @@ def reserve(connection: sqlite3.Connection, owner_id: int, wish: Reservation) ->
     Raises: sqlite3.IntegrityError if the id was used before.
     """
     amount_nusd = cost_nusd(wish.amount_usd)
-    room_nusd, tightest = min(((_room_nusd(connection, cap), cap) for cap in wish.caps), key=lambda room: room[0])
+    still_open = _open_by_scope(connection, wish.caps)
+    rooms = [
+        (
+            limit_nusd(cap.limit_usd) - spent_nusd(connection, cap.window, scope_of(cap)) - still_open[scope_of(cap)],
+            cap,
+        )
+        for cap in wish.caps
+    ]
+    room_nusd, tightest = min(rooms, key=lambda room: room[0])
     if amount_nusd > room_nusd:
         return Refused(tightest, usd_of(max(0, room_nusd)))
     connection.execute(
@@ -150,9 +159,9 @@ def settle(connection: sqlite3.Connection, reservation_id: str, amount_nusd: int
     return int(row["reserved_nusd"])
 
 
-def _room_nusd(connection: sqlite3.Connection, cap: Cap) -> int:
-    scope = scope_of(cap)
-    return limit_nusd(cap.limit_usd) - spent_nusd(connection, cap.window, scope) - open_nusd(connection, scope)
+def _open_by_scope(connection: sqlite3.Connection, caps: Sequence[Cap]) -> dict[str, int]:
+    """What is open of each scope that the caps count; most of them count everybody's."""
+    return {scope: open_nusd(connection, scope) for scope in {scope_of(cap) for cap in caps}}
 
 
 def _scopes(wish: Reservation) -> tuple[str, ...]:

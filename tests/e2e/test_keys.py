@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 
+import openai
 import pytest
 
 from hybrid.providers.fake import Answer, FakeProvider
@@ -143,3 +144,24 @@ def test_a_budget_of_its_own(tmp_path, rules, tag):
         assert 1 == len(cloud.requests)
 
     asyncio.run(scenario())
+
+
+def test_the_official_client_understands(tmp_path):
+    """OpenAI's own client reads each refusal as its own, with the headers that tell when to come again."""
+    with Serving(tmp_path) as server:
+        phone = key(server, "phone", "--rpm", "1", "--models", "hybrid")
+        client = openai.OpenAI(
+            base_url=server.url, api_key=phone["authorization"].removeprefix("Bearer "), max_retries=0
+        )
+        messages = [{"role": "user", "content": "hi"}]
+        with client:
+            raw = client.chat.completions.with_raw_response.create(model="hybrid", messages=messages)
+            with pytest.raises(openai.PermissionDeniedError, match="may use: hybrid"):
+                client.chat.completions.create(model="local", messages=messages)
+            with pytest.raises(openai.RateLimitError) as caught:
+                client.chat.completions.create(model="hybrid", messages=messages)
+
+    assert ("1", "0") == (
+        raw.headers["x-ratelimit-limit-requests"], caught.value.response.headers["x-ratelimit-remaining-requests"]
+    )  # fmt: skip
+    assert ("rate_limit_exceeded", True) == (caught.value.code, int(caught.value.response.headers["retry-after"]) > 1)
