@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from hybrid.budgets import key_allowance
 from hybrid.errors import Forbidden, ModelNotAllowed, RateLimited, Unauthorized
 from hybrid.journal import Journal
 from hybrid.policy.budget import Allowance
@@ -73,7 +74,7 @@ class Admission:
         rules = self._keys.rules_of(name) or self._rules.get(name)
         if rules is None:
             return None
-        return Allowance(usd_per_day=rules.usd_per_day, usd_per_month=rules.usd_per_month, client_key=name)
+        return key_allowance(name, rules)
 
     def _check(self, name: str, rules: KeyRules, request: ChatRequest | EmbeddingRequest) -> None:
         target = self._aliases.get(request.model, request.model)

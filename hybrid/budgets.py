@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
+from pathlib import Path
+from zoneinfo import ZoneInfo
 
 from hybrid.config import BudgetConfig, Config, TagConfig
 from hybrid.errors import StoreError
@@ -14,7 +16,9 @@ from hybrid.pacer import Pacer
 from hybrid.policy.budget import Allowance, caps, left_usd
 from hybrid.store.history import standing
 from hybrid.store.ledger import Balance, Ledger
-from hybrid.types import Cap, ChatRequest, Window
+from hybrid.types import Cap, ChatRequest, KeyRules, Window
+
+LOCALTIME = Path("/etc/localtime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,11 @@ def budgets_of(
     )
 
 
+def key_allowance(name: str, rules: KeyRules) -> Allowance:
+    """The caps of a client key."""
+    return Allowance(usd_per_day=rules.usd_per_day, usd_per_month=rules.usd_per_month, client_key=name)
+
+
 def allowance_of(given: BudgetConfig | TagConfig, *, tag: str | None = None) -> Allowance:
     """The caps of one table of the configuration."""
     return Allowance(
@@ -116,3 +125,14 @@ def allowance_of(given: BudgetConfig | TagConfig, *, tag: str | None = None) -> 
         window_hours=given.window_hours,
         tag=tag,
     )
+
+
+def budget_zone(config: Config) -> tzinfo:
+    """The time zone whose midnight begins a budget's day, with its daylight saving where that can be known."""
+    if config.budget.timezone != "local":
+        return ZoneInfo(config.budget.timezone)
+    try:
+        with LOCALTIME.open("rb") as file:
+            return ZoneInfo.from_file(file, key="local")
+    except (OSError, ValueError):
+        return datetime.now().astimezone().tzinfo or UTC

@@ -7,14 +7,12 @@ import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 from hybrid.admission import Admission
 from hybrid.artefact import PromiseBook
 from hybrid.attempt import RuntimeOptions
-from hybrid.budgets import budgets_of
+from hybrid.budgets import budget_zone, budgets_of
 from hybrid.catalog import installed, resolve
 from hybrid.catalog.tuned import Settings
 from hybrid.clouds import CloudModel, Clouds
@@ -45,7 +43,6 @@ BARRIER_SPINS = "1000"
 By default it spins for milliseconds, and a thread that waits so for one that is not running keeps it from running:
 with other busy processes on two cores single steps took 1 to 3 s, with this they stayed under 0.1 s.
 """
-LOCALTIME = Path("/etc/localtime")
 
 
 def spawn_local(config: Config, model_path: Path | None, environ: Mapping[str, str]) -> Supervisor | None:
@@ -257,17 +254,6 @@ def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]
             for model in cloud.models
         ]
     return models
-
-
-def budget_zone(config: Config) -> tzinfo:
-    """The time zone whose midnight begins a budget's day, with its daylight saving where that can be known."""
-    if config.budget.timezone != "local":
-        return ZoneInfo(config.budget.timezone)
-    try:
-        with LOCALTIME.open("rb") as file:
-            return ZoneInfo.from_file(file, key="local")
-    except (OSError, ValueError):
-        return datetime.now().astimezone().tzinfo or UTC
 
 
 def promise_book(config: Config, environ: Mapping[str, str]) -> PromiseBook:

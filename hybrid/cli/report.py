@@ -18,11 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hybrid.cli.printable import printable
-from hybrid.cli.report_money import money_facts, money_lines
+from hybrid.cli.report_money import money_facts, money_lines, read_money
 from hybrid.config import data_dir
-from hybrid.forecast import forecast
 from hybrid.store.db import DATABASE_NAME
-from hybrid.store.insights import Insights, read_insights
 from hybrid.store.reports import Group, GroupBy, Report, read_report
 from hybrid.types import Json
 
@@ -47,6 +45,9 @@ def report(
     tag: Annotated[str | None, typer.Option(help="Only requests sent with this x-hybrid-tag.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,  # noqa: FBT002
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the groups as CSV for spreadsheets.")] = False,  # noqa: FBT002
+    config_path: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="hybrid.toml whose budgets are told; as for serve.")
+    ] = None,
     data_dir_option: DataDirOption = None,
 ) -> None:
     """Say what was answered where, and what it cost, saved and will cost. Works while a server runs."""
@@ -58,23 +59,21 @@ def report(
     found = read_report(path, since=start, by=by, tag=tag)
     if found is None:
         print(f"no ledger at {path} yet: nothing was served", file=sys.stderr)
-    # A month and the days before it that a forecast draws from.
-    insights = read_insights(path, since=start, days_since=now - timedelta(days=62), tag=tag) or Insights()
-    ahead = forecast(insights.days, insights.first_day, now.astimezone())
+    money = read_money(path, since=start, tag=tag, now=now, config_path=config_path)
     facts = found or Report()
     if as_csv:
         _write_csv(facts.groups, by)
     elif as_json:
         # "number": money keeps its exact digits and is still a number to whoever reads it.
         encoder = msgspec.json.Encoder(decimal_format="number")
-        told = {**_facts(facts, since=start, by=by, tag=tag), **money_facts(insights, ahead)}
+        told = {**_facts(facts, since=start, by=by, tag=tag), **money_facts(money)}
         print(msgspec.json.format(encoder.encode(told)).decode())
     elif found is not None:
         # Into a pipe nothing is folded or cut: whoever reads it there has no window's width.
         width = None if sys.stdout.isatty() else _PIPE_COLUMNS
         console = Console(highlight=False, width=width)
         _print(console, facts, since=start, tag=tag)
-        for line in money_lines(insights, ahead):
+        for line in money_lines(money):
             console.print(f"  {line}", markup=False, soft_wrap=True)
         if facts.groups:
             console.print()

@@ -2,21 +2,62 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
+from hybrid.budgets import budget_zone
 from hybrid.cli.printable import printable
-from hybrid.forecast import INTERVAL, Forecast
-from hybrid.store.insights import DoubtOfTag, Insights, ReasonCost
+from hybrid.config import load
+from hybrid.errors import ConfigError
+from hybrid.forecast import INTERVAL, Forecast, forecast
+from hybrid.standing import Standing, read_standing
+from hybrid.store.insights import DoubtOfTag, Insights, ReasonCost, read_insights
 from hybrid.types import Json
 
+_DAYS_READ = timedelta(days=62)  # a month, and the days before it that a forecast draws from
 LEAST_DOUBTS = 5
 """So few of a tag prove nothing."""
 
 
-def money_facts(found: Insights, ahead: Forecast | None) -> dict[str, Json]:
+@dataclass(frozen=True, slots=True)
+class Money:
+    """Where money went, what the month will cost (None: too little history), and how the budgets stand."""
+
+    found: Insights
+    ahead: Forecast | None
+    caps: Sequence[Standing]
+
+
+def read_money(
+    path: Path, *, since: datetime | None, tag: str | None, now: datetime, config_path: Path | None
+) -> Money:
+    """Read it from the ledger's file. Raises: StoreError; ConfigError if the file that was named is wrong."""
+    found = read_insights(path, since=since, days_since=now - _DAYS_READ, tag=tag) or Insights()
+    return Money(found, forecast(found.days, found.first_day, now.astimezone()), _standing(path, config_path, now))
+
+
+def _standing(path: Path, config_path: Path | None, now: datetime) -> Sequence[Standing]:
+    """How the configured budgets stand. A report does not fail over a configuration that nobody named here."""
+    try:
+        config = load(config_path, os.environ).config
+    except ConfigError as wrong:
+        if config_path is not None:
+            raise
+        print(f"hybrid: warning: budgets are not told: {wrong}", file=sys.stderr)
+        return ()
+    return read_standing(path, config, budget_zone(config), now)
+
+
+def money_facts(money: Money) -> dict[str, Json]:
     """The same for programs."""
+    found, ahead = money.found, money.ahead
     return {
+        "budgets": [{name: getattr(cap, name) for name in Standing.__slots__} for cap in money.caps],
         "lambda": found.lambda_,
         "forecast": None if ahead is None else _forecast_facts(ahead),
         "next_dollar": {
@@ -27,8 +68,13 @@ def money_facts(found: Insights, ahead: Forecast | None) -> dict[str, Json]:
     }
 
 
-def money_lines(found: Insights, ahead: Forecast | None) -> Iterator[str]:
+def money_lines(money: Money) -> Iterator[str]:
     """What is known, a line each."""
+    found, ahead = money.found, money.ahead
+    for cap in money.caps:
+        used_usd = cap.spent_usd + cap.reserved_usd
+        used = f" ({used_usd / cap.limit_usd:.0%})" if cap.limit_usd else ""
+        yield f"cap        {printable(cap.name)}: ${used_usd:.6f} of ${cap.limit_usd:f}{used}"
     if ahead is not None:
         yield (
             f"forecast   ${ahead.expected_usd:.4f} for {ahead.month} (${ahead.low_usd:.4f} to ${ahead.high_usd:.4f}: "

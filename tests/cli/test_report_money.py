@@ -12,8 +12,9 @@ from decimal import Decimal
 import pytest
 
 from hybrid.cli import main
+from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger, RequestClosed, RequestOpened, Reservation
-from hybrid.types import Cap, Outcome, Route, Window
+from hybrid.types import Cap, KeyRules, Outcome, Route, Window
 
 NOW = datetime.now(UTC)
 CAP = Cap("usd_per_day", Window(NOW - timedelta(days=99), NOW + timedelta(days=1)), Decimal(500))
@@ -26,7 +27,14 @@ async def escalate(ledger: Ledger, name: str, *, tag: str | None, usd: str, conf
     if cost_usd:
         await ledger.reserve(
             Reservation(
-                id=f"rsv_{name}", request_id=name, provider="big", model="m", amount_usd=cost_usd, now=at, caps=(CAP,)
+                id=f"rsv_{name}",
+                request_id=name,
+                provider="big",
+                model="m",
+                amount_usd=cost_usd,
+                now=at,
+                caps=(CAP,),
+                tag=tag,
             )
         )
         await ledger.settle(f"rsv_{name}", cost_usd, is_estimated=False)
@@ -119,6 +127,34 @@ def test_people_read_sentences(report):
     for start in ("forecast", "lambda", "costliest", "to save    tag easy: 10 paid", "to spend   tag =2+5: 10 unpaid"):
         [line] = [line for line in said if line.startswith(f"  {start}")]
         assert len(line) <= 80
+
+
+def test_how_the_budgets_stand(report, tmp_path):
+    """Each cap of the configuration and of client keys is told with what its window counts, to programs and people."""
+    secret = ClientKeys(tmp_path / "hybrid.sqlite3").add("phone", KeyRules(usd_per_month=Decimal(3)))
+    config = tmp_path / "hybrid.toml"
+    config.write_text(
+        '[budget]\nusd_per_window = 1\nwindow_hours = 960\ntimezone = "UTC"\n[tags.Easy]\nusd_per_window = 0.5\n'
+        "window_hours = 960\n"
+    )
+    budgets = json.loads(report("--json", "--config", str(config))[1])["budgets"]
+    assert secret
+    assert [
+        ("budget.usd_per_window", 1, 0.52),
+        ("tag Easy.usd_per_window", 0.5, 0.2),
+        ("key phone.usd_per_month", 3, 0),
+    ] == [(one["name"], one["limit_usd"], one["spent_usd"]) for one in budgets]
+    assert (
+        "  cap        budget.usd_per_window: $0.520000 of $1 (52%)" in report("--config", str(config))[1].splitlines()
+    )
+
+
+def test_a_configuration_that_is_wrong(report, tmp_path):
+    """Named here it is an error; found by itself it costs the budgets and not the report."""
+    (tmp_path / "wrong.toml").write_text("nonsense = 1")
+    code, out, err = report("--config", str(tmp_path / "wrong.toml"))
+    assert (2, "") == (code, out)
+    assert "unknown key nonsense" in err
 
 
 def test_one_form_at_a_time(report):
