@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
@@ -11,14 +11,19 @@ from zoneinfo import ZoneInfo
 
 from hybrid.config import BudgetConfig, Config, TagConfig
 from hybrid.errors import StoreError
+from hybrid.glance import Glances
 from hybrid.journal import Journal
 from hybrid.pacer import Pacer
 from hybrid.policy.budget import Allowance, caps, left_usd
+from hybrid.policy.model import CloudOption
 from hybrid.store.history import standing
 from hybrid.store.ledger import Balance, Ledger
 from hybrid.types import Cap, ChatRequest, KeyRules, Window
 
 LOCALTIME = Path("/etc/localtime")
+
+PLENTY = 1000
+"""How many requests' worst cases must be left in a budget for a recent figure of it to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class Budgets:
         is_paced: bool = False,
     ) -> None:
         self._ledger = ledger
+        self._glances: Glances[BudgetView] = Glances()
         self._pacer = Pacer(ledger, self._own, zone) if is_paced else None
         self._runtime, self._tags, self._of_key, self._zone = runtime, dict(tags or {}), of_key, zone
 
@@ -70,17 +76,30 @@ class Budgets:
             *(caps(key, now, self._zone, name=f"key {key.client_key}") if key is not None else ()),
         )
 
-    async def look(self, request: ChatRequest, journal: Journal) -> BudgetView:
-        """See how the money stands for a request; what cannot be read cannot be spent, and local answers go on."""
+    async def look(self, request: ChatRequest, options: Sequence[CloudOption], journal: Journal) -> BudgetView:
+        """See how the money stands for a request; what cannot be read cannot be spent, and local answers go on.
+
+        Where many times is left what the dearest option can cost, what was read a moment ago will do.
+        """
+        if not options:
+            return BudgetView()
+        most_usd = max(option.reserve_usd or Decimal(0) for option in options)
+        whose = (request.client_key, None if request.tag is None else request.tag.casefold())
         try:
-            now = datetime.now(UTC)
-            held = self.caps(now, request)
-            return await self._look(held, now) if held else BudgetView()
+            return await self._glances.look(
+                whose,
+                lambda: self._look(request),
+                is_plenty=lambda view: view.left_usd is None or view.left_usd > PLENTY * most_usd,
+            )
         except StoreError as unreadable:
             journal.note(f"no money can be spent: {unreadable}")
             return BudgetView(left_usd=Decimal(0))
 
-    async def _look(self, held: tuple[Cap, ...], now: datetime) -> BudgetView:
+    async def _look(self, request: ChatRequest) -> BudgetView:
+        now = datetime.now(UTC)
+        held = self.caps(now, request)
+        if not held:
+            return BudgetView()
         step = Window(now, now) if self._pacer is None else await self._pacer.catch_up(now)
         balances, step_usd = await self._ledger.read(
             lambda connection: standing(connection, held, step), empty=((Balance(),) * len(held), Decimal(0))

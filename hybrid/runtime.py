@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from hybrid.admission import Admission
 from hybrid.artefact import PromiseBook
 from hybrid.attempt import Attempt, Item, RuntimeOptions, rejection
-from hybrid.budgets import Budgets, BudgetView
+from hybrid.budgets import Budgets
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.embed import Embedder
 from hybrid.engine.checker import Checker
@@ -287,7 +287,8 @@ class Runtime:
         prompt_tokens, refusal = await self._count_prompt(request, local, journal)
         load = local.load if local is not None else None
         is_ready = local is not None and local.state is WorkerState.READY and journal.local_problem is None
-        money = await self._budgets.look(request, journal) if clouds else BudgetView()
+        options = tuple(self._option(cloud, request, target) for cloud in clouds)
+        money = await self._budgets.look(request, options, journal)
         speeds = self._speeds.look_up(load, local.facts if local is not None else None, prompt_tokens)
         return Signals(
             policy=target.policy,
@@ -308,7 +309,7 @@ class Runtime:
             speeds_from=speeds.speeds_from,
             local_threads=load.threads if load else None,
             local_slowdown=load.slowdown if load else None,
-            clouds=tuple(self._option(cloud, request, target) for cloud in clouds),
+            clouds=options,
             budget_left_usd=money.left_usd,
             budget_lambda=money.lambda_,
             deadline_s=None if request.deadline_s is None else request.deadline_s - journal.elapsed_s,

@@ -13,9 +13,11 @@ from hybrid.budgets import Budgets, BudgetView, budgets_of
 from hybrid.config import load
 from hybrid.journal import Journal
 from hybrid.policy.budget import Allowance
+from hybrid.policy.model import CloudOption
 from hybrid.store.ledger import Ledger, Refused, Reservation, Reserved
 from hybrid.types import ChatRequest
 
+OPTIONS = (CloudOption(provider="p", model="m", reserve_usd=Decimal("0.1")),)
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 CONFIG = """
 [budget]
@@ -83,7 +85,7 @@ def test_no_budget_means_no_cloud(tmp_path):
         Ledger(tmp_path / "x"), runtime=Allowance(), zone=UTC, of_key=lambda _: Allowance(usd_per_day=Decimal(1))
     )
     assert () == budgets.caps(NOON, request(key="phone"))
-    assert BudgetView() == asyncio.run(budgets.look(request(key="phone"), journal()))
+    assert BudgetView() == asyncio.run(budgets.look(request(key="phone"), OPTIONS, journal()))
 
 
 def test_the_tightest_cap_is_what_is_left(tmp_path):
@@ -107,7 +109,7 @@ def test_the_tightest_cap_is_what_is_left(tmp_path):
             assert isinstance(second, Refused)
             return [
                 first, second.cap.name, await reserve("c", "0.1", other),
-                (await budgets.look(nightly, journal())).left_usd, (await budgets.look(other, journal())).left_usd,
+                *[(await budgets.look(asked, OPTIONS, journal())).left_usd for asked in (nightly, other)],
             ]  # fmt: skip
 
     expected = [
@@ -124,5 +126,12 @@ def test_an_unreadable_ledger_has_no_money(tmp_path):
     """Where the file is no ledger nothing may be spent, and the request's record says why."""
     (tmp_path / "hybrid.sqlite3").write_text("no database " * 100)
     budgets, record = budgets_of(configured(tmp_path), Ledger(tmp_path / "hybrid.sqlite3"), UTC), journal()
-    assert BudgetView(left_usd=Decimal(0)) == asyncio.run(budgets.look(request(), record))
+    assert BudgetView(left_usd=Decimal(0)) == asyncio.run(budgets.look(request(), OPTIONS, record))
     assert "no money can be spent" in record.events[0][1]
+
+
+def test_without_a_cloud_nobody_looks(tmp_path):
+    """A request that no cloud may have costs no look at the money."""
+    (tmp_path / "hybrid.sqlite3").write_text("no database " * 100)
+    budgets, record = budgets_of(configured(tmp_path), Ledger(tmp_path / "hybrid.sqlite3"), UTC), journal()
+    assert (BudgetView(), []) == (asyncio.run(budgets.look(request(), (), record)), record.events)

@@ -29,7 +29,7 @@ REQUEST = {
     "structured",
 }
 OFFLINE = {"calibration", "tuning"}
-MONEY = {"budgets", "forecast", "pacer", "price_book", "standing"}
+MONEY = {"budgets", "forecast", "glance", "pacer", "price_book", "standing"}
 ORCHESTRATION = REQUEST | OFFLINE | MONEY | {"runtime", "clouds", "cloud_kinds", "wiring", "placing", "telemetry"}
 ENTRY = {"server", "cli", "__main__"}
 ROOT_PACKAGE = "__init__"

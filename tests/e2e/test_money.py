@@ -114,14 +114,15 @@ def test_at_most_ten_are_out_at_once(tmp_path):
     """While the cloud is silent just ten of sixty-four calls have left, and no more than their worst case is open."""
 
     async def scenario() -> None:
-        async with FakeProvider(Answer(fault=Fault.STALL, after_chunks=0)) as cloud:
-            config = FAKE_MODEL + _for_ten(cloud).replace("[prices", "total_timeout_s = 3\n[prices", 1)
-            with Serving(tmp_path, config) as server:
-                asked = asyncio.create_task(_ask_all(server, 64, model="cloud"))
-                await cloud.request(9)
-                report = await asyncio.to_thread(server.report)
-                answers = await asked
-                after = await asyncio.to_thread(server.report)
+        cloud = await FakeProvider(Answer(fault=Fault.STALL, after_chunks=0)).__aenter__()
+        config = FAKE_MODEL + _for_ten(cloud).replace("[prices", "between_tokens_timeout_s = 600\n[prices", 1)
+        with Serving(tmp_path, config) as server:
+            asked = asyncio.create_task(_ask_all(server, 64, model="cloud"))
+            await cloud.request(9)
+            report = await asyncio.to_thread(server.report)
+            await cloud.__aexit__()  # the cloud goes, and so the ten end
+            answers = await asked
+            after = await asyncio.to_thread(server.report)
         assert 10 == len(cloud.requests)
         assert 10 * WORST_USD == Decimal(str(report["reserved_usd"]))
         assert 54 == [answer.status_code for answer in answers].count(402)
