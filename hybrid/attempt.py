@@ -16,18 +16,13 @@ from hybrid.engine.generation import Generation, Started
 from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import (
     BudgetExhausted,
-    ContextLengthExceeded,
     DeadlineExceeded,
     HybridError,
-    InvalidRequest,
     LocalError,
     LocalFailure,
-    ModelNotReady,
     ProviderTimeout,
-    ProviderUnavailable,
     QueueFull,
     StoreError,
-    UnsupportedCapability,
 )
 from hybrid.further import FurtherSamples, Sample, pick
 from hybrid.journal import Journal
@@ -38,7 +33,6 @@ from hybrid.policy.model import (
     Escalate,
     Limits,
     Reason,
-    Reject,
     Review,
     RunLocal,
     Signals,
@@ -391,25 +385,3 @@ class Attempt:
 
 class _HoldExpired(Exception):
     """The first token is due: judge what is there."""
-
-
-def rejection(decision: Reject, signals: Signals, limits: Limits, request: ChatRequest) -> HybridError:
-    """Turn a rejection into the error its reason calls for."""
-    if decision.reason is Reason.CONTEXT and signals.prompt_tokens is not None:
-        return ContextLengthExceeded(signals.prompt_tokens, limits.local_context_tokens, request.max_output_tokens)
-    if decision.reason is Reason.CAPABILITY and signals.local_refusal is not None:
-        return InvalidRequest(signals.local_refusal, param=signals.local_refusal_param)
-    if decision.reason is Reason.CAPABILITY and request.needs:
-        where = (
-            "this server, with its local model and the clouds that may be paid,"
-            if signals.clouds
-            else "the local model"
-        )
-        return UnsupportedCapability(request.needs - signals.local_capabilities, where=where)
-    if decision.reason is Reason.BUDGET:
-        return BudgetExhausted(decision.detail, left_usd=signals.budget_left_usd)
-    if decision.reason is Reason.LOCAL_FAILURE:
-        return ModelNotReady(decision.detail)
-    if decision.reason is Reason.CLOUD_FAILURE:
-        return ProviderUnavailable("cloud", decision.detail)
-    return InvalidRequest(decision.detail or f"nobody may answer this request ({decision.reason.value})")

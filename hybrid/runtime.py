@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from hybrid.admission import Admission
 from hybrid.artefact import PromiseBook
-from hybrid.attempt import Attempt, Item, RuntimeOptions, rejection
+from hybrid.attempt import Attempt, Item, RuntimeOptions
 from hybrid.budgets import Budgets
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.embed import Embedder
@@ -26,6 +26,7 @@ from hybrid.lora import join_name, split_name
 from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
 from hybrid.policy.tasks import kind_of
+from hybrid.rejection import rejection
 from hybrid.speeds import SpeedBook
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger

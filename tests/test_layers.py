@@ -25,6 +25,7 @@ REQUEST = {
     "local_answer",
     "local_request",
     "lora",
+    "rejection",
     "speeds",
     "structured",
 }
