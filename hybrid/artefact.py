@@ -17,6 +17,7 @@ from hybrid.policy.calibrated import Isotonic, LinearModel, Platt
 from hybrid.policy.features import FEATURE_VERSION
 from hybrid.policy.promise import Counted, Look, Promise, certify
 from hybrid.policy.tasks import TaskKind
+from hybrid.types import Json
 
 log = logging.getLogger(__name__)
 
@@ -283,10 +284,20 @@ class PromiseBook:
             return Found(promise)
         return Found(None, why or f"tasks of kind {kind.value} were not calibrated for this model")
 
-    def promises(self, loaded: Loaded) -> tuple[Promise, ...]:
-        """All that may be promised for a model."""
+    def in_words(self, loaded: Loaded) -> list[Json]:
+        """All that may be promised for a model, for whoever watches the server."""
         self.find(loaded, TaskKind.TEXT, None)
-        return tuple(self._known[loaded.fingerprint, loaded.template_fingerprint][0].values())
+        return [
+            {
+                "task": promise.task,
+                "kind": promise.kind.value,
+                "max_regret": promise.max_regret,
+                "delta": promise.delta,
+                "is_kept": promise.is_feasible,
+                "local_share": promise.local_share,
+            }
+            for promise in self._known[loaded.fingerprint, loaded.template_fingerprint][0].values()
+        ]
 
     def _read(self, loaded: Loaded) -> tuple[dict[str, Promise], dict[TaskKind, Promise], str]:
         problem = "this model was not calibrated"

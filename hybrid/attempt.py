@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeAlias, TypeVar
 
@@ -26,44 +25,18 @@ from hybrid.errors import (
 )
 from hybrid.further import FurtherSamples, Sample, pick
 from hybrid.journal import Journal
+from hybrid.latencies import LocalRun
 from hybrid.local_answer import LocalAnswers, count_ends
 from hybrid.local_request import LocalRequest
-from hybrid.policy.model import (
-    CloudOption,
-    Escalate,
-    Limits,
-    Reason,
-    Review,
-    RunLocal,
-    Signals,
-    without_promise,
-)
+from hybrid.policy.model import Escalate, Limits, Reason, RunLocal, Signals, without_promise
 from hybrid.policy.worth import weigh
 from hybrid.pricing import saved_usd
-from hybrid.types import ChatRequest, Event, Finished, Head, Route, Sampling, Tail, TextDelta, Usage
+from hybrid.race import Race
+from hybrid.runtime_options import RuntimeOptions
+from hybrid.types import ChatRequest, Event, Finished, Head, Route, Tail, TextDelta, Usage
 
 Item: TypeAlias = Head | Event | Tail
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuntimeOptions:
-    """What the runtime is configured to.
-
-    defaults: sampling where a client gives none; no field of it is None.
-    adapters: names of the default local model's LoRA adapters, in the worker's order.
-    embedding_model: the local model of embeddings; None takes the default one.
-    """
-
-    limits: Limits
-    defaults: Sampling
-    max_output_tokens: int | None = None
-    max_reasoning_tokens: int | None = None
-    aliases: Mapping[str, str]
-    private_tags: frozenset[str] = frozenset()
-    requires_key: bool = False
-    adapters: tuple[str, ...] = ()
-    embedding_model: str | None = None
 
 
 class Attempt:
@@ -97,6 +70,8 @@ class Attempt:
         self._heard: deque[Event] = deque()
         self._has_started = False
         self._further: FurtherSamples | None = None
+        self._race: Race | None = None
+        self._runs: list[LocalRun] = []
 
     def _in_local_terms(self) -> LocalRequest:
         facts = self._local.facts if self._local is not None else None
@@ -106,13 +81,29 @@ class Attempt:
     # ---- local
 
     async def local(self, decision: RunLocal) -> AsyncGenerator[Item, None]:
-        """Answer locally. What `review` doubts, and what fails before its release, goes to the decision's fallback."""
+        """Answer locally. What `review` doubts, and what fails before its release, goes to the decision's fallback.
+
+        A decision with a hedge may ask the cloud as well; who is first answers, and the other is ended.
+        """
+        self._journal.degraded = decision.degraded
+        async with Race(decision.hedge, self._journal, lambda: self._hedge_call(decision)) as race:
+            self._race = race
+            try:
+                async with aclosing(self._raced(decision, race)) as items:
+                    async for item in items:
+                        yield item
+            finally:
+                # What was predicted at the decision says nothing of a draft that began much later, in a cloud's stead.
+                if self._journal.decision is decision and self._runs:
+                    learn = self._clouds.latencies.learn
+                    learn(self._request, self._local_name, self._signals, self._runs[0], self._journal)
+
+    async def _raced(self, decision: RunLocal, race: Race) -> AsyncGenerator[Item, None]:
         journal = self._journal
-        journal.degraded = decision.degraded
         held: list[Event] = []
         try:
             with await self._generate(is_reviewed=decision.fallback is not None) as generation:
-                doubt = await self._hold(generation, decision, held)
+                doubt = await race.first(self._hold(generation, decision, held))
                 if doubt is None:
                     yield journal.released(Route.LOCAL, self._local_name)
                     for event in held:
@@ -123,6 +114,7 @@ class Attempt:
                         left -= isinstance(event, Finished)
                         yield event
         except (LocalError, QueueFull) as failure:
+            self._runs[-1].has_failed = True
             if journal.route is not None or decision.fallback is None:
                 raise
             journal.note(f"local failed: {failure}")
@@ -133,11 +125,17 @@ class Attempt:
             if self._further is not None:
                 self._further.cancel()
         if doubt is None:
+            await race.close()
             yield self._local_tail(decision)
             return
-        async with aclosing(self.cloud(doubt, held)) as items:
+        async with aclosing(self.cloud(doubt, held, race.events)) as items:
             async for item in items:
                 yield item
+
+    def _hedge_call(self, decision: RunLocal) -> AsyncGenerator[Event, None]:
+        assert decision.hedge is not None
+        option = decision.hedge.option
+        return self._clouds.call(self._clouds.find(option), self._request, option, self._journal)
 
     async def _generate(self, *, is_reviewed: bool) -> Generation:
         """Order the draft and, where the calibration compares answers and one may be refused, further samples."""
@@ -147,6 +145,7 @@ class Attempt:
         local, is_thinking = self._in_local_terms(), self._local.is_thinking(self._journal.id)
         self._answers = LocalAnswers(local, self._checker, is_thinking=is_thinking)
         self._heard, self._has_started = deque(), False
+        self._runs.append(LocalRun(self._journal.elapsed_s))
         order = local.submit(
             self._journal.id,
             defaults=self._options.defaults,
@@ -172,9 +171,13 @@ class Attempt:
         an error with a status of its own.
         """
         while not held or (decision.fallback is not None and not self._is_judgeable(held)):
-            if held and decision.fallback is not None and (hopeless := self._hopeless(decision.fallback)) is not None:
-                self._journal.review, self._journal.confidence = hopeless, hopeless.confidence
-                self._journal.is_calibrated = hopeless.is_calibrated
+            hopeless = self._said.hopeless(self._limits) if held else None
+            if (
+                hopeless is not None
+                and decision.fallback is not None
+                and not weigh(hopeless, decision.fallback, self._signals.budget_lambda, self._limits).is_accepted
+            ):
+                self._journal.judge(hopeless)
                 self._journal.note(f"given up after {self._said.tokens} tokens: {hopeless.checks[-1].detail}")
                 return Escalate(reason=hopeless.reason, option=decision.fallback, may_fall_back=True)
             try:
@@ -191,7 +194,7 @@ class Attempt:
             if answers.unfit is not None:
                 raise LocalFailure(answers.unfit)
             return None
-        verdict = self._weighed(answers.verdict(self._limits), decision.fallback)
+        verdict = weigh(answers.verdict(self._limits), decision.fallback, self._signals.budget_lambda, self._limits)
         journal = self._journal
         journal.judge(verdict)
         journal.note(f"reviewed {answers.tokens} tokens: {verdict.checks[-1].detail}")
@@ -214,14 +217,6 @@ class Attempt:
         if picked.place:
             held[:] = others[picked.place - 1].events
         self._said.compared(picked.agreement, others[picked.place - 1] if picked.place else None)
-
-    def _weighed(self, verdict: Review, option: CloudOption) -> Review:
-        return weigh(verdict, option, self._signals.budget_lambda, self._limits)
-
-    def _hopeless(self, option: CloudOption) -> Review | None:
-        """Why the growing draft is given up; None lets it grow, also where another answer is not worth its price."""
-        verdict = self._said.hopeless(self._limits)
-        return None if verdict is None or self._weighed(verdict, option).is_accepted else verdict
 
     @property
     def _said(self) -> LocalAnswers:
@@ -266,6 +261,9 @@ class Attempt:
         journal, answers = self._journal, self._said
         while not self._heard:
             item = await self._in_time(generation.next(), until_s if answers.tokens else None)
+            self._runs[-1].hear(item, journal.elapsed_s)
+            if self._race is not None:
+                self._race.heard(self._runs[-1])
             if isinstance(item, Started):
                 # Once a generation: after a preemption it leaves the queue again, and pays for nothing new.
                 if not self._has_started:
@@ -301,15 +299,24 @@ class Attempt:
 
     # ---- cloud
 
-    async def cloud(self, decision: Escalate, held: list[Event] | None = None) -> AsyncGenerator[Item, None]:
-        """Answer from the cloud. If it fails before its first event, a local draft may stand in, marked degraded."""
+    async def cloud(
+        self,
+        decision: Escalate,
+        held: list[Event] | None = None,
+        running: AsyncGenerator[Event, None] | None = None,
+    ) -> AsyncGenerator[Item, None]:
+        """Answer from the cloud. If it fails before its first event, a local draft may stand in, marked degraded.
+
+        running: the events of the call, where it was made already.
+        """
         journal, cloud = self._journal, self._clouds.find(decision.option)
         journal.reason = decision.reason
         journal.note(f"escalated to {decision.option.provider}/{decision.option.model} ({decision.reason.value})")
         usage: Usage | None = None
         patience_until_s = journal.elapsed_s + cloud.patience_s if decision.may_fall_back else None
         try:
-            async with aclosing(self._clouds.call(cloud, self._request, decision.option, journal)) as events:
+            call = running or self._clouds.call(cloud, self._request, decision.option, journal)
+            async with aclosing(call) as events:
                 # Read to its end, not only to `Finished`: a connection that is read out goes back to the pool.
                 while (event := await self._in_time(anext(events, None), patience_until_s)) is not None:
                     if journal.route is None:

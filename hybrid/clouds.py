@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from hybrid.errors import BudgetExhausted, HybridError, ProviderError, StoreError
 from hybrid.journal import Journal
+from hybrid.latencies import LatencyBook
 from hybrid.policy.model import CloudOption
 from hybrid.price_book import PriceBook
 from hybrid.pricing import TokenPrice, cost_usd, is_told, worst_case_usd
@@ -72,11 +73,13 @@ class Clouds:
         caps: Callable[[datetime, ChatRequest], tuple[Cap, ...]],
         *,
         prices: PriceBook | None = None,
+        latencies: LatencyBook | None = None,
     ) -> None:
         self._models = tuple(models)
         self._prices = prices
         self._ledger = ledger
         self._caps = caps
+        self.latencies = latencies or LatencyBook()
 
     @property
     def models(self) -> tuple[CloudModel, ...]:
@@ -123,7 +126,10 @@ class Clouds:
 
         call = CloudCall(request, cloud.model, cloud.output_bound(request), on_sent)
         try:
-            async with aclosing(cloud.provider.stream(call)) as events:
+            timed = self.latencies.timed(
+                option.provider, option.model, cloud.provider.stream(call), is_stream=request.is_stream
+            )
+            async with aclosing(timed) as events:
                 async for event in events:
                     if isinstance(event, Finished) and event.usage is not None and is_told(event.usage):
                         assert cloud.price is not None

@@ -198,10 +198,8 @@ def warnings(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
     yield from _budget_warnings(config, origins)
     if not config.cloud and not config.local.model:
         yield "nothing can answer: local.model is empty and there is no [[cloud]]"
-    if config.policy.hedge:
-        yield "policy.hedge has no effect in this version: nothing hedges yet"
-    if origins.get("policy.max_regret", "default") != "default":
-        yield "policy.max_regret is no promise yet: no model is calibrated, policy.min_confidence decides"
+    if config.policy.hedge and config.policy.ttft_ms is None and config.policy.total_ms is None:
+        yield "policy.hedge: only requests with a deadline of their own are hedged; set policy.ttft_ms or total_ms"
     for cloud in config.cloud:
         url = urlsplit(cloud.base_url)
         has_key = cloud.api_key_env is not None or cloud.api_key_file is not None

@@ -199,19 +199,29 @@ class PolicyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     ] = 0.10
     ttft_ms: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Escalate when the first token is predicted later than this; unset: no such rule."),
+        Meta(description="The first token is wanted by then: where local is likely late, the cloud is asked."),
     ] = None
     total_ms: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Escalate when the whole answer is predicted later than this; unset: no such rule."),
+        Meta(description="The whole answer is wanted by then; unset, as ttft_ms: no such rule."),
     ] = None
     hold_tokens: Annotated[
         int, Meta(ge=0, le=100_000, description="Tokens of a stream held back for review before the first is released.")
     ] = 16
-    hedge: Annotated[bool, Meta(description="Ask local and cloud at once when the deadline is in doubt.")] = False
+    late_chance: Annotated[
+        Share,
+        Meta(description="The cloud is asked instead where that lowers the chance to be late by at least this much."),
+    ] = 0.5
+    hedge: Annotated[
+        bool,
+        Meta(description="Ask the cloud as well where local has become likely to be late; the first answer wins."),
+    ] = False
+    hedge_chance: Annotated[
+        Share, Meta(description="By how much a second call must lower the chance to be late, to be worth its price.")
+    ] = 0.1
     min_confidence: Annotated[
         Share,
-        Meta(description="A local draft that scores lower is escalated. A score, no probability, until calibrated."),
+        Meta(description="Of what was not calibrated, a local draft that scores lower is escalated."),
     ] = 0.35
     value_usd: Annotated[
         Decimal | None,

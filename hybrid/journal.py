@@ -18,6 +18,26 @@ from hybrid.types import ChatRequest, Head, Json, Outcome, RateLimit, Route, Usa
 
 
 @dataclass(slots=True, kw_only=True)
+class HedgeRecord:
+    """Both sides were asked at once: when, after arrival, how likely each was then to be late, and who won.
+
+    ended_s: when one was ahead. has_failed: the cloud call failed before it gave anything.
+    double_usd: what the cloud cost although local won. cost_before_usd: of the request, when the call was made.
+    """
+
+    provider: str
+    model: str
+    started_s: float
+    local_late: float
+    cloud_late: float
+    ended_s: float | None = None
+    won: str = "none"
+    has_failed: bool = False
+    double_usd: Decimal | None = None
+    cost_before_usd: Decimal = Decimal(0)
+
+
+@dataclass(slots=True, kw_only=True)
 class Journal:
     """One request's record. Times are `time.monotonic()` seconds; `waited_s` is time that engine or cloud took."""
 
@@ -51,6 +71,10 @@ class Journal:
     waited_s: float = 0.0
     facts: Mapping[str, Json] = field(default_factory=dict)
     decision: Decision | None = None
+    decided_s: float = 0.0
+    hedge: HedgeRecord | None = None
+    waiters: int = 0
+    _waits_since_s: float = 0.0
     review: Review | None = None
     events: list[tuple[float, str]] = field(default_factory=list)
 
@@ -65,12 +89,16 @@ class Journal:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Count the time inside as the engine's or the cloud's, not as our overhead."""
-        started_s = time.monotonic()
+        """Count the time inside as the engine's or the cloud's, not as our overhead; once where it overlaps."""
+        if not self.waiters:
+            self._waits_since_s = time.monotonic()
+        self.waiters += 1
         try:
             yield
         finally:
-            self.waited_s += time.monotonic() - started_s
+            self.waiters -= 1
+            if not self.waiters:
+                self.waited_s += time.monotonic() - self._waits_since_s
 
     def opened(self, request: ChatRequest) -> RequestOpened:
         """Give the row as it is at arrival."""
@@ -89,6 +117,7 @@ class Journal:
         self.facts = _plain(signals)
         self.decision = decision
         self.reason = decision.reason
+        self.decided_s = self.elapsed_s
         self.note(f"decided: {_kind(decision)} ({decision.reason.value})")
 
     def judge(self, review: Review) -> None:
@@ -157,6 +186,8 @@ class Journal:
             total_s=self.elapsed_s,
             overhead_s=self.overhead_s,
             decision_json=self._decision_json(),
+            hedge=None if self.hedge is None else self.hedge.won,
+            double_usd=None if self.hedge is None else self.hedge.double_usd,
         )
 
     def _decision_json(self) -> str:
@@ -166,6 +197,7 @@ class Journal:
             "decision": None if decision is None else {"kind": _kind(decision), **_plain(decision, but=("checks",))},
             "checks": [] if decision is None else [_plain(check) for check in decision.checks],
             "review": None if self.review is None else _plain(self.review),
+            "hedge": None if self.hedge is None else _plain(self.hedge, but=("cost_before_usd",)),
             "events": [{"at_s": at_s, "what": what} for at_s, what in self.events],
         }
         return msgspec.json.encode(body).decode()
@@ -175,7 +207,7 @@ def _kind(decision: Decision) -> str:
     return {RunLocal: "run_local", Escalate: "escalate", Reject: "reject"}[type(decision)]
 
 
-def _plain(value: Signals | Decision | Review | Check, *, but: tuple[str, ...] = ()) -> dict[str, Json]:
+def _plain(value: Signals | Decision | Review | Check | HedgeRecord, *, but: tuple[str, ...] = ()) -> dict[str, Json]:
     """Turn a decision value into JSON types; money becomes text, so that no digit is lost."""
     plain: dict[str, Json] = msgspec.to_builtins(value, builtin_types=(), order="deterministic")
     return {key: item for key, item in plain.items() if key not in but}

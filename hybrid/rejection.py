@@ -1,4 +1,4 @@
-"""Which error does a client get when nobody may answer its request?"""
+"""Which error does a rejected request get? The one its reason calls for."""
 
 from __future__ import annotations
 

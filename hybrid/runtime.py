@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from hybrid.admission import Admission
 from hybrid.artefact import PromiseBook
-from hybrid.attempt import Attempt, Item, RuntimeOptions
+from hybrid.attempt import Attempt, Item
 from hybrid.budgets import Budgets
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.embed import Embedder
@@ -23,10 +23,12 @@ from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotFound
 from hybrid.journal import Journal
 from hybrid.local_request import LocalRequest
 from hybrid.lora import join_name, split_name
+from hybrid.policy.latency import tighter_s
 from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
 from hybrid.policy.tasks import kind_of
 from hybrid.rejection import rejection
+from hybrid.runtime_options import RuntimeOptions
 from hybrid.speeds import SpeedBook
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
@@ -77,8 +79,7 @@ class Runtime:
         promises: PromiseBook | None = None,
     ) -> None:
         self._options = options
-        self._admission = admission
-        self._budgets = budgets
+        self._admission, self._budgets = admission, budgets
         self._speeds = speeds or SpeedBook()
         self._promises = promises or PromiseBook()
         self._fleet = fleet
@@ -183,6 +184,7 @@ class Runtime:
                 "slowdown": load.slowdown,
                 "others_cores": load.others_cores,
                 "restarts": local.restarts,
+                "promises": [] if facts is None else self._promises.in_words(facts),
             }
             is_ready = is_ready or local.state is WorkerState.READY
         elif self._fleet.default is not None:
@@ -280,13 +282,11 @@ class Runtime:
         self, request: ChatRequest, target: _Target, local: Supervisor | None, journal: Journal
     ) -> Signals:
         """Gather everything the decision may know: the one place that reads clock, queue, speeds and ledger."""
-        is_private = journal.is_private or (
-            request.tag is not None and request.tag.casefold() in self._options.private_tags
-        )
+        is_private = journal.is_private or (request.tag or "").casefold() in self._options.private_tags
         may_pay = target.policy is not PolicyChoice.LOCAL_ONLY and not is_private
         clouds = self._clouds.named(target.cloud_name) if may_pay else ()
         prompt_tokens, refusal = await self._count_prompt(request, local, journal)
-        load = local.load if local is not None else None
+        load, name = local.load if local is not None else None, self._local_name(target)
         is_ready = local is not None and local.state is WorkerState.READY and journal.local_problem is None
         options = tuple(self._option(cloud, request, target) for cloud in clouds)
         money = await self._budgets.look(request, options, journal)
@@ -315,11 +315,15 @@ class Runtime:
             budget_lambda=money.lambda_,
             deadline_s=None if request.deadline_s is None else request.deadline_s - journal.elapsed_s,
             max_cost_usd=request.max_cost_usd,
+            is_stream=request.is_stream,
+            elapsed_s=journal.elapsed_s,
+            errors=self._clouds.latencies.local(name, request.tag),
+            cached_tokens=self._clouds.latencies.prefixes.expected_tokens(request, name, prompt_tokens),
         )
 
     def _option(self, cloud: CloudModel, request: ChatRequest, target: _Target) -> CloudOption:
         """Describe a cloud model to the policy."""
-        option = cloud.option(request)
+        option = replace(cloud.option(request), latency=self._clouds.latencies.cloud(cloud.provider.name, cloud.model))
         if Capability.LOGIT_BIAS in request.needs and target.policy is PolicyChoice.AUTO and self._fleet.default:
             # The token ids are the local vocabulary's: at a cloud the same numbers are other words.
             return replace(option, missing=option.missing | {str(Capability.LOGIT_BIAS)})
@@ -358,6 +362,8 @@ class Runtime:
 
     async def _answer(self, request: ChatRequest, journal: Journal) -> AsyncGenerator[Item, None]:
         target = self._resolve(request)
+        key_s = self._options.key_deadline_s(request.client_key) if request.client_key else None
+        request = replace(request, deadline_s=tighter_s(request.deadline_s, key_s))
         local = await self._acquire(request, target, journal)
         try:
             async with aclosing(self._decided(request, target, local, journal)) as items:

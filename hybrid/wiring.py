@@ -11,7 +11,6 @@ from pathlib import Path
 
 from hybrid.admission import Admission
 from hybrid.artefact import PromiseBook
-from hybrid.attempt import RuntimeOptions
 from hybrid.budgets import budget_zone, budgets_of
 from hybrid.catalog import installed, resolve
 from hybrid.catalog.tuned import Settings
@@ -22,11 +21,13 @@ from hybrid.engine.fleet import Fleet, ModelPlan
 from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import ConfigError, StoreError
+from hybrid.latencies import LatencyBook
 from hybrid.lora import check_adapters
 from hybrid.placing import free_bytes, placed
 from hybrid.policy.model import Limits
 from hybrid.price_book import PriceBook, price_of
 from hybrid.runtime import Runtime
+from hybrid.runtime_options import RuntimeOptions
 from hybrid.speeds import open_speed_book
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
@@ -190,7 +191,7 @@ async def running(
         keys = ClientKeys(database)
         admission = Admission(keys, config.aliases)
         budgets = budgets_of(config, ledger, budget_zone(config), of_key=admission.allowance)
-        clouds = Clouds(models, ledger, budgets.caps, prices=PriceBook(config))
+        clouds = Clouds(models, ledger, budgets.caps, prices=PriceBook(config), latencies=await _latencies(ledger))
         yield Runtime(
             _options(config, requires_key=_requires_key(config, keys)),
             fleet=fleet,
@@ -209,6 +210,14 @@ async def running(
         await checker.aclose()
         await fleet.stop()
         await ledger.aclose()
+
+
+async def _latencies(ledger: Ledger) -> LatencyBook:
+    """Remember what earlier processes learned of times; nothing, where it cannot be read."""
+    try:
+        return LatencyBook(ledger.append_samples, await ledger.recent_samples())
+    except StoreError:
+        return LatencyBook(ledger.append_samples)
 
 
 def local_name(config: Config) -> str | None:
@@ -285,6 +294,8 @@ def limits_of(config: Config) -> Limits:
         min_confidence=policy.min_confidence,
         value_usd=policy.value_usd,
         p_cloud=policy.p_cloud,
+        late_chance=policy.late_chance,
+        hedge_chance=policy.hedge_chance if policy.hedge else None,
     )
 
 

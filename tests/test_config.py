@@ -281,13 +281,8 @@ def test_a_wrong_variable_is_named():
         ),
         pytest.param(
             "[policy]\nhedge = true",
-            ["policy.hedge has no effect in this version: nothing hedges yet"],
+            ["policy.hedge: only requests with a deadline of their own are hedged; set policy.ttft_ms or total_ms"],
             id="hedge",
-        ),
-        pytest.param(
-            "[policy]\nmax_regret = 0.01",
-            ["policy.max_regret is no promise yet: no model is calibrated, policy.min_confidence decides"],
-            id="uncalibrated-promise",
         ),
     ],
 )

@@ -20,7 +20,19 @@ from hybrid.calibration.datasets import Dataset
 from hybrid.calibration.recipes import RECIPES
 from hybrid.calibration.session import Asked, Model
 from hybrid.calibration.table import tabulate
-from hybrid.cli.calibration import answered, configured, recorded_name, shown
+from hybrid.cli.calibration import (
+    CloudOption,
+    ConfigOption,
+    DatasetOption,
+    LimitOption,
+    ModelOption,
+    SamplesOption,
+    SeedOption,
+    answered,
+    configured,
+    recorded_name,
+    shown,
+)
 from hybrid.cli.cloud_answers import with_cloud
 from hybrid.config import Config
 from hybrid.errors import CommandError
@@ -32,39 +44,26 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command("calibrate")
 def calibrate_model(
-    dataset: Annotated[Path, typer.Option("--dataset", metavar="FILE", help="Labelled questions, one JSON a line.")],
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME|PATH", help="The local model; default: the configured.")
-    ] = None,
-    cloud: Annotated[
-        str | None,
-        typer.Option(
-            "--cloud", metavar="NAME", help="Compare with a configured cloud, or with recorded:NAME of the dataset."
-        ),
-    ] = None,
+    dataset: DatasetOption,
+    model: ModelOption = None,
+    cloud: CloudOption = None,
     max_regret: Annotated[
         float | None, typer.Option("--max-regret", metavar="SHARE", help="Promise this; default: policy.max_regret.")
     ] = None,
     delta: Annotated[
         float | None, typer.Option("--delta", metavar="SHARE", help="With this chance to fail; default: policy.delta.")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="Take so many questions, drawn by --seed.")
-    ] = None,
-    samples: Annotated[
-        int | None, typer.Option("--samples", metavar="K", min=1, max=16, help="Answers drawn to each question.")
-    ] = None,
+    limit: LimitOption = None,
+    samples: SamplesOption = None,
     task: Annotated[
         str | None, typer.Option("--task", metavar="NAME", help="Its name, which x-hybrid-tag may give; default: task.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the drawn questions and the folds.")] = 0,
+    seed: SeedOption = 0,
     out_dir: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Write the artefact there instead of the data folder.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON for programs.")] = False,  # noqa: FBT002
-    config_path: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="Instead of hybrid.toml.")
-    ] = None,
+    config_path: ConfigOption = None,
 ) -> None:
     """Learn when this model's answers are right, and which share of them may stay local under a promise."""
     config, path = configured(config_path, model)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import msgspec
 import typer
@@ -24,6 +25,29 @@ INTERRUPTED = 130
 PLAIN_STEPS = 10
 """Lines of progress where nobody watches a bar."""
 RECORDED = "recorded:"
+
+DatasetOption: TypeAlias = Annotated[
+    Path, typer.Option("--dataset", metavar="FILE", help="Labelled questions, one JSON a line.")
+]
+ModelOption: TypeAlias = Annotated[
+    str | None, typer.Option("--model", metavar="NAME|PATH", help="The local model; default: the configured.")
+]
+CloudOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--cloud", metavar="NAME", help="Compare with a configured cloud, or recorded:NAME of the dataset."),
+]
+LimitOption: TypeAlias = Annotated[
+    int | None, typer.Option("--limit", metavar="N", min=1, help="Take so many questions, drawn by --seed.")
+]
+SamplesOption: TypeAlias = Annotated[
+    int | None, typer.Option("--samples", metavar="K", min=1, max=16, help="Answers drawn to each question.")
+]
+SeedOption: TypeAlias = Annotated[
+    int, typer.Option("--seed", metavar="N", help="Of the drawn questions, folds, splits and intervals.")
+]
+ConfigOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Instead of hybrid.toml.")
+]
 
 
 def configured(config_path: Path | None, model: str | None) -> tuple[Config, Path | None]:

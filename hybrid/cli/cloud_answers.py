@@ -22,6 +22,7 @@ from hybrid.calibration.table import has_gold, is_good
 from hybrid.cli.calibration import INTERRUPTED, shown
 from hybrid.config import Config, data_dir
 from hybrid.errors import BudgetExhausted, CommandError, DatasetError, HybridError
+from hybrid.runtime import Runtime
 from hybrid.types import PolicyChoice, Tail, TextDelta
 from hybrid.wiring import running
 
@@ -112,17 +113,8 @@ async def _ask_all(
         async def work() -> None:
             nonlocal failed
             for question in left:
-                request = ask(question, RECIPES[question.scorer]).request
-                request = replace(request, model=f"cloud/{cloud}", policy=PolicyChoice.CLOUD_ONLY, tag="calibration")
-                text, usd = [], "0"
                 try:
-                    answer = runtime.stream(request, dialect="openai", arrived_s=time.monotonic())
-                    async with aclosing(answer) as items:
-                        async for item in items:
-                            if isinstance(item, TextDelta):
-                                text.append(item.text)
-                            elif isinstance(item, Tail):
-                                usd = str(item.head.cost_usd)
+                    answer = await _ask(runtime, cloud, question)
                 except BudgetExhausted:
                     raise
                 except HybridError:
@@ -131,7 +123,7 @@ async def _ask_all(
                         raise
                     continue
                 failed = 0
-                kept.append(Kept(key_of(question), "".join(text), usd))
+                kept.append(answer)
                 on_done(1)
 
         try:
@@ -140,3 +132,16 @@ async def _ask_all(
                     group.create_task(work())
         except ExceptionGroup as broken:
             raise broken.exceptions[0] from None
+
+
+async def _ask(runtime: Runtime, cloud: str, question: Question) -> Kept:
+    request = ask(question, RECIPES[question.scorer]).request
+    request = replace(request, model=f"cloud/{cloud}", policy=PolicyChoice.CLOUD_ONLY, tag="calibration")
+    text, usd = [], "0"
+    async with aclosing(runtime.stream(request, dialect="openai", arrived_s=time.monotonic())) as items:
+        async for item in items:
+            if isinstance(item, TextDelta):
+                text.append(item.text)
+            elif isinstance(item, Tail):
+                usd = str(item.head.cost_usd)
+    return Kept(key_of(question), "".join(text), usd)

@@ -19,8 +19,21 @@ from hybrid.calibration.plots import Picture, draw
 from hybrid.calibration.recipes import KINDS
 from hybrid.calibration.session import Asked, Model
 from hybrid.calibration.table import Table, tabulate
-from hybrid.cli.calibration import answered, configured, recorded_name, shown
+from hybrid.cli.calibration import (
+    CloudOption,
+    ConfigOption,
+    DatasetOption,
+    LimitOption,
+    ModelOption,
+    SamplesOption,
+    SeedOption,
+    answered,
+    configured,
+    recorded_name,
+    shown,
+)
 from hybrid.cli.cloud_answers import with_cloud
+from hybrid.config import Config
 from hybrid.errors import CommandError
 from hybrid.providers.prices import lookup
 from hybrid.types import Json
@@ -34,34 +47,21 @@ WAYS = {"certified": "certified", "certified_true_regret": "for the true regret"
 
 @app.command("eval")
 def evaluate_model(
-    dataset: Annotated[Path, typer.Option("--dataset", metavar="FILE", help="Labelled questions, one JSON a line.")],
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="NAME|PATH", help="The local model; default: the configured.")
-    ] = None,
-    cloud: Annotated[
-        str | None,
-        typer.Option(
-            "--cloud", metavar="NAME", help="Compare with a configured cloud, or with recorded:NAME of the dataset."
-        ),
-    ] = None,
+    dataset: DatasetOption,
+    model: ModelOption = None,
+    cloud: CloudOption = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures there.")] = None,
     plot_file: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw the deferral curve and the reliability.")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", min=1, help="Take so many questions, drawn by --seed.")
-    ] = None,
-    samples: Annotated[
-        int | None, typer.Option("--samples", metavar="K", min=1, max=16, help="Answers drawn to each question.")
-    ] = None,
+    limit: LimitOption = None,
+    samples: SamplesOption = None,
     calibration: Annotated[
         Path | None, typer.Option("--calibration", metavar="DIR", help="Look for the calibration there first.")
     ] = None,
     bare: Annotated[bool, typer.Option("--bare", help="Use no calibration: rank by the kind's bare signal.")] = False,  # noqa: FBT002
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of the drawn questions, splits and intervals.")] = 0,
-    config_path: Annotated[
-        Path | None, typer.Option("--config", metavar="FILE", help="Instead of hybrid.toml.")
-    ] = None,
+    seed: SeedOption = 0,
+    config_path: ConfigOption = None,
 ) -> None:
     """Measure on a dataset what answering locally, in the cloud, and hybrid by confidence each come to."""
     for path in (json_file, plot_file):
@@ -69,20 +69,28 @@ def evaluate_model(
     config, path = configured(config_path, model)
     found, questions, asked = answered(config, path, dataset, limit=limit, seed=seed, samples=samples)
     name, asked = with_cloud(cloud, recorded_name(cloud, questions), config, questions, asked)
-    folders = (*((calibration,) if calibration else ()), calibration_dir(os.environ), shipped_calibrations())
-    policy = config.policy
-    book = PromiseBook(() if bare else folders, max_regret=policy.max_regret, delta=policy.delta)
+    book = _book(config, calibration, is_bare=bare)
     reports: dict[Scorer, Json] = {}
     for one in asked:
         table, promise = _table(one, name), _promise(book, found, one)
-        limits = Limits(BARE[one.scorer], policy.max_regret, policy.delta, _prices(name), seed)
-        made = evaluate(table, promise.promise, limits)
+        policy = config.policy
+        made = evaluate(
+            table,
+            promise.promise,
+            Limits(BARE[one.scorer], policy.max_regret, policy.delta, _prices(name), seed),
+        )
         reports[one.scorer] = made.report
         print("\n".join(_lines(one.scorer, table, made, found, name, promise)))
         if plot_file is not None:
             _draw(_place(plot_file, one.scorer, len(asked)), table, made, found, name)
     if json_file is not None:
         _write(json_file, reports, found, dataset, name)
+
+
+def _book(config: Config, first: Path | None, *, is_bare: bool) -> PromiseBook:
+    """Where calibrations are looked for: the given folder, the user's own, those that ship."""
+    folders = (*((first,) if first else ()), calibration_dir(os.environ), shipped_calibrations())
+    return PromiseBook(() if is_bare else folders, max_regret=config.policy.max_regret, delta=config.policy.delta)
 
 
 def _table(asked: Asked, cloud: str | None) -> Table:

@@ -19,6 +19,8 @@ from hybrid.types import Json
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _NEWEST = "last"
+_SPREADS = {"errors"}
+"""Facts that are rows of numbers: `--json` has them, and what they mean is in the rule that used them."""
 
 
 @app.command()
@@ -69,12 +71,18 @@ def _lines(request: Mapping[str, Json]) -> Iterator[str]:
     yield f"{request['id']}  {request['outcome']}  {request['created_at']}"
     yield from _summary(request)
     yield from _section(
-        "facts", [f"{name:<24} {_value(value)}" for name, value in _mapping(decision.get("facts")).items()]
+        "facts",
+        [
+            f"{name:<24} {_clouds(value) if name == 'clouds' else _value(value)}"
+            for name, value in _mapping(decision.get("facts")).items()
+            if name not in _SPREADS
+        ],
     )
     verdict = _mapping(decision.get("decision"))
-    yield from _section("route", [*_checks(decision), *_verdict("decided", verdict, skip=("checks",))])
+    yield from _section("route", [*_checks(decision), *_verdict("decided", verdict, skip=("checks", "hedge"))])
     review = _mapping(decision.get("review"))
     yield from _section("review of the draft", [*_checks(review), *_verdict("verdict", review, skip=("checks",))])
+    yield from _section("both sides at once", _hedge(_mapping(decision.get("hedge")), request))
     yield from _section("what happened", _events(decision))
     yield from _section("money set aside", _reservations(request))
 
@@ -134,8 +142,46 @@ def _checks(of: Mapping[str, Json]) -> list[str]:
 
 
 def _verdict(title: str, verdict: Mapping[str, Json], *, skip: Sequence[str]) -> list[str]:
-    parts = [f"{name}={_value(value)}" for name, value in verdict.items() if name not in skip and value is not None]
+    parts = [
+        f"{name}={_named(value) or _value(value)}"
+        for name, value in verdict.items()
+        if name not in skip and value is not None
+    ]
     return [f"{title}: {' '.join(parts)}"] if parts else []
+
+
+def _named(option: Json) -> str | None:
+    """A cloud model by its name; None for anything else."""
+    option = _mapping(option)
+    return f"{option['provider']}/{option['model']}" if {"provider", "model"} <= set(option) else None
+
+
+def _clouds(options: Json) -> str:
+    """The cloud models with what each may cost, and how long it takes to begin, as far as that was seen."""
+    shown = []
+    for option in map(_mapping, _list(options)):
+        about = [f"may cost {_usd(option.get('reserve_usd'))}"]
+        first = _list(_mapping(_mapping(option.get("latency")).get("ttft")).get("values"))
+        if first:
+            about.append(f"begins in {first[len(first) // 2 - 1]:.3g} s, one in a hundred after {first[-1]:.3g} s")
+        shown.append(f"{_named(option)} ({'; '.join(about)})")
+    return ", ".join(shown) or "none"
+
+
+def _hedge(hedge: Mapping[str, Json], request: Mapping[str, Json]) -> list[str]:
+    if not hedge:
+        return []
+    ended = "" if hedge.get("ended_s") is None else f", first at {_seconds(hedge['ended_s'])}"
+    lines = [
+        f"asked       {hedge.get('provider')}/{hedge.get('model')} beside local, at {_seconds(hedge.get('started_s'))}",
+        f"then late   local with {_share(hedge.get('local_late'))}, the cloud with {_share(hedge.get('cloud_late'))}",
+        f"won by      {request.get('hedge') or 'nobody yet'}{ended}",
+    ]
+    if hedge.get("has_failed"):
+        lines.append("the cloud   failed before it gave anything")
+    if request.get("double_usd") is not None:
+        lines.append(f"paid twice  {_usd(request['double_usd'])} for the cloud, although local answered")
+    return lines
 
 
 def _events(decision: Mapping[str, Json]) -> list[str]:
@@ -179,7 +225,11 @@ def _value(value: Json) -> str:
 
 
 def _usd(amount: Json) -> str:
-    return "unknown" if amount is None else f"${amount:f}"
+    return "unknown" if amount is None else f"${amount}" if isinstance(amount, str) else f"${amount:f}"
+
+
+def _share(share: Json) -> str:
+    return "?" if share is None else f"{share:.0%}"
 
 
 def _seconds(span_s: Json) -> str:

@@ -114,6 +114,8 @@ def _facts(facts: Report, *, since: datetime | None, by: GroupBy, tag: str | Non
         "spent_usd": facts.spent_usd,
         "reserved_usd": facts.reserved_usd,
         "saved_usd": facts.saved_usd,
+        "hedges": facts.hedges,
+        "double_usd": facts.double_usd,
         "by": by,
         "groups": [_group_facts(group) for group in facts.groups],
     }
@@ -154,6 +156,11 @@ def _print(console: Console, facts: Report, *, since: datetime | None, tag: str 
         f"  money      spent ${_shown(facts.spent_usd)}, saved ${_shown(facts.saved_usd)}, "
         f"set aside now ${_shown(facts.reserved_usd)}"
     )
+    if facts.hedges:
+        console.print(
+            f"  hedged     {_counts(facts.hedges, facts.requests)}, ${_shown(facts.double_usd)} paid where local won",
+            markup=False,
+        )
 
 
 def _counts(counts: Mapping[str, int], total: int) -> str:

@@ -163,8 +163,8 @@ def _banner(loaded: Loaded, local: Supervisor | None, *, is_offline: bool) -> li
     else:
         lines.append(f"  cloud   {clouds}; at most {config.budget}")
         lines.append(
-            f"  policy  uncalibrated: local drafts scoring under {config.policy.min_confidence:g} are escalated, "
-            "and no quality is promised"
+            f"  policy  what was calibrated keeps regret <= {config.policy.max_regret:g}; of all else, drafts "
+            f"scoring under {config.policy.min_confidence:g} are escalated and nothing is promised"
         )
     return lines
 

@@ -7,6 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
+from hybrid.policy.spread import Spread
 from hybrid.policy.tasks import TaskKind
 from hybrid.types import Capability, FinishReason, PolicyChoice
 
@@ -40,6 +41,30 @@ class SpeedSource(StrEnum):
     NONE = "none"
 
 
+@dataclass(frozen=True, slots=True)
+class CloudLatency:
+    """What was seen of a cloud model: seconds to the first event, and per answer token after it; of how many calls."""
+
+    ttft: Spread
+    token: Spread
+    calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalErrors:
+    """How far predictions of a local model were off: spreads of (actual + floor) / (predicted + floor).
+
+    prefill: of the time from the queue's end to the first token. ttft: to the first token, of requests that waited
+    in the queue. total: of the whole answer, predicted from the length it then had; None, all three, before anything
+    was seen. answer_tokens: how long its answers were; None before there were some.
+    """
+
+    prefill: Spread | None = None
+    ttft: Spread | None = None
+    total: Spread | None = None
+    answer_tokens: Spread | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudOption:
     """One cloud model that could be paid, in the configured order of preference.
@@ -48,6 +73,7 @@ class CloudOption:
     reserve_usd: the most this request can cost there; None where no price is known, which blocks it.
     expected_usd: what it likely will; None where nothing better is known than the most.
     context_tokens: None where unknown; then the provider is the judge.
+    latency: None before its first call.
     """
 
     provider: str
@@ -57,6 +83,17 @@ class CloudOption:
     reserve_usd: Decimal | None = None
     expected_usd: Decimal | None = None
     is_healthy: bool = True
+    latency: CloudLatency | None = None
+
+    @property
+    def ttft_p50_s(self) -> float | None:
+        """Seconds in which half of its answers begin; None while unknown."""
+        return None if self.latency is None else self.latency.ttft.at(0.5)
+
+    @property
+    def ttft_p99_s(self) -> float | None:
+        """Seconds in which all but a hundredth of its answers begin; None while unknown."""
+        return None if self.latency is None else self.latency.ttft.at(0.99)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +108,8 @@ class Signals:
     speeds_from: `profile` while any of the two speeds is the last bench's.
     budget_left_usd: None where no budget is configured, which means no cloud.
     budget_lambda: the budget's shadow price, >= 0; None where nothing is paced.
+    cached_tokens: of the prompt, expected to be in the local cache; None while unknown.
+    errors: how far such predictions were off. elapsed_s: since the request arrived. deadline_s: left of its own.
     """
 
     policy: PolicyChoice = PolicyChoice.AUTO
@@ -96,6 +135,10 @@ class Signals:
     budget_lambda: float | None = None
     deadline_s: float | None = None
     max_cost_usd: Decimal | None = None
+    is_stream: bool = False
+    elapsed_s: float = 0.0
+    cached_tokens: int | None = None
+    errors: LocalErrors = LocalErrors()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +153,8 @@ class Limits:
     hold_tokens: tokens of a stream held back for review before the first is released.
     value_usd: what a right answer is worth where a wrong one would be given; None where nobody said.
     p_cloud: the probability that a cloud's answer is right, where nothing better is known.
+    late_chance: the cloud is asked instead where that lowers the chance to be late by at least this much.
+    hedge_chance: the same for asking it as well, once local has become so unlikely; None: never both at once.
     """
 
     local_context_tokens: int = 8192
@@ -123,6 +168,8 @@ class Limits:
     is_limit_own: bool = False
     value_usd: Decimal | None = None
     p_cloud: float = 0.9
+    late_chance: float = 0.5
+    hedge_chance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +179,36 @@ class Check:
     rule: str
     is_passed: bool
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """When a local answer is expected, in seconds after the decision; None where a speed it needs is unknown.
+
+    ttft, total: its first token and its end. prefill: from the end of the queue to the first token.
+    decode: from there to the end.
+    """
+
+    ttft: Spread | None = None
+    prefill: Spread | None = None
+    total: Spread | None = None
+    decode: Spread | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HedgePlan:
+    """Ask `option` beside the local model, as soon as that is worth its price; `policy.hedge` says when.
+
+    limit_s: after the decision: by when an answer is wanted, its first token of a stream, else its end (`is_whole`).
+    least_gain: by how much a second call must lower the chance to be late. cloud: seconds it takes to be there.
+    """
+
+    option: CloudOption
+    limit_s: float
+    is_whole: bool
+    least_gain: float
+    local: Forecast
+    cloud: Spread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +223,7 @@ class RunLocal:
     fallback: CloudOption | None = None
     no_fallback: Reason | None = None
     degraded: Reason | None = None
+    hedge: HedgePlan | None = None
     checks: tuple[Check, ...] = ()
 
 

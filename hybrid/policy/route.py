@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hybrid.policy.latency import predict
+from hybrid.policy.hedge import plan_hedge
+from hybrid.policy.latency import Lateness, forecast, lateness
 from hybrid.policy.model import (
     Check,
     CloudOption,
     Decision,
     Escalate,
+    Forecast,
     Limits,
     Reason,
     Reject,
     RunLocal,
     Signals,
 )
+from hybrid.policy.spread import LEVELS, MIDDLE, Spread
 from hybrid.types import PolicyChoice
 
 NOTABLY_SLOW = 1.25
 """A slowdown from which a check says that other programs are why."""
+LIKELY = 0.5
+"""Who misses a limit by this chance or more is likely late, and what is then done, or not, is said."""
+_LOW, _HIGH = LEVELS.index(0.1), LEVELS.index(0.9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +71,32 @@ def _stay_local(signals: Signals, limits: Limits, cloud: _Verdict, checks: tuple
     if signals.is_private or signals.policy is PolicyChoice.LOCAL_ONLY:
         reason = Reason.PINNED if signals.is_pinned and not signals.is_private else Reason.PRIVACY
         return RunLocal(reason=reason, checks=checks)
-    late = _latency_check(signals, limits)
-    if late is not None:
-        checks = (*checks, late)
-        if not late.is_passed and cloud.option is not None:
-            return Escalate(reason=Reason.LATENCY, option=cloud.option, may_fall_back=True, checks=checks)
-        if not late.is_passed:
-            return RunLocal(reason=Reason.DEFAULT, degraded=Reason.LATENCY, checks=checks)
+    expected = forecast(signals, limits)
+    late = lateness(signals, limits, expected, cloud.option)
+    check = _latency_check(signals, late, expected)
+    checks = checks if check is None else (*checks, check)
+    hedge = plan_hedge(signals, limits, expected, cloud.option)
+    is_late = late is not None and late.local >= LIKELY
+    if late is not None and cloud.option is not None and late.local - (late.cloud or 0.0) >= limits.late_chance:
+        return Escalate(reason=Reason.LATENCY, option=cloud.option, may_fall_back=True, checks=checks)
     hopeless = _promise_check(limits)
     if hopeless is not None:
         checks = (*checks, hopeless)
         if cloud.option is not None:
             return Escalate(reason=Reason.CONFIDENCE, option=cloud.option, may_fall_back=True, checks=checks)
+    if hedge is not None:
+        name = f"{hedge.option.provider}/{hedge.option.model}"
+        checks = (
+            *checks,
+            Check("hedge", True, f"{name} may be asked beside local, to be in time by {hedge.limit_s:.3g} s"),
+        )
     return RunLocal(
         reason=Reason.DEFAULT,
         fallback=cloud.option,
         no_fallback=cloud.blocked_by if signals.clouds else None,
+        # Nobody is likely to be on time: the cloud may not be paid, or is known to be no quicker.
+        degraded=Reason.LATENCY if is_late and hedge is None else None,
+        hedge=hedge,
         checks=checks,
     )
 
@@ -158,24 +174,27 @@ def _cloud_obstacle(option: CloudOption, signals: Signals) -> tuple[Reason | Non
     return None, f"may cost ${option.reserve_usd} of ${signals.budget_left_usd} left"
 
 
-def _latency_check(signals: Signals, limits: Limits) -> Check | None:
-    predicted = predict(signals)
+def _latency_check(signals: Signals, late: Lateness | None, expected: Forecast) -> Check | None:
+    """Write down what was expected of both sides; it fails where local is likelier late than not."""
     # Why it is late matters to whoever reads it: this is no slow machine but a busy one.
     slowed = signals.local_slowdown is not None and signals.local_slowdown >= NOTABLY_SLOW
     because = f"; other programs make local {signals.local_slowdown:.1f} times slower" if slowed else ""
-    total_limit_s = min((s for s in (limits.total_s, signals.deadline_s) if s is not None), default=None)
-    if limits.ttft_s is not None and predicted.ttft_s is not None and predicted.ttft_s > limits.ttft_s:
-        return Check(
-            "latency", False, f"first token predicted in {predicted.ttft_s:.2f} s > {limits.ttft_s:g} s{because}"
-        )
-    if total_limit_s is not None and predicted.total_s is not None and predicted.total_s > total_limit_s:
-        return Check(
-            "latency", False, f"completion predicted in {predicted.total_s:.2f} s > {total_limit_s:g} s{because}"
-        )
-    if predicted.ttft_s is None:
-        return None
-    limit = "no limit" if limits.ttft_s is None else f"limit {limits.ttft_s:g} s"
-    return Check("latency", True, f"first token predicted in {predicted.ttft_s:.2f} s ({limit}){because}")
+    if late is None:
+        if expected.ttft is None:
+            return None
+        return Check("latency", True, f"first token predicted {_in(expected.ttft)}, no limit{because}")
+    cloud = "" if late.cloud is None else f", the cloud with {late.cloud:.0%}"
+    return Check(
+        "latency",
+        late.local < LIKELY,
+        f"{late.what} predicted {_in(late.expected)}, limit {late.limit_s:.3g} s: local is late with {late.local:.0%}"
+        f"{cloud}{because}",
+    )
+
+
+def _in(spread: Spread) -> str:
+    values = spread.values
+    return f"in {values[MIDDLE]:.2f} s (80 %: {values[_LOW]:.2f} to {values[_HIGH]:.2f})"
 
 
 def _promise_check(limits: Limits) -> Check | None:

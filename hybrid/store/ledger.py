@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hybrid.errors import StoreError
-from hybrid.store import money, rows
+from hybrid.store import money, rows, samples
 from hybrid.store.db import connect_reader, store_errors, to_us
 from hybrid.store.records import (
     Balance,
@@ -27,6 +27,7 @@ from hybrid.store.records import (
     Reserved,
     StoreHealth,
 )
+from hybrid.store.samples import Sample
 from hybrid.store.writer import Write, Writer
 from hybrid.types import Cap, Window
 
@@ -107,6 +108,16 @@ class Ledger:
                 _LOG.warning("%s ended (%s), but no open row of it is in the ledger", row.id, row.outcome)
 
         self._tell(apply, f"the end of {row.id}")
+
+    def append_samples(self, measured: Sequence[Sample]) -> None:
+        """Write down measured numbers, soon. Raises: StoreError if the ledger is closed."""
+        now_us = to_us(self._clock())
+        self._tell(lambda connection: samples.insert(connection, measured, now_us), "what was measured")
+
+    async def recent_samples(self) -> tuple[Sample, ...]:
+        """Give the numbers that were measured lately, the oldest first. Raises: StoreError if the file fails."""
+        now_us = to_us(self._clock())
+        return await self._ask(lambda connection: samples.recent(connection, now_us), "reading what was measured")
 
     async def reserve(self, wish: Reservation) -> Grant:
         """Set aside the worst case of a cloud call, if every cap has room for it. On disk when this returns.

@@ -18,7 +18,7 @@ class Migration:
 
 SPEND_WIDTHS_US = (86_400_000_000, 900_000_000)
 """Widths of the rows of `spend_sums`, the widest first: a day of UTC, and 15 min, on whose boundary every zone's
-midnight falls today. Written into m003 as numbers; to change them takes a migration that rebuilds the table."""
+midnight falls today. Written into m004 as numbers; to change them takes a migration that rebuilds the table."""
 
 _OWNERS = """
 CREATE TABLE owners (
@@ -153,6 +153,15 @@ UPDATE reservations SET
     client_key = (SELECT client_key FROM requests WHERE id = reservations.request_id),
     tag = (SELECT lower(tag) FROM requests WHERE id = reservations.request_id)"""
 
+_SAMPLES = """
+CREATE TABLE samples (
+    id      INTEGER PRIMARY KEY,
+    at_us   INTEGER NOT NULL,
+    kind    TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    value   REAL NOT NULL
+)"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "m001_ledger",
@@ -176,7 +185,16 @@ MIGRATIONS: tuple[Migration, ...] = (
         (_CLIENT_KEYS, "CREATE UNIQUE INDEX client_keys_active ON client_keys (name) WHERE revoked_at_us IS NULL"),
     ),
     Migration(
-        "m003_spend_by_key_and_tag",
+        "m003_latency",
+        (
+            _SAMPLES,
+            "CREATE INDEX samples_by_subject ON samples (kind, subject, id)",
+            "ALTER TABLE requests ADD COLUMN hedge TEXT",
+            "ALTER TABLE requests ADD COLUMN double_nusd INTEGER",
+        ),
+    ),
+    Migration(
+        "m004_spend_by_key_and_tag",
         (
             "ALTER TABLE reservations ADD COLUMN client_key TEXT",
             "ALTER TABLE reservations ADD COLUMN tag TEXT",
@@ -195,7 +213,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration(
-        "m004_key_rules",
+        "m005_key_rules",
         (
             "ALTER TABLE client_keys ADD COLUMN usd_per_day_nusd INTEGER",
             "ALTER TABLE client_keys ADD COLUMN usd_per_month_nusd INTEGER",

@@ -165,7 +165,7 @@ def _open_by_scope(connection: sqlite3.Connection, caps: Sequence[Cap]) -> dict[
 
 
 def _scopes(wish: Reservation) -> tuple[str, ...]:
-    """Every scope that counts a reservation, as m003's trigger has them."""
+    """Every scope that counts a reservation, as m004's trigger has them."""
     return (EVERYBODY, f"key:{wish.client_key}", f"tag:{wish.tag}")
 
 

@@ -32,6 +32,8 @@ class RequestClosed:
     local_*, cloud_*: all that was spent on either side, escalated drafts and lost hedges included.
     cost_usd is kept rounded up, saved_usd rounded down, to 1e-9 USD; None where unknown.
     decision_json: the facts, the checks and the events, for `hybrid explain`.
+    hedge: who won where both sides were asked at once, "none" if nobody did; None where only one was asked.
+    double_usd: what the cloud cost although local won; None where no cloud was asked in vain.
     """
 
     id: str
@@ -58,6 +60,8 @@ class RequestClosed:
     total_s: float | None = None
     overhead_s: float | None = None
     decision_json: str | None = None
+    hedge: str | None = None
+    double_usd: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

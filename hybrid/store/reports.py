@@ -42,6 +42,11 @@ FROM requests
 WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag)
 GROUP BY group_key ORDER BY group_key"""
 
+_HEDGES = """
+SELECT hedge, COUNT(*) AS requests, COALESCE(SUM(double_nusd), 0) AS double_nusd FROM requests
+WHERE hedge IS NOT NULL AND created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag)
+GROUP BY hedge ORDER BY hedge"""
+
 # Paid calls whose request row was lost to a full backlog still were paid.
 _ORPHANS = """
 SELECT COALESCE(SUM(settled_nusd), 0) FROM reservations
@@ -77,6 +82,7 @@ class Report:
     """The requests that arrived since a moment. `reserved_usd` is what is out now, whenever it began.
 
     routes: answered requests by route; what nobody answered is in `outcomes` alone.
+    hedges: requests that both sides were asked, by who won. double_usd: what the cloud cost where local did.
     """
 
     requests: int = 0
@@ -90,6 +96,8 @@ class Report:
     spent_usd: Decimal = Decimal(0)
     reserved_usd: Decimal = Decimal(0)
     saved_usd: Decimal = Decimal(0)
+    hedges: Mapping[str, int] = field(default_factory=dict)
+    double_usd: Decimal = Decimal(0)
     groups: tuple[Group, ...] = ()
 
 
@@ -108,6 +116,7 @@ def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | N
         routes, outcomes, reasons, groups = (
             _groups(connection, key, since_us, tag) for key in ("route", "outcome", "reason", by)
         )
+        hedges = connection.execute(_HEDGES, {"since_us": since_us, "tag": tag}).fetchall()
         orphans_nusd = 0 if tag is not None else connection.execute(_ORPHANS, (since_us,)).fetchone()[0]
         reserved_nusd = (
             open_nusd(connection) if tag is None else connection.execute(_RESERVED_FOR_TAG, (tag,)).fetchone()[0]
@@ -124,6 +133,8 @@ def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | N
         spent_usd=sum((group.spent_usd for group in routes), usd_of(orphans_nusd)),
         reserved_usd=usd_of(reserved_nusd),
         saved_usd=sum((group.saved_usd for group in routes), Decimal(0)),
+        hedges={row["hedge"]: row["requests"] for row in hedges},
+        double_usd=usd_of(sum(row["double_nusd"] for row in hedges)),
         groups=groups,
     )
 

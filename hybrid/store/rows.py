@@ -33,7 +33,8 @@ UPDATE requests SET
     cached_tokens = :cached_tokens, local_prompt_tokens = :local_prompt_tokens,
     local_completion_tokens = :local_completion_tokens, cloud_prompt_tokens = :cloud_prompt_tokens,
     cloud_completion_tokens = :cloud_completion_tokens, cost_nusd = :cost_nusd, saved_nusd = :saved_nusd,
-    queue_s = :queue_s, ttft_s = :ttft_s, total_s = :total_s, overhead_s = :overhead_s, decision_json = :decision_json
+    queue_s = :queue_s, ttft_s = :ttft_s, total_s = :total_s, overhead_s = :overhead_s, decision_json = :decision_json,
+    hedge = :hedge, double_nusd = :double_nusd
 WHERE id = :id AND outcome IN ('open', 'lost')"""
 
 _SETTLE_AT_WORST = """
@@ -128,6 +129,8 @@ def closed_values(row: RequestClosed, now_us: int) -> SqlValues:
         "total_s": row.total_s,
         "overhead_s": row.overhead_s,
         "decision_json": _storable(row.decision_json),
+        "hedge": _label(row.hedge),
+        "double_nusd": None if row.double_usd is None else cost_nusd(row.double_usd),
     }
 
 

@@ -53,7 +53,11 @@ async def fill(ledger: Ledger) -> None:
             cost_usd=Decimal("0.0123456789"), saved_usd=Decimal(0),
         )
     )  # fmt: skip
-    ledger.close_request(RequestClosed(id="req_refused", outcome=Outcome.REJECTED, reason="budget"))
+    ledger.close_request(
+        RequestClosed(
+            id="req_refused", outcome=Outcome.REJECTED, reason="budget", hedge="none", double_usd=Decimal("0.002")
+        )
+    )
     await ledger.flush()
 
 
@@ -91,6 +95,7 @@ def test_json_adds_up(report):
     assert {"ok": 2, "open": 1, "rejected": 1} == facts["outcomes"]
     assert {"budget": 1, "confidence": 1, "default": 1} == facts["reasons"]
     assert {"local_prompt": 150, "local_completion": 30, "cloud_prompt": 49, "cloud_completion": 30} == facts["tokens"]
+    assert ({"none": 1}, Decimal("0.002")) == (facts["hedges"], facts["double_usd"])
     money = [facts[name] for name in ("spent_usd", "reserved_usd", "saved_usd")]
     assert [Decimal("0.012345679"), Decimal("0.1"), Decimal("0.000123")] == money
 

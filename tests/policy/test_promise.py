@@ -47,7 +47,7 @@ def _counted(regretted: list[int], n: int = 200) -> Counted:
 
 
 def test_the_loosest_threshold_before_the_first_failure_is_taken():
-    """Of 200 rows 5 may be regretted (the bound of 5 is 0.0458, of 6 it is 0.0521); what passes again later is too late."""
+    """Of 200 rows 5 may be regretted (the bound of 5 is 0.0458, of 6 it is 0.0521); later is too late."""
     found = certify(_counted([0, 1, 3, 5, 7, 7]), 0.05, 0.1)
 
     assert (0.5, 4 / 6) == (found.threshold, pytest.approx(found.local_share, abs=0.01))
@@ -96,7 +96,7 @@ def test_a_certified_threshold_keeps_its_promise_in_nine_of_ten_samples():
     The world: scores are even in [0, 1], and a draft of score s is regretted with chance 0.3 (1 - s). The true regret
     of answering all above t is then 0.15 (1 - t)^2.
     """
-    rng, broken = random.Random(7), 0
+    rng, broken = random.Random(7), 0  # noqa: S311 - a simulation
     for _ in range(300):
         rows = sorted(((s := rng.random()), rng.random() < 0.3 * (1 - s)) for _ in range(400))[::-1]
         errors = [sum(bad for _, bad in rows[: place + 1]) for place in range(len(rows))]

@@ -3,16 +3,30 @@
 from dataclasses import replace
 from decimal import Decimal
 
+import msgspec
 import pytest
 
-from hybrid.policy.model import CloudOption, Escalate, Limits, Reason, Reject, RunLocal, Signals
+from hybrid.policy.model import (
+    CloudLatency,
+    CloudOption,
+    Escalate,
+    Limits,
+    LocalErrors,
+    Reason,
+    Reject,
+    RunLocal,
+    Signals,
+)
 from hybrid.policy.route import route
+from hybrid.policy.spread import lognormal
 from hybrid.types import Capability, PolicyChoice
 
 LIMITS = Limits(local_context_tokens=2048, ttft_s=1.5, total_s=30.0)
 CHEAP = CloudOption(provider="c", model="small", reserve_usd=Decimal("0.01"))
 ABLE = CloudOption(provider="c", model="able", reserve_usd=Decimal("0.05"))
 UNABLE = replace(CHEAP, missing=frozenset({"tools"}))
+QUICK = replace(CHEAP, latency=CloudLatency(lognormal(0.4, 0.3), lognormal(0.01, 0.3), 50))
+SLOW = replace(CHEAP, latency=CloudLatency(lognormal(3.0, 0.3), lognormal(0.01, 0.3), 50))
 
 
 def facts(**changes: object) -> Signals:
@@ -71,6 +85,31 @@ CLOUD_ONLY = {"policy": PolicyChoice.CLOUD_ONLY, "is_pinned": True}
         pytest.param({"max_output_tokens": 1000}, (Escalate, Reason.LATENCY, "small"), id="total-too-long"),
         pytest.param({"deadline_s": 2.0}, (Escalate, Reason.LATENCY, "small"), id="own-deadline"),
         pytest.param(
+            {"queue_wait_s": 2.0, "clouds": (QUICK,)}, (Escalate, Reason.LATENCY, "small"), id="cloud-known-to-be-quick"
+        ),
+        pytest.param(
+            {"queue_wait_s": 2.0, "clouds": (SLOW,)}, (RunLocal, Reason.DEFAULT, "small"), id="cloud-known-to-be-slow"
+        ),
+        pytest.param(
+            {"max_output_tokens": 1000, "errors": LocalErrors(answer_tokens=lognormal(60.0, 0.4))},
+            (RunLocal, Reason.DEFAULT, "small"),
+            id="answers-are-short",
+        ),
+        pytest.param(
+            {"max_output_tokens": None, "errors": LocalErrors(answer_tokens=lognormal(2000.0, 0.4))},
+            (Escalate, Reason.LATENCY, "small"),
+            id="answers-are-long",
+        ),
+        pytest.param(
+            {"prompt_tokens": 1900, "cached_tokens": 1800}, (RunLocal, Reason.DEFAULT, "small"), id="prompt-is-cached"
+        ),
+        pytest.param(
+            {"queue_wait_s": 1.0, "errors": LocalErrors(ttft=lognormal(2.0, 0.2))},
+            (Escalate, Reason.LATENCY, "small"),
+            id="queues-take-longer-than-predicted",
+        ),
+        pytest.param({"elapsed_s": 1.4}, (Escalate, Reason.LATENCY, "small"), id="half-the-time-is-gone"),
+        pytest.param(
             {"prefill_tok_s": None, "queue_wait_s": 99.0}, (RunLocal, Reason.DEFAULT, "small"), id="unmeasured"
         ),
         pytest.param(PRIVATE, (RunLocal, Reason.PRIVACY, None), id="local-only-header"),
@@ -122,7 +161,7 @@ def test_a_late_answer_says_whether_other_programs_are_why(slowdown, words):
     decision = route(facts(queue_wait_s=2.0, local_slowdown=slowdown, local_threads=1), LIMITS)
 
     late = next(check for check in decision.checks if check.rule == "latency")
-    assert late.detail.endswith(f" s > {LIMITS.ttft_s:g} s{words}")
+    assert late.detail.endswith(f", limit {LIMITS.ttft_s:g} s: local is late with 78%{words}")
 
 
 def test_a_decision_is_a_pure_function_of_its_inputs():
@@ -138,3 +177,77 @@ def test_an_escalation_for_latency_may_fall_back_and_one_for_context_may_not():
     assert late.may_fall_back
     assert isinstance(long, Escalate)
     assert not long.may_fall_back
+
+
+@pytest.mark.parametrize("queue_wait_s", [0.0, 0.75, 2.0])
+def test_a_decision_replays_from_the_facts_as_they_are_written_down(queue_wait_s):
+    """JSON and back gives equal facts, spreads to the last digit, and so an equal decision."""
+    learned = LocalErrors(prefill=lognormal(1.1, 0.2), ttft=lognormal(1.3, 0.5), answer_tokens=lognormal(60.0, 0.4))
+    signals = facts(queue_wait_s=queue_wait_s, clouds=(QUICK, ABLE), errors=learned, is_stream=True)
+    written = msgspec.json.encode(msgspec.to_builtins(signals, builtin_types=()))
+    again = msgspec.json.decode(written, type=Signals)
+
+    assert signals == again
+    assert route(signals, HEDGING) == route(again, HEDGING)
+
+
+HEDGING = replace(LIMITS, hedge_chance=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "limits", "is_planned"),
+    [
+        pytest.param({"is_stream": True}, HEDGING, True, id="stream"),
+        pytest.param({}, HEDGING, True, id="whole-answer"),
+        pytest.param({"is_stream": True}, LIMITS, False, id="not-configured"),
+        pytest.param({"is_stream": True, **PRIVATE}, HEDGING, False, id="local-only"),
+        pytest.param({"is_stream": True, "is_private": True}, HEDGING, False, id="private"),
+        pytest.param({"is_stream": True, "budget_left_usd": Decimal(0)}, HEDGING, False, id="no-money"),
+        pytest.param({"is_stream": True, "budget_left_usd": None}, HEDGING, False, id="no-budget"),
+        pytest.param({"is_stream": True, "clouds": ()}, HEDGING, False, id="no-cloud"),
+        pytest.param({"is_stream": True}, replace(HEDGING, ttft_s=None, total_s=None), False, id="no-limit"),
+        pytest.param({"is_stream": True}, replace(HEDGING, ttft_s=None), True, id="a-stream-that-must-end-in-time"),
+        pytest.param(
+            {"is_stream": True, "deadline_s": 5.0},
+            replace(HEDGING, ttft_s=None, total_s=None),
+            True,
+            id="a-deadline-of-its-own",
+        ),
+        pytest.param({"prefill_tok_s": None, "is_stream": True}, HEDGING, False, id="unmeasured"),
+    ],
+)
+def test_a_hedge_is_planned_only_where_it_may_be_paid_and_can_be_timed(changes, limits, is_planned):
+    """Never for a request that may not leave, never without money, and only with a limit and a prediction."""
+    decision = route(facts(**changes), limits)
+
+    assert isinstance(decision, RunLocal)
+    assert is_planned == (decision.hedge is not None)
+
+
+def test_late_on_both_sides_is_degraded():
+    """A cloud that is known to be no quicker is not paid for being late as well, and the answer says so."""
+    decision = route(facts(queue_wait_s=2.0, clouds=(SLOW,)), LIMITS)
+
+    assert isinstance(decision, RunLocal)
+    assert Reason.LATENCY == decision.degraded
+
+
+def test_a_lower_price_of_being_late_escalates_sooner():
+    """`late_chance` is the chance that a call must save: at a tenth, a quarter of misses is reason enough."""
+    signals = facts(queue_wait_s=0.75, clouds=(QUICK,))
+
+    assert isinstance(route(signals, LIMITS), RunLocal)
+    assert isinstance(route(signals, replace(LIMITS, late_chance=0.1)), Escalate)
+
+
+def test_a_stream_must_begin_early_enough_to_end_in_time():
+    """With five seconds in all and three of decoding, the first token is wanted within two; or sooner, if asked."""
+    signals = facts(is_stream=True, deadline_s=5.0, max_output_tokens=60)
+    whole, first = (
+        route(signals, replace(HEDGING, ttft_s=ttft_s, total_s=None, late_chance=1.0)) for ttft_s in (None, 1.5)
+    )
+
+    assert isinstance(whole, RunLocal)
+    assert isinstance(first, RunLocal)
+    assert whole.hedge.limit_s == pytest.approx(5.0 - 60 / 20)
+    assert first.hedge.limit_s == pytest.approx(1.5)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import fields
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
 from hybrid.errors import StoreError
 from hybrid.store.ledger import Balance, Ledger, Refused, RequestClosed, Reserved
+from hybrid.store.samples import KEPT, Sample
 from hybrid.types import Cap, Outcome, Route, Window
 from tests.store.ledgers import CAP, DAY, NOW, TENTH, held, ledger_at, opened, rows_of, until_taken, wish
 
@@ -31,6 +32,7 @@ def test_a_request_is_kept_whole(path):
         cached_tokens=3, local_prompt_tokens=4, local_completion_tokens=5, cloud_prompt_tokens=6,
         cloud_completion_tokens=7, cost_usd=Decimal("0.0000000011"), saved_usd=Decimal("-0.5"), queue_s=0.5,
         ttft_s=1.5, total_s=2.5, overhead_s=0.25, decision_json='{"facts": {}}',
+        hedge="local", double_usd=Decimal("0.0000000021"),
     )  # fmt: skip
 
     async def write() -> None:
@@ -40,12 +42,12 @@ def test_a_request_is_kept_whole(path):
 
     asyncio.run(write())
     (row,) = rows_of(path)
-    same = {f.name for f in fields(RequestClosed)} - {"cost_usd", "saved_usd"}
+    same = {f.name for f in fields(RequestClosed)} - {"cost_usd", "saved_usd", "double_usd"}
     assert {name: getattr(closing_row, name) for name in same} == {name: row[name] for name in same}
     assert ("phone", "home", 1, "hybrid", "openai") == tuple(
         row[name] for name in ("client_key", "tag", "is_stream", "requested_model", "dialect")
     )
-    assert (2, -500_000_000) == (row["cost_nusd"], row["saved_nusd"])
+    assert (2, -500_000_000, 3) == (row["cost_nusd"], row["saved_nusd"], row["double_nusd"])
     assert int(NOW.timestamp()) * 1_000_000 == row["created_at_us"] == row["closed_at_us"]
 
 
@@ -297,3 +299,23 @@ def test_spend_counts_in_the_window_it_was_reserved_in(path):
         return spent
 
     assert (TENTH, Decimal(0)) == asyncio.run(spend())
+
+
+def test_what_was_measured_comes_back_in_order_and_old_or_many_go(path):
+    """The newest of each kind and subject survive a restart, the oldest first; two weeks are the most."""
+    many = [Sample("cloud_ttft_s", "c/m", float(number)) for number in range(KEPT + 5)]
+
+    async def write(at: datetime, *measured: Sample) -> tuple[Sample, ...]:
+        ledger = Ledger(path, clock=lambda: at)
+        await ledger.start()
+        try:
+            ledger.append_samples(measured)
+            return await ledger.recent_samples()
+        finally:
+            await ledger.aclose()
+
+    asyncio.run(write(NOW - timedelta(days=20), Sample("cloud_ttft_s", "c/m", 99.0)))
+    kept = asyncio.run(write(NOW, *many, Sample("answer_tokens", "tiny", 7.0)))
+
+    assert [*many[5:], Sample("answer_tokens", "tiny", 7.0)] == list(kept)
+    assert len(kept) == len(rows_of(path, "samples"))

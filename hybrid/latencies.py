@@ -1,0 +1,234 @@
+"""How long did answers take, here and at each cloud? Learned from every answer, kept over restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+
+from hybrid.engine.generation import Started
+from hybrid.errors import ProviderTimeout, StoreError
+from hybrid.journal import Journal
+from hybrid.policy.latency import (
+    FLOOR_S,
+    PRIOR_CLOUD_TOKEN,
+    PRIOR_CLOUD_TTFT,
+    PRIOR_PREFILL_ERROR,
+    PRIOR_TOTAL_ERROR,
+    PRIOR_TTFT_ERROR,
+    is_queued,
+    prefill_point_s,
+)
+from hybrid.policy.model import CloudLatency, LocalErrors, Signals
+from hybrid.policy.spread import Spread
+from hybrid.policy.tracker import Tracker
+from hybrid.prefixes import PrefixBook
+from hybrid.store.samples import Sample
+from hybrid.types import ChatRequest, Event, Finished, TextDelta
+
+CLOUD_HALF_LIFE = 128
+"""Calls after which an old one weighs half: a tail of one in a hundred takes some hundreds to be seen."""
+ENOUGH_ANSWERS = 8
+"""Answers from which on their length is no accident."""
+MAX_TAGS = 256
+"""Tags whose answers are remembered: clients invent them freely."""
+
+_PRIORS: dict[str, Spread | None] = {
+    "cloud_ttft_s": PRIOR_CLOUD_TTFT,
+    "cloud_token_s": PRIOR_CLOUD_TOKEN,
+    "prefill_error": PRIOR_PREFILL_ERROR,
+    "ttft_error": PRIOR_TTFT_ERROR,
+    "total_error": PRIOR_TOTAL_ERROR,
+    "answer_tokens": None,
+}
+"""What is learned, by its name in the store, and what is taken for granted before."""
+
+
+@dataclass(slots=True)
+class LocalRun:
+    """One local generation, in seconds after the request's arrival; None for what has not happened yet."""
+
+    submitted_s: float
+    started_s: float | None = None
+    first_token_s: float | None = None
+    ended_s: float | None = None
+    tokens: int = 0
+    has_failed: bool = False
+
+    def hear(self, item: Started | TextDelta | Finished, now_s: float) -> None:
+        """Note what the worker tells."""
+        if isinstance(item, Started):
+            self.started_s = self.started_s or now_s
+        elif isinstance(item, TextDelta):
+            self.first_token_s = self.first_token_s or now_s
+            self.tokens += len(item.signals)
+        else:
+            self.ended_s = now_s
+
+
+class LatencyBook:
+    """All that was learned of times and lengths. One for a runtime; whoever wants to keep it is told each number.
+
+    Args:
+        save: told what was measured, to be given as `samples` at the next start, the oldest first.
+    """
+
+    def __init__(
+        self, save: Callable[[Sequence[Sample]], None] = lambda _: None, samples: Iterable[Sample] = ()
+    ) -> None:
+        self._save = save
+        self._trackers: OrderedDict[tuple[str, str], Tracker] = OrderedDict()
+        self.prefixes = PrefixBook()
+        for sample in samples:
+            if sample.kind in _PRIORS:
+                self._tracker(sample.kind, sample.subject).add(sample.value)
+
+    # ---- local
+
+    def local(self, model: str, tag: str | None) -> LocalErrors:
+        """Give how far predictions of a local model were off, and how long its answers are, those to a tag if known."""
+        lengths = None if tag is None else self._known("answer_tokens", _tagged(model, tag), ENOUGH_ANSWERS)
+        return LocalErrors(
+            prefill=self._known("prefill_error", model),
+            ttft=self._known("ttft_error", model),
+            total=self._known("total_error", model),
+            answer_tokens=lengths or self._known("answer_tokens", model, ENOUGH_ANSWERS),
+        )
+
+    def learn(self, request: ChatRequest, model: str, signals: Signals, run: LocalRun, journal: Journal) -> None:
+        """Learn from a local generation, whoever answered the request in the end."""
+        if run.first_token_s is not None:
+            self.prefixes.learn(request, model)
+        if request.extra.get("n", 1) != 1:
+            return  # several answers share a prompt and decode side by side: another matter
+        # A draft that was silent to the end was cut off, by the race that it lost or with the request.
+        cut_s = journal.hedge.ended_s if journal.hedge is not None else None
+        cut_s = None if run.has_failed else cut_s or journal.elapsed_s
+        self.learn_local(model, request.tag, signals, run, decided_s=journal.decided_s, cut_s=cut_s)
+
+    def learn_local(
+        self, model: str, tag: str | None, signals: Signals, run: LocalRun, *, decided_s: float, cut_s: float | None
+    ) -> None:
+        """Compare what was predicted with what came.
+
+        Args:
+            decided_s: when the prediction was made, after arrival. cut_s: when nobody waited any longer; None if the
+                model failed, which says nothing about its speed.
+        """
+        prefill_s = prefill_point_s(signals)
+        measured: list[Sample] = []
+        if prefill_s is not None:
+            kind = "ttft_error" if is_queued(signals) else "prefill_error"
+            predicted_s = (signals.queue_wait_s or 0.0) + prefill_s
+            if run.first_token_s is not None:
+                measured.append(Sample(kind, model, _error(run.first_token_s - decided_s, predicted_s)))
+            elif cut_s is not None:
+                # It was still silent when it was cut off, so it is one of the slow ones; how slow, nobody saw.
+                beyond = self._tracker(kind, model).beyond(_error(cut_s - decided_s, predicted_s))
+                measured.append(Sample(kind, model, beyond))
+            if run.ended_s is not None and signals.decode_tok_s:
+                predicted_s += run.tokens / signals.decode_tok_s
+                measured.append(Sample("total_error", model, _error(run.ended_s - decided_s, predicted_s)))
+        if run.ended_s is not None and run.tokens:
+            measured.append(Sample("answer_tokens", model, float(run.tokens)))
+            if tag is not None:
+                measured.append(Sample("answer_tokens", _tagged(model, tag), float(run.tokens)))
+        self._learn(measured)
+
+    # ---- clouds
+
+    def cloud(self, provider: str, model: str) -> CloudLatency | None:
+        """Give how long a cloud model takes; None before its first call."""
+        subject = f"{provider}/{model}"
+        ttft = self._trackers.get(("cloud_ttft_s", subject))
+        token = self._trackers.get(("cloud_token_s", subject))
+        calls = max(ttft.count if ttft else 0, token.count if token else 0)
+        if not calls:
+            return None
+        return CloudLatency(
+            self._known("cloud_ttft_s", subject) or PRIOR_CLOUD_TTFT,
+            self._known("cloud_token_s", subject) or PRIOR_CLOUD_TOKEN,
+            calls,
+        )
+
+    async def timed(
+        self, provider: str, model: str, events: AsyncGenerator[Event, None], *, is_stream: bool
+    ) -> AsyncGenerator[Event, None]:
+        """Pass a call's events on, and learn from when they come.
+
+        A call that is given up before its first event, or takes too long for its limits, counts as slower than that.
+        """
+        began_s, first_s, ended_s, tokens = time.monotonic(), None, None, 0
+        was_given_up = False
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    if first_s is None:
+                        first_s = time.monotonic() - began_s
+                    if isinstance(event, Finished):
+                        ended_s = time.monotonic() - began_s
+                        tokens = 0 if event.usage is None else event.usage.completion_tokens
+                    yield event
+        except (GeneratorExit, asyncio.CancelledError, ProviderTimeout):
+            was_given_up = True
+            raise
+        finally:
+            subject = f"{provider}/{model}"
+            if first_s is not None:
+                self._learn_call(subject, first_s, ended_s, tokens, is_stream=is_stream)
+            elif was_given_up and is_stream:
+                beyond_s = self._tracker("cloud_ttft_s", subject).beyond(time.monotonic() - began_s)
+                self._learn([Sample("cloud_ttft_s", subject, beyond_s)])
+
+    def _learn_call(self, subject: str, first_s: float, ended_s: float | None, tokens: int, *, is_stream: bool) -> None:
+        """Learn from a call's times. Of a whole answer only the end is seen; its tokens bear what is left."""
+        measured = [Sample("cloud_ttft_s", subject, first_s)] if is_stream else []
+        if ended_s is not None and tokens:
+            ttft = self._tracker("cloud_ttft_s", subject).spread or PRIOR_CLOUD_TTFT
+            before_s, count = (first_s, tokens - 1) if is_stream else (min(ttft.at(0.5), ended_s), tokens)
+            if count:
+                measured.append(Sample("cloud_token_s", subject, (ended_s - before_s) / count))
+        self._learn(measured)
+
+    # ---- the memory
+
+    def _learn(self, measured: list[Sample]) -> None:
+        for sample in measured:
+            self._tracker(sample.kind, sample.subject).add(sample.value)
+        if measured:
+            # What cannot be kept is learned all the same, until the process ends.
+            with suppress(StoreError):
+                self._save(measured)
+
+    def _known(self, kind: str, subject: str, least: int = 1) -> Spread | None:
+        tracker = self._trackers.get((kind, subject))
+        return None if tracker is None or tracker.count < least else tracker.spread
+
+    def _tracker(self, kind: str, subject: str) -> Tracker:
+        key = (kind, subject)
+        tracker = self._trackers.get(key)
+        if tracker is None:
+            half_life = {"half_life": CLOUD_HALF_LIFE} if kind.startswith("cloud_") else {}
+            tracker = self._trackers[key] = Tracker(_PRIORS[kind], **half_life)
+            self._forget_tags()
+        elif "\t" in subject:
+            self._trackers.move_to_end(key)
+        return tracker
+
+    def _forget_tags(self) -> None:
+        """Drop the tag that was unheard of the longest, where there are too many."""
+        tagged = [key for key in self._trackers if "\t" in key[1]]
+        if len(tagged) > MAX_TAGS:
+            del self._trackers[tagged[0]]
+
+
+def _tagged(model: str, tag: str) -> str:
+    return f"{model}\t{tag.casefold()[:200]}"
+
+
+def _error(actual_s: float, predicted_s: float) -> float:
+    """How many times longer it took than predicted; see `policy.latency.FLOOR_S`."""
+    return (actual_s + FLOOR_S) / (predicted_s + FLOOR_S)

@@ -1,0 +1,140 @@
+"""A calibrated promise as a client meets it: kept, refused before a draft, given up early, judged over samples."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from hybrid.artefact import Artefact, Counts, LookAt, Sigmoid, Task, Weights, write_artefact
+from hybrid.fingerprints import template_fingerprint
+from hybrid.policy.tasks import TaskKind
+from hybrid.providers.fake import Answer, FakeProvider
+from tests.e2e.serving import FAKE_MODEL, Serving, cloud_toml
+
+BY_MEAN = Weights(
+    features=("mean_logprob",),
+    means=(0.0,),
+    scales=(1.0,),
+    coefficients=(2.0,),
+    intercept=3.0,
+    calibration=Sigmoid(1.0, 0.0),
+)
+"""A sure echo gets 0.95; one that doubts every token, at about -2.5 each, next to nothing."""
+TASK = Task(
+    task="echoes",
+    kind=TaskKind.TEXT,
+    dataset="d.jsonl",
+    dataset_digest="d",
+    recipe_digest="r",
+    rows=400,
+    labels="gold",
+    local=BY_MEAN,
+    counts=Counts(thresholds=(0.6,), kept=(200,), regretted=(3,), n=400),
+    base_rate=0.6,
+)
+LONG_DOUBT = "[doubt] " + "a very long tale of which every word is in doubt " * 4
+
+
+def _run(folder, task: Task, scenario) -> None:
+    artefact = Artefact(
+        model="fake",
+        format="none",
+        fingerprint="fake",
+        template_fingerprint=template_fingerprint(None),
+        made_at="2026-01-01",
+        version="0",
+        tasks=(task,),
+    )
+    write_artefact(folder / "calibration", artefact)
+
+    async def main() -> None:
+        async with FakeProvider(Answer(chunks=("from ", "the ", "cloud"))) as cloud:
+            with Serving(folder, FAKE_MODEL + cloud_toml(cloud.base_url)) as server:
+                await asyncio.to_thread(scenario, server)
+
+    asyncio.run(main())
+
+
+def _events(server: Serving, answer) -> str:
+    told = server.explain(answer.headers["x-hybrid-request-id"])
+    return "\n".join(event["what"] for event in told["decision"]["events"])
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_drafts_are_judged_by_the_calibrated_chance(tmp_path, stream):
+    """A sure one stays with its chance in the header, a doubtful one goes; a stream is judged at its end."""
+
+    def scenario(server: Serving) -> None:
+        sure, doubtful = server.ask("an easy one", stream=stream), server.ask("[doubt] hard", stream=stream)
+
+        assert ("local", "cloud") == (sure.headers["x-hybrid-route"], doubtful.headers["x-hybrid-route"])
+        assert "calibrated" == sure.headers["x-hybrid-calibration"]
+        assert float(sure.headers["x-hybrid-confidence"]) == pytest.approx(0.95, abs=0.01)
+        assert "confidence" == doubtful.headers["x-hybrid-reason"]
+        assert "calibrated probability" in _events(server, sure)
+        [promise] = server.local_state()["promises"]
+        assert ("echoes", True, 0.5) == (promise["task"], promise["is_kept"], promise["local_share"])
+
+    _run(tmp_path, TASK, scenario)
+
+
+def test_where_nothing_can_be_promised_no_draft_is_made(tmp_path):
+    """The cloud answers at once, and the reason names the kind and how often local is right."""
+    hopeless = msgspec.structs.replace(
+        TASK, is_at_chance=True, counts=Counts(thresholds=(0.6,), kept=(200,), regretted=(90,), n=400)
+    )
+
+    def scenario(server: Serving) -> None:
+        answer = server.ask("an easy one")
+        told = server.explain(answer.headers["x-hybrid-request-id"])
+
+        assert ("cloud", "confidence") == (answer.headers["x-hybrid-route"], answer.headers["x-hybrid-reason"])
+        assert 0 == told["local_completion_tokens"]
+        [check] = [check for check in told["decision"]["checks"] if check["rule"] == "promise"]
+        assert "local is right in 60% and its drafts do not tell right from wrong" in check["detail"]
+
+    _run(tmp_path, hopeless, scenario)
+
+
+def test_a_hopeless_draft_is_given_up_at_its_look(tmp_path):
+    """After 16 tokens and not at its end; a sure one of the same length is not."""
+    looked = msgspec.structs.replace(TASK, looks=(LookAt(tokens=16, threshold=0.3, local=BY_MEAN),))
+
+    def scenario(server: Serving) -> None:
+        doubtful, sure = server.ask(LONG_DOUBT), server.ask(LONG_DOUBT.replace("[doubt]", "no"))
+        told = server.explain(doubtful.headers["x-hybrid-request-id"])
+
+        assert ("cloud", "local") == (doubtful.headers["x-hybrid-route"], sure.headers["x-hybrid-route"])
+        assert "given up after" in _events(server, doubtful)
+        assert 16 <= told["local_completion_tokens"] < len(LONG_DOUBT) / 2
+
+    _run(tmp_path, looked, scenario)
+
+
+def test_samples_are_drawn_where_the_calibration_compared_them(tmp_path):
+    """Three echoes agree; all their tokens are counted as local work, the client gets one answer."""
+    sampled = msgspec.structs.replace(TASK, samples=3)
+
+    def scenario(server: Serving) -> None:
+        answer = server.ask("an easy one")
+        told = server.explain(answer.headers["x-hybrid-request-id"])
+
+        assert "an easy one" == answer.json()["choices"][0]["message"]["content"]
+        assert "100% of 3 samples agree" in _events(server, answer)
+        # Eleven letters and the end, three times.
+        assert 36 == told["local_completion_tokens"]
+        assert 12 == answer.json()["usage"]["completion_tokens"]
+
+    _run(tmp_path, sampled, scenario)
+
+
+def test_an_answer_that_our_limit_cut_off_is_escalated(tmp_path):
+    """The reason is the verifier's, whatever the chance."""
+
+    def scenario(server: Serving) -> None:
+        answer = server.ask("Tom has 12 apples and 3 pears. How many pieces of fruit has he?", max_tokens=8)
+
+        assert ("cloud", "verifier") == (answer.headers["x-hybrid-route"], answer.headers["x-hybrid-reason"])
+        assert "cut off by its limit of 8 tokens" in _events(server, answer)
+
+    _run(tmp_path, TASK, scenario)

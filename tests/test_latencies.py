@@ -1,0 +1,200 @@
+"""Every answer teaches how long the next will take; what is cut off counts as slow, and restarts forget nothing."""
+
+import asyncio
+
+import pytest
+
+from hybrid.engine.generation import Started
+from hybrid.errors import ProviderTimeout, StoreError
+from hybrid.latencies import ENOUGH_ANSWERS, MAX_TAGS, LatencyBook, LocalRun
+from hybrid.policy.model import Signals
+from hybrid.store.samples import Sample
+from hybrid.types import Finished, FinishReason, TextDelta, TokenSignal, Usage
+
+SIGNALS = Signals(prompt_tokens=100, prefill_tok_s=100.0, decode_tok_s=10.0, queue_wait_s=0.0)
+QUEUED = Signals(prompt_tokens=100, prefill_tok_s=100.0, decode_tok_s=10.0, queue_wait_s=5.0)
+DONE = LocalRun(submitted_s=0.0, started_s=0.5, first_token_s=2.0, ended_s=7.0, tokens=40)
+SURE = (TokenSignal(-0.1, 0.2, 0.9),)
+
+
+def learned(book: LatencyBook, run: LocalRun, signals: Signals = SIGNALS, *, times: int = 30, **more: object) -> None:
+    """Show the book the same run again and again."""
+    for _ in range(times):
+        book.learn_local("tiny", more.get("tag"), signals, run, decided_s=0.0, cut_s=more.get("cut_s"))
+
+
+def test_a_run_notes_when_its_parts_came():
+    """The first start and the first token count, however often the worker says so; tokens add up."""
+    run = LocalRun(submitted_s=0.1)
+    for item, at_s in [
+        (Started(), 0.2),
+        (TextDelta("a", SURE), 0.5),
+        (Started(), 0.6),
+        (TextDelta("bc", SURE * 2), 0.7),
+        (Finished(FinishReason.STOP, None), 0.9),
+    ]:
+        run.hear(item, at_s)
+
+    assert LocalRun(submitted_s=0.1, started_s=0.2, first_token_s=0.5, ended_s=0.9, tokens=3) == run
+
+
+def test_nothing_is_known_before_the_first_answer():
+    """No error, no length, no cloud: the policy then takes its own first guess."""
+    book = LatencyBook()
+
+    assert (None, None, None, None) == (
+        book.local("tiny", None).prefill,
+        book.local("tiny", None).ttft,
+        book.local("tiny", None).total,
+        book.local("tiny", None).answer_tokens,
+    )
+    assert book.cloud("c", "m") is None
+
+
+def test_errors_are_learned_by_kind():
+    """A prompt of 1 s that took 2 s doubles its error; requests that waited have one of their own."""
+    book = LatencyBook()
+    learned(book, DONE)
+    known = book.local("tiny", None)
+
+    # (2 + 0.05) / (1 + 0.05) and (7 + 0.05) / (5 + 0.05), less what is left of the first guess after thirty answers.
+    assert known.prefill.at(0.5) == pytest.approx(2.05 / 1.05, rel=0.02)
+    assert known.total.at(0.5) == pytest.approx(7.05 / 5.05, rel=0.02)
+    assert known.ttft is None
+
+    learned(book, LocalRun(0.0, started_s=2.5, first_token_s=3.0, ended_s=8.0, tokens=40), QUEUED)
+    assert book.local("tiny", None).ttft.at(0.5) == pytest.approx(3.05 / 6.05, rel=0.02)
+
+
+def test_a_draft_that_was_cut_off_in_silence_counts_as_slower_than_that():
+    """Who loses a race is the slow one; one whose model failed says nothing."""
+    book = LatencyBook()
+    silent = LocalRun(submitted_s=0.0)
+    learned(book, silent, cut_s=4.0)
+    failed = LatencyBook()
+    learned(failed, silent)
+
+    assert book.local("tiny", None).prefill.at(0.5) > 4.05 / 1.05
+    assert failed.local("tiny", None).prefill is None
+
+
+def test_lengths_are_learned_by_tag_and_for_all():
+    """A few answers are no rule; a tag that is known goes before the model, whatever its letters' case."""
+    book = LatencyBook()
+    learned(book, DONE, times=ENOUGH_ANSWERS - 1, tag="Short")
+    assert book.local("tiny", "short").answer_tokens is None
+
+    learned(book, DONE, times=1, tag="short")
+    learned(book, LocalRun(0.0, 0.1, 0.2, 3.0, tokens=400), tag="long")
+    assert 40 == book.local("tiny", "SHORT").answer_tokens.at(0.5)
+    assert 400 == book.local("tiny", "long").answer_tokens.at(0.5)
+    assert 400 == book.local("tiny", None).answer_tokens.at(0.5)
+    assert 400 == book.local("tiny", "new").answer_tokens.at(0.5)
+
+
+def test_tags_are_bounded():
+    """Clients invent tags freely; those unheard of the longest are forgotten, the model's own lengths are not."""
+    book = LatencyBook()
+    for number in range(MAX_TAGS + 10):
+        learned(book, DONE, times=ENOUGH_ANSWERS, tag=f"tag-{number}")
+    learned(book, LocalRun(0.0, 0.1, 0.2, 3.0, tokens=7), times=200)
+
+    # With its own lengths forgotten, a tag falls back to the model's.
+    assert 7 == book.local("tiny", "tag-0").answer_tokens.at(0.5)
+    assert 40 == book.local("tiny", f"tag-{MAX_TAGS}").answer_tokens.at(0.5)
+
+
+def test_what_was_learned_survives_a_restart():
+    """A book that is given what another one saved knows the same."""
+    kept: list[Sample] = []
+    book = LatencyBook(kept.extend)
+    learned(book, DONE, tag="short")
+    again = LatencyBook(samples=[*kept, Sample("of_a_later_version", "tiny", 1.0)])
+
+    assert book.local("tiny", "short") == again.local("tiny", "short")
+
+
+def test_a_store_that_fails_costs_only_what_outlives_the_process():
+    """Learning goes on."""
+
+    def save(_: object) -> None:
+        raise StoreError("full")
+
+    book = LatencyBook(save)
+    learned(book, DONE, times=1)
+    assert book.local("tiny", None).prefill is not None
+
+
+# ---- clouds
+
+
+async def _say(*events: object):
+    for event in events:
+        if isinstance(event, asyncio.Event):
+            await event.wait()
+        elif isinstance(event, BaseException):
+            raise event
+        else:
+            yield event
+
+
+FINISHED = Finished(FinishReason.STOP, Usage(prompt_tokens=9, completion_tokens=3))
+
+
+def heard(book: LatencyBook, *events: object, is_stream: bool = True) -> list[object]:
+    """Pull a call's events through the book."""
+
+    async def pull() -> list[object]:
+        return [event async for event in book.timed("c", "m", _say(*events), is_stream=is_stream)]
+
+    return asyncio.run(pull())
+
+
+def test_a_streamed_call_teaches_both_times():
+    """The events pass unchanged; the first one's time and the time of a token are known from then on."""
+    book = LatencyBook()
+    said = heard(book, TextDelta("a"), TextDelta("b"), FINISHED)
+
+    assert [TextDelta("a"), TextDelta("b"), FINISHED] == said
+    assert 1 == book.cloud("c", "m").calls
+    # Loopback in one process: far quicker than the first guess, of which one call leaves most.
+    assert book.cloud("c", "m").ttft.values[0] < 0.36
+
+
+def test_a_whole_answer_teaches_its_tokens_alone():
+    """When it began cannot be seen, so what is thought of that stays."""
+    saved: list[Sample] = []
+    heard(LatencyBook(saved.extend), TextDelta("ab"), FINISHED, is_stream=False)
+
+    assert ["cloud_token_s"] == [sample.kind for sample in saved]
+
+
+def test_a_call_that_ran_into_its_limits_counts_as_slow_and_a_refused_one_not():
+    """A timeout is a time; a refusal is none."""
+    saved: list[Sample] = []
+    book = LatencyBook(saved.extend)
+    with pytest.raises(ProviderTimeout):
+        heard(book, ProviderTimeout("c", "too late"))
+    assert ["cloud_ttft_s"] == [sample.kind for sample in saved]
+    # Given up at once, it is taken for the middle of what is thought of this cloud at all.
+    assert saved[0].value == pytest.approx(0.77, rel=0.1)
+
+    with pytest.raises(ZeroDivisionError):
+        heard(book, ZeroDivisionError())
+    assert 1 == len(saved)
+
+
+def test_a_call_that_lost_its_race_counts_as_slow():
+    """Closing it before its first event is a time as well, and closes the call behind it."""
+
+    async def scenario() -> list[Sample]:
+        saved: list[Sample] = []
+        events = LatencyBook(saved.extend).timed("c", "m", _say(asyncio.Event()), is_stream=True)
+        waiting = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+        return saved
+
+    (sample,) = asyncio.run(scenario())
+    assert sample.value >= 0.36
