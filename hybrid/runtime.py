@@ -283,11 +283,10 @@ class Runtime:
     ) -> Signals:
         """Gather everything the decision may know: the one place that reads clock, queue, speeds and ledger."""
         is_private = journal.is_private or (request.tag or "").casefold() in self._options.private_tags
-        may_pay = target.policy is not PolicyChoice.LOCAL_ONLY and not is_private
-        clouds = self._clouds.named(target.cloud_name) if may_pay else ()
         prompt_tokens, refusal = await self._count_prompt(request, local, journal)
         load, name = local.load if local is not None else None, self._local_name(target)
         is_ready = local is not None and local.state is WorkerState.READY and journal.local_problem is None
+        clouds = () if is_private or target.policy is PolicyChoice.LOCAL_ONLY else self._clouds.named(target.cloud_name)
         options = tuple(self._option(cloud, request, target) for cloud in clouds)
         money = await self._budgets.look(request, options, journal)
         speeds = self._speeds.look_up(load, local.facts if local is not None else None, prompt_tokens)
