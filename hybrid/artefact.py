@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -15,7 +15,7 @@ import msgspec
 from hybrid.errors import DatasetError
 from hybrid.policy.calibrated import Isotonic, LinearModel, Platt
 from hybrid.policy.features import FEATURE_VERSION
-from hybrid.policy.promise import Counted, Look, Promise, certify
+from hybrid.policy.promise import Counted, Look, Origin, Promise, certify
 from hybrid.policy.tasks import TaskKind
 from hybrid.types import Json
 
@@ -174,6 +174,22 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, tasks=(*others, task))
 
 
+def origin_of(artefact: Artefact, task: Task) -> Origin:
+    """Say which calibration a task's promise is of."""
+    return Origin(
+        model=artefact.model,
+        fingerprint=artefact.fingerprint,
+        template_fingerprint=artefact.template_fingerprint,
+        dataset=task.dataset,
+        dataset_digest=task.dataset_digest,
+        recipe_digest=task.recipe_digest,
+        made_at=artefact.made_at,
+        schema=artefact.schema,
+        feature_version=artefact.feature_version,
+        program=artefact.version,
+    )
+
+
 class Loaded(Protocol):
     """What a worker has loaded, as `engine.frames.Ready` tells it."""
 
@@ -304,7 +320,10 @@ class PromiseBook:
         for artefact, trouble in self._artefacts(loaded.fingerprint):
             problem = trouble or _mismatch(artefact, loaded) or ""
             if artefact is not None and not problem:
-                made = [task.promise(self._max_regret, self._delta) for task in artefact.tasks]
+                made = [
+                    replace(task.promise(self._max_regret, self._delta), origin=origin_of(artefact, task))
+                    for task in artefact.tasks
+                ]
                 return {promise.task: promise for promise in made}, {promise.kind: promise for promise in made}, ""
             log.warning("no promise for local answers: %s", problem)
         return {}, {}, problem

@@ -6,9 +6,11 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
+from dataclasses import replace
 from decimal import Decimal
 from typing import TypeAlias, TypeVar
 
+from hybrid.climb import Climb
 from hybrid.clouds import Clouds, is_worth_falling_back
 from hybrid.engine.checker import Checker
 from hybrid.engine.generation import Generation, Started
@@ -86,6 +88,7 @@ class Attempt:
         A decision with a hedge may ask the cloud as well; who is first answers, and the other is ended.
         """
         self._journal.degraded = decision.degraded
+        self._clouds.warm(decision.fallback)
         async with Race(decision.hedge, self._journal, lambda: self._hedge_call(decision)) as race:
             self._race = race
             try:
@@ -128,7 +131,7 @@ class Attempt:
             await race.close()
             yield self._local_tail(decision)
             return
-        async with aclosing(self.cloud(doubt, held, race.events)) as items:
+        async with aclosing(self.cloud(replace(doubt, others=decision.others), held, race.events)) as items:
             async for item in items:
                 yield item
 
@@ -305,29 +308,29 @@ class Attempt:
         held: list[Event] | None = None,
         running: AsyncGenerator[Event, None] | None = None,
     ) -> AsyncGenerator[Item, None]:
-        """Answer from the cloud. If it fails before its first event, a local draft may stand in, marked degraded.
+        """Answer from the cloud. If all fail before the first event, a local draft may stand in, marked degraded.
 
         running: the events of the call, where it was made already.
         """
-        journal, cloud = self._journal, self._clouds.find(decision.option)
+        journal = self._journal
+        climb = Climb(self._clouds, decision, self._request, journal, running)
         journal.reason = decision.reason
         journal.note(f"escalated to {decision.option.provider}/{decision.option.model} ({decision.reason.value})")
         usage: Usage | None = None
-        patience_until_s = journal.elapsed_s + cloud.patience_s if decision.may_fall_back else None
+        patience_until_s = journal.elapsed_s + climb.patience_s if decision.may_fall_back else None
         try:
-            call = running or self._clouds.call(cloud, self._request, decision.option, journal)
-            async with aclosing(call) as events:
+            async with aclosing(climb.events(patience_until_s)) as events:
                 # Read to its end, not only to `Finished`: a connection that is read out goes back to the pool.
                 while (event := await self._in_time(anext(events, None), patience_until_s)) is not None:
                     if journal.route is None:
                         patience_until_s = None
-                        yield journal.released(Route.CLOUD, cloud.model, provider=cloud.provider.name)
+                        yield journal.released(Route.CLOUD, climb.cloud.model, provider=climb.cloud.provider.name)
                     if isinstance(event, Finished):
                         usage = event.usage
                     yield event
         except _HoldExpired:
-            waited = f"no answer within {cloud.patience_s:g} s, and a local draft waits"
-            failed: HybridError = ProviderTimeout(cloud.provider.name, waited)
+            waited = f"no answer within {climb.patience_s:g} s, and a local draft waits"
+            failed: HybridError = ProviderTimeout(climb.cloud.provider.name, waited)
         except HybridError as error:
             failed = error
         else:

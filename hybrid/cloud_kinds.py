@@ -8,13 +8,16 @@ from typing import TypeAlias
 
 from hybrid.config import CloudConfig
 from hybrid.providers.base import Provider, Timeouts
+from hybrid.providers.keys import ApiKey, Keys
 from hybrid.types import Capability
 
-Maker: TypeAlias = Callable[[CloudConfig, str | None, Timeouts], Provider]
+Maker: TypeAlias = Callable[[CloudConfig, ApiKey, Timeouts], Provider]
 
 
-def provider_of(cloud: CloudConfig, api_key: str | None) -> Provider:
+def provider_of(cloud: CloudConfig, api_keys: tuple[str, ...]) -> Provider:
     """Make the provider of a `[[cloud]]`; nothing is opened before its first call.
+
+    api_keys: the preferred first; none for an API that asks for none.
 
     Raises: ValueError for a URL or key that cannot work.
     """
@@ -24,10 +27,10 @@ def provider_of(cloud: CloudConfig, api_key: str | None) -> Provider:
         between_tokens_s=cloud.between_tokens_timeout_s,
         total_s=cloud.total_timeout_s,
     )
-    return MAKERS[cloud.kind](cloud, api_key, timeouts)
+    return MAKERS[cloud.kind](cloud, Keys(api_keys, refused_rest_s=cloud.key_rest_s), timeouts)
 
 
-def _openai(cloud: CloudConfig, api_key: str | None, timeouts: Timeouts) -> Provider:
+def _openai(cloud: CloudConfig, api_key: ApiKey, timeouts: Timeouts) -> Provider:
     from hybrid.providers.openai import OpenAIProvider, Options
 
     options = Options(max_tokens_field=cloud.max_tokens_field, api=cloud.api, api_version=cloud.api_version)
@@ -35,7 +38,7 @@ def _openai(cloud: CloudConfig, api_key: str | None, timeouts: Timeouts) -> Prov
     return OpenAIProvider(cloud.name, base_url=cloud.base_url, api_key=api_key, timeouts=timeouts, options=options)
 
 
-def _anthropic(cloud: CloudConfig, api_key: str | None, timeouts: Timeouts) -> Provider:
+def _anthropic(cloud: CloudConfig, api_key: ApiKey, timeouts: Timeouts) -> Provider:
     from hybrid.providers.anthropic import AnthropicProvider, Options
 
     options = Options(
@@ -48,7 +51,7 @@ def _anthropic(cloud: CloudConfig, api_key: str | None, timeouts: Timeouts) -> P
     return AnthropicProvider(cloud.name, base_url=cloud.base_url, api_key=api_key, timeouts=timeouts, options=options)
 
 
-def _gemini(cloud: CloudConfig, api_key: str | None, timeouts: Timeouts) -> Provider:
+def _gemini(cloud: CloudConfig, api_key: ApiKey, timeouts: Timeouts) -> Provider:
     from hybrid.providers.gemini import GeminiProvider, Options, Reasoning, wants_budget
 
     # Newer models take a budget as well, so one old model among them decides for all.

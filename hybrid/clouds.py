@@ -10,19 +10,26 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import uuid4
 
+from hybrid.cloud_health import CloudHealth, ModelHealth
 from hybrid.errors import BudgetExhausted, HybridError, ProviderError, StoreError
 from hybrid.journal import Journal
 from hybrid.latencies import LatencyBook
 from hybrid.policy.model import CloudOption
 from hybrid.price_book import PriceBook
-from hybrid.pricing import TokenPrice, cost_usd, is_told, worst_case_usd
+from hybrid.pricing import TokenPrice, cost_usd, is_told, tokens_usd, worst_case_usd
 from hybrid.providers.base import CloudCall, Provider
 from hybrid.providers.bounds import upper_bound_prompt_tokens
 from hybrid.store.ledger import Ledger
 from hybrid.store.records import Refused, Reservation
-from hybrid.types import Cap, ChatRequest, Event, Finished
+from hybrid.types import Cap, ChatRequest, Event, Finished, Usage
 
 log = logging.getLogger(__name__)
+
+BYTES_PER_TOKEN = 4
+"""Of English prose, where no tokenizer counted the prompt: for the order of the ladder, never for a reservation."""
+
+USUAL_ANSWER_TOKENS = 256
+"""How long an answer is expected to be until some were seen; only the order of the ladder hangs on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,7 @@ class CloudModel:
     """One paid model: who serves it, its price (None: unknown, so never called), and its bounds.
 
     patience_s: how long its first event is waited for where a local draft could be given instead.
+    max_wait_s: the longest that its own wish to be asked later is heeded where nobody else could answer.
     """
 
     provider: Provider
@@ -38,28 +46,41 @@ class CloudModel:
     max_output_tokens: int
     context_tokens: int | None = None
     patience_s: float = 60.0
+    max_wait_s: float = 10.0
 
     def output_bound(self, request: ChatRequest) -> int:
         """The most answer tokens a call may make; the provider is told, so the reservation holds."""
         return request.max_output_tokens or self.max_output_tokens
 
-    def option(self, request: ChatRequest) -> CloudOption:
-        """Describe this model to the policy, with what `request` could cost at most."""
-        reserve_usd = None
+    def option(
+        self, request: ChatRequest, health: ModelHealth | None = None, *, prompt_tokens: int | None = None
+    ) -> CloudOption:
+        """Describe this model to the policy, with what `request` could cost at most, and what it likely will.
+
+        prompt_tokens: as the local model's tokenizer counted them, where one did.
+        """
+        health = health or ModelHealth()
+        reserve_usd = expected_usd = None
         prompt_tokens_bound = upper_bound_prompt_tokens(request)
         if self.price is not None and prompt_tokens_bound is not None:
+            # The bound that is sent holds for each of several answers.
+            copies, output_bound = request.extra.get("n") or 1, self.output_bound(request)
             reserve_usd = worst_case_usd(
-                self.price,
-                prompt_tokens_bound=prompt_tokens_bound,
-                # The bound that is sent holds for each of several answers.
-                max_output_tokens=self.output_bound(request) * (request.extra.get("n") or 1),
+                self.price, prompt_tokens_bound=prompt_tokens_bound, max_output_tokens=output_bound * copies
             )
+            answer_tokens = min(round(health.answer_tokens or USUAL_ANSWER_TOKENS), output_bound) * copies
+            prompt_tokens = prompt_tokens or prompt_tokens_bound // BYTES_PER_TOKEN
+            likely = Usage(prompt_tokens=prompt_tokens, completion_tokens=answer_tokens)
+            expected_usd = min(tokens_usd(self.price, likely), reserve_usd)
         return CloudOption(
             provider=self.provider.name,
             model=self.model,
             missing=self.provider.missing(request),
             context_tokens=self.context_tokens,
             reserve_usd=reserve_usd,
+            expected_usd=expected_usd,
+            resting=health.resting,
+            rest_s=health.rest_s,
         )
 
 
@@ -73,10 +94,12 @@ class Clouds:
         caps: Callable[[datetime, ChatRequest], tuple[Cap, ...]],
         *,
         prices: PriceBook | None = None,
+        health: CloudHealth | None = None,
         latencies: LatencyBook | None = None,
     ) -> None:
         self._models = tuple(models)
         self._prices = prices
+        self.health = health or CloudHealth()
         self._ledger = ledger
         self._caps = caps
         self.latencies = latencies or LatencyBook()
@@ -97,9 +120,20 @@ class Clouds:
             return self.models
         return tuple(m for m in self.models if name in (m.provider.name, m.model, f"{m.provider.name}/{m.model}"))
 
+    def option(self, cloud: CloudModel, request: ChatRequest, prompt_tokens: int | None) -> CloudOption:
+        """Describe a model to the policy, with how it is doing now and how long it usually takes."""
+        health = self.health.look_up(cloud.provider.name, cloud.model)
+        option = cloud.option(request, health, prompt_tokens=prompt_tokens)
+        return replace(option, latency=self.latencies.cloud(cloud.provider.name, cloud.model))
+
     def find(self, option: CloudOption) -> CloudModel:
         """The model behind an option this object made."""
         return next(m for m in self.models if (m.provider.name, m.model) == (option.provider, option.model))
+
+    def warm(self, option: CloudOption | None) -> None:
+        """Have a connection ready while a draft is made that `option` may replace. Nothing of the request is sent."""
+        if option is not None:
+            self.find(option).provider.warm()
 
     @property
     def reference_price(self) -> TokenPrice | None:
@@ -107,42 +141,55 @@ class Clouds:
         return next((m.price for m in self.models if m.price is not None), None)
 
     async def call(
-        self, cloud: CloudModel, request: ChatRequest, option: CloudOption, journal: Journal
+        self,
+        cloud: CloudModel,
+        request: ChatRequest,
+        option: CloudOption,
+        journal: Journal,
+        *,
+        max_wait_s: float = 0.0,
     ) -> AsyncGenerator[Event, None]:
         """Make one paid call. The worst case is on disk before the first byte leaves; what was used replaces it after.
 
         A call that ends without the provider telling its usage settles at the worst case: what it will bill for
-        an answer that was broken off is not known, and the cap must hold.
+        an answer that was broken off is not known, and the cap must hold. How it ends moves the circuits.
 
-        Raises: BudgetExhausted if the money went to another request meanwhile, ProviderError, StoreError.
+        max_wait_s: how long a provider that sheds load may be waited for.
+
+        Raises: CloudResting if a circuit is open, BudgetExhausted if the money went to another request meanwhile,
+            ProviderError, StoreError.
         """
-        reservation = await self._reserve(request, option, journal)
-        settled_usd: Decimal | None = None
-        has_left = False
+        with self.health.admit(cloud.provider.name, cloud.model) as trial:
+            reservation = await self._reserve(request, option, journal)
+            settled_usd: Decimal | None = None
+            usage: Usage | None = None
+            has_left = False
 
-        def on_sent() -> None:
-            nonlocal has_left
-            has_left = True
+            def on_sent() -> None:
+                nonlocal has_left
+                has_left = True
 
-        call = CloudCall(request, cloud.model, cloud.output_bound(request), on_sent)
-        try:
-            timed = self.latencies.timed(
-                option.provider, option.model, cloud.provider.stream(call), is_stream=request.is_stream
-            )
-            async with aclosing(timed) as events:
-                async for event in events:
-                    if isinstance(event, Finished) and event.usage is not None and is_told(event.usage):
-                        assert cloud.price is not None
-                        settled_usd = cost_usd(cloud.price, event.usage)
-                        journal.cloud_prompt_tokens += event.usage.prompt_tokens
-                        journal.cloud_completion_tokens += event.usage.completion_tokens
-                    yield event
-        except ProviderError as error:
-            if not error.may_have_billed:
-                settled_usd = Decimal(0)
-            raise
-        finally:
-            await self._settle(reservation, journal, settled_usd, has_left=has_left)
+            call = CloudCall(request, cloud.model, cloud.output_bound(request), on_sent, max_wait_s)
+            try:
+                stream = cloud.provider.stream(call)
+                timed = self.latencies.timed(option.provider, option.model, stream, is_stream=request.is_stream)
+                async with aclosing(timed) as events:
+                    async for event in events:
+                        trial.heard()
+                        if isinstance(event, Finished) and event.usage is not None and is_told(event.usage):
+                            assert cloud.price is not None
+                            usage = event.usage
+                            settled_usd = cost_usd(cloud.price, usage)
+                            journal.cloud_prompt_tokens += usage.prompt_tokens
+                            journal.cloud_completion_tokens += usage.completion_tokens
+                        yield event
+                trial.ended(None if usage is None else usage.completion_tokens)
+            except ProviderError as error:
+                if not error.may_have_billed:
+                    settled_usd = Decimal(0)
+                raise
+            finally:
+                await self._settle(reservation, journal, settled_usd, has_left=has_left)
 
     async def _settle(
         self, reservation: Reservation, journal: Journal, known_usd: Decimal | None, *, has_left: bool

@@ -29,7 +29,7 @@ from hybrid.config_schema import (
     TagConfig,
     own_prices,
 )
-from hybrid.config_secrets import Secret, read_secret, secret_source
+from hybrid.config_secrets import Secret, key_variables, read_secrets, secret_source
 from hybrid.errors import ConfigError
 from hybrid.types import Capability
 
@@ -52,7 +52,7 @@ __all__ = [
     "json_schema",
     "load",
     "own_prices",
-    "read_secret",
+    "read_secrets",
     "secret_source",
 ]
 
@@ -73,7 +73,7 @@ OTHER_VARIABLES = {
 }
 """`HYBRID_*` variables that are no configuration key, and what they are for."""
 
-_SECRET_BEARING = ("cloud.api_key_env", "cloud.base_url")
+_SECRET_BEARING = ("cloud.api_key_env", "cloud.api_keys_env", "cloud.base_url")
 """Keys where users paste the API key itself by mistake: their wrong values are not repeated in errors."""
 
 
@@ -127,7 +127,7 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     prices = _prices(file, draft.origins)
     tags = _named(TagConfig, "tags", "NAME", file, draft.origins)
     aliases = _aliases(file, draft.origins)
-    _apply_environment(draft, environ, {cloud.api_key_env for cloud in clouds})
+    _apply_environment(draft, environ, {name for cloud in clouds for name in key_variables(cloud)})
     for dotted, raw in (flags or {}).items():
         section, _, key = dotted.partition(".")
         assert key in _keys(SECTIONS[section]), f"no such configuration key: {dotted}"

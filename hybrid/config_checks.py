@@ -96,6 +96,7 @@ _CHECKS: dict[str, Callable[[Any], str | None]] = {
     "cloud.kind": _one_of("cloud.kind", CLOUD_KINDS),
     "cloud.base_url": _base_url,
     "cloud.models": _no_repeats,
+    "cloud.api_keys_env": _no_repeats,
     "budget.timezone": _timezone,
 }
 
@@ -202,7 +203,7 @@ def warnings(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
         yield "policy.hedge: only requests with a deadline of their own are hedged; set policy.ttft_ms or total_ms"
     for cloud in config.cloud:
         url = urlsplit(cloud.base_url)
-        has_key = cloud.api_key_env is not None or cloud.api_key_file is not None
+        has_key = cloud.api_key_env is not None or cloud.api_key_file is not None or bool(cloud.api_keys_env)
         if url.scheme == "http" and has_key and not is_loopback(url.hostname or ""):
             yield f"cloud {cloud.name!r}: the API key travels unencrypted to {url.hostname}; use https://"
         version = _VERSIONS.get(url.hostname or "")

@@ -28,6 +28,7 @@ LATER = {
 Name: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)")]
 # Printable ASCII without space, quote and backslash: it travels in headers and is quoted in TOML.
 ModelName: TypeAlias = Annotated[str, Meta(pattern=r"^[!#-\[\]-~]{1,200}$(?!\n)")]
+Variable: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Z_][A-Z0-9_]*$(?!\n)")]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=86_400)]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 
@@ -117,7 +118,7 @@ class LocalConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[[cloud]]: one paid API; in the order they are written, the first that can answer is taken."""
+    """[[cloud]]: one paid API. Of all that can answer a request, policy.cloud_order says which is tried first."""
 
     name: Annotated[Name, Meta(description="Its name in model names, prices, headers and reports.")]
     base_url: Annotated[str, Meta(description="Where its API begins, such as https://api.openai.com/v1.")]
@@ -151,12 +152,20 @@ class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         bool, Meta(description="Of kind anthropic: keep prompts for later calls; writing costs more, reading less.")
     ] = False
     api_key_env: Annotated[
-        Annotated[str, Meta(pattern=r"^[A-Z_][A-Z0-9_]*$(?!\n)")] | None,
+        Variable | None,
         Meta(description="Environment variable that holds the API key."),
     ] = None
+    api_keys_env: Annotated[
+        tuple[Variable, ...],
+        Meta(max_length=64, description="Variables with more keys: each takes over where those before are not taken."),
+    ] = ()
     api_key_file: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
         Meta(description="File that holds the API key, mode 0600; relative to this file. api_key_env goes first."),
+    ] = None
+    key_rest_s: Annotated[
+        Seconds | None,
+        Meta(description="How long a key that was refused (401, 402, 403) is not used; unset: until the next start."),
     ] = None
     context_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,
@@ -178,6 +187,10 @@ class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     first_token_timeout_s: Annotated[Seconds, Meta(description="Longest wait for the first byte of an answer.")] = 60.0
     between_tokens_timeout_s: Annotated[Seconds, Meta(description="Longest silence inside a stream.")] = 30.0
     total_timeout_s: Annotated[Seconds, Meta(description="Longest whole answer.")] = 600.0
+    max_wait_s: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="Longest wait a rate limit may ask for where no other cloud could answer."),
+    ] = 10.0
 
 
 class LoraConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -230,6 +243,12 @@ class PolicyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     p_cloud: Annotated[
         Share, Meta(description="Chance that a cloud's answer is right, for that rule, until a calibration says.")
     ] = 0.9
+    cloud_order: Annotated[
+        Literal["price", "listed"],
+        Meta(
+            description="Of the clouds that can answer, the cheapest for the request goes first, or the first listed."
+        ),
+    ] = "price"
     private_tags: Annotated[
         tuple[Annotated[str, Meta(min_length=1)], ...],
         Meta(description="Values of x-hybrid-tag whose requests never leave this machine."),

@@ -36,12 +36,32 @@ class Secret:
         raise TypeError("a Secret is not pickled")
 
 
-def read_secret(cloud: CloudConfig, environ: Mapping[str, str]) -> Secret | None:
-    """Resolve the API key of `cloud`: `api_key_env` if that variable is set, else `api_key_file`.
+def key_variables(cloud: CloudConfig) -> tuple[str, ...]:
+    """The environment variables that may hold keys of `cloud`, the preferred first."""
+    return (() if cloud.api_key_env is None else (cloud.api_key_env,)) + cloud.api_keys_env
 
-    Returns: None where neither is configured, which is a cloud that asks for no key.
-    Raises: ConfigError if it is configured but not there, unreadable, empty, not ASCII, or others may read the file.
+
+def read_secrets(cloud: CloudConfig, environ: Mapping[str, str]) -> tuple[Secret, ...]:
+    """Resolve the API keys of `cloud`: `api_key_env` if it is set, else `api_key_file`; then all of `api_keys_env`.
+
+    Returns: nothing where none is configured, which is a cloud that asks for no key.
+    Raises: ConfigError if one is configured but not there, unreadable, empty, not ASCII, there twice, or others may
+        read the file.
     """
+    first = _first_secret(cloud, environ)
+    unset = [name for name in cloud.api_keys_env if not environ.get(name, "").strip()]
+    if unset:
+        are = "variable {} is" if len(unset) == 1 else "variables {} are"
+        raise ConfigError(f"cloud {cloud.name!r}: of api_keys_env the {are.format(', '.join(unset))} not set")
+    more = [_checked(environ[name], f"cloud {cloud.name!r}: {name}") for name in cloud.api_keys_env]
+    secrets = (*(() if first is None else (first,)), *more)
+    if len({secret.reveal() for secret in secrets}) < len(secrets):
+        # It would be throttled and refused as the one that it is.
+        raise ConfigError(f"cloud {cloud.name!r}: two of its keys are the same; name each once")
+    return secrets
+
+
+def _first_secret(cloud: CloudConfig, environ: Mapping[str, str]) -> Secret | None:
     if cloud.api_key_env is None and cloud.api_key_file is None:
         return None
     if cloud.api_key_env is not None and environ.get(cloud.api_key_env, "").strip():
@@ -56,15 +76,16 @@ def read_secret(cloud: CloudConfig, environ: Mapping[str, str]) -> Secret | None
 
 
 def secret_source(cloud: CloudConfig, environ: Mapping[str, str]) -> str:
-    """Say where the key of `cloud` comes from and whether it is there, never what it is."""
+    """Say where the keys of `cloud` come from and whether they are there, never what they are."""
     try:
-        secret = read_secret(cloud, environ)
+        secrets = read_secrets(cloud, environ)
     except ConfigError as exc:
         return f"missing: {exc}"
-    if secret is None:
+    if not secrets:
         return "none configured"
     is_from_env = cloud.api_key_env is not None and bool(environ.get(cloud.api_key_env, "").strip())
-    return f"{secret} from {cloud.api_key_env if is_from_env else cloud.api_key_file}"
+    first = cloud.api_key_env if is_from_env else cloud.api_key_file
+    return f"{secrets[0]} from {', '.join(filter(None, (first, *cloud.api_keys_env)))}"
 
 
 def _read_private(path: Path, cloud: str) -> str:

@@ -11,7 +11,7 @@ HybridError
 |   +-- ModelFileError 500     (a GGUF that is truncated, hostile or not one)
 +-- ProviderError 502/503      a cloud failed
 |   +-- ProviderUnavailable 502  +-- ProviderThrottled 503   +-- ProviderRejected 502
-|   +-- ProviderProtocolError 502
+|   |   +-- CloudResting 503     +-- ProviderProtocolError 502
 |   +-- ProviderTimeout 504
 +-- DeadlineExceeded 504       the request's own time ran out
 +-- StoreError 500             the ledger could not be written or read
@@ -206,6 +206,18 @@ class ProviderUnavailable(ProviderError):
     code = "provider_unavailable"
 
 
+class CloudResting(ProviderUnavailable):
+    """It failed lately and is not called for a while; `retry_after_s` says when it, or the first of several, may be."""
+
+    status, code = 503, "cloud_resting"
+    may_have_billed = False
+
+    def __init__(self, provider: str, message: str, retry_after_s: float | None) -> None:
+        when = "" if retry_after_s is None else f"; it may be tried in {max(retry_after_s, 1.0):.0f} s"
+        super().__init__(provider, message + when)
+        self.retry_after_s = retry_after_s
+
+
 class ProviderThrottled(ProviderError):
     """It sheds load; later, or another provider, may accept the same request."""
 
@@ -219,14 +231,17 @@ class ProviderThrottled(ProviderError):
 
 
 class ProviderRejected(ProviderError):
-    """It refused the request or our credentials; the same request would be refused again."""
+    """It refused the request or our credentials; the same request would be refused again.
+
+    is_key_fault: the key is refused, or its account is empty, so that no request with it would be taken.
+    """
 
     code, is_retryable = "provider_rejected", False
     may_have_billed = False
 
-    def __init__(self, provider: str, upstream_status: int, message: str) -> None:
+    def __init__(self, provider: str, upstream_status: int, message: str, *, is_key_fault: bool = False) -> None:
         super().__init__(provider, f"refused with HTTP {upstream_status}: {message}")
-        self.upstream_status = upstream_status
+        self.upstream_status, self.is_key_fault = upstream_status, is_key_fault
 
 
 class ProviderProtocolError(ProviderError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -12,7 +12,9 @@ from decimal import Decimal
 import msgspec
 
 from hybrid.errors import HybridError
-from hybrid.policy.model import Check, Decision, Escalate, Reason, Reject, Review, RunLocal, Signals
+from hybrid.plain import to_plain
+from hybrid.policy.model import Decision, Limits, Reason, Review, Signals
+from hybrid.record import kind_of_decision, write_inputs, write_outcome
 from hybrid.store.records import RequestClosed, RequestOpened
 from hybrid.types import ChatRequest, Head, Json, Outcome, RateLimit, Route, Usage
 
@@ -69,7 +71,8 @@ class Journal:
     is_private: bool = False
     local_problem: str | None = None
     waited_s: float = 0.0
-    facts: Mapping[str, Json] = field(default_factory=dict)
+    signals: Signals | None = None
+    limits: Limits | None = None
     decision: Decision | None = None
     decided_s: float = 0.0
     hedge: HedgeRecord | None = None
@@ -112,13 +115,12 @@ class Journal:
             is_stream=request.is_stream,
         )
 
-    def decide(self, signals: Signals, decision: Decision) -> None:
-        """Record the facts and what the policy made of them."""
-        self.facts = _plain(signals)
-        self.decision = decision
+    def decide(self, signals: Signals, limits: Limits, decision: Decision) -> None:
+        """Record the facts, the limits, and what the policy made of them."""
+        self.signals, self.limits, self.decision = signals, limits, decision
         self.reason = decision.reason
         self.decided_s = self.elapsed_s
-        self.note(f"decided: {_kind(decision)} ({decision.reason.value})")
+        self.note(f"decided: {kind_of_decision(decision)} ({decision.reason.value})")
 
     def judge(self, review: Review) -> None:
         """Record what was made of the draft; one that stands because of its price says so."""
@@ -191,23 +193,10 @@ class Journal:
         )
 
     def _decision_json(self) -> str:
-        decision = self.decision
-        body = {
-            "facts": self.facts,
-            "decision": None if decision is None else {"kind": _kind(decision), **_plain(decision, but=("checks",))},
-            "checks": [] if decision is None else [_plain(check) for check in decision.checks],
-            "review": None if self.review is None else _plain(self.review),
-            "hedge": None if self.hedge is None else _plain(self.hedge, but=("cost_before_usd",)),
-            "events": [{"at_s": at_s, "what": what} for at_s, what in self.events],
-        }
+        body: dict[str, Json] = {"facts": {}, "decision": None, "checks": [], "review": None}
+        if self.signals is not None and self.limits is not None and self.decision is not None:
+            body = write_inputs(self.signals, self.limits, self.review) | write_outcome(self.decision, self.review)
+        hedge = None if self.hedge is None else to_plain(self.hedge)
+        body["hedge"] = hedge and {name: item for name, item in hedge.items() if name != "cost_before_usd"}
+        body["events"] = [{"at_s": at_s, "what": what} for at_s, what in self.events]
         return msgspec.json.encode(body).decode()
-
-
-def _kind(decision: Decision) -> str:
-    return {RunLocal: "run_local", Escalate: "escalate", Reject: "reject"}[type(decision)]
-
-
-def _plain(value: Signals | Decision | Review | Check | HedgeRecord, *, but: tuple[str, ...] = ()) -> dict[str, Json]:
-    """Turn a decision value into JSON types; money becomes text, so that no digit is lost."""
-    plain: dict[str, Json] = msgspec.to_builtins(value, builtin_types=(), order="deterministic")
-    return {key: item for key, item in plain.items() if key not in but}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from hybrid.errors import (
     BudgetExhausted,
+    CloudResting,
     ContextLengthExceeded,
     HybridError,
     InvalidRequest,
     ModelNotReady,
-    ProviderUnavailable,
     UnsupportedCapability,
 )
 from hybrid.policy.model import Limits, Reason, Reject, Signals
@@ -33,5 +33,5 @@ def rejection(decision: Reject, signals: Signals, limits: Limits, request: ChatR
     if decision.reason is Reason.LOCAL_FAILURE:
         return ModelNotReady(decision.detail)
     if decision.reason is Reason.CLOUD_FAILURE:
-        return ProviderUnavailable("cloud", decision.detail)
+        return CloudResting("cloud", decision.detail, decision.retry_after_s)
     return InvalidRequest(decision.detail or f"nobody may answer this request ({decision.reason.value})")

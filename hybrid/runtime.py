@@ -167,7 +167,8 @@ class Runtime:
 
     def readiness(self) -> tuple[bool, dict[str, Json]]:
         """Say whether some route can answer now, and the state of each."""
-        state: dict[str, Json] = {"local": None, "clouds": len(self._clouds.models)}
+        circuits = self._clouds.health.circuits()
+        state: dict[str, Json] = {"local": None, "clouds": len(self._clouds.models), "circuits": circuits}
         is_ready = bool(self._clouds.models)
         local = self._fleet.peek()
         if local is not None:
@@ -284,10 +285,10 @@ class Runtime:
         """Gather everything the decision may know: the one place that reads clock, queue, speeds and ledger."""
         is_private = journal.is_private or (request.tag or "").casefold() in self._options.private_tags
         prompt_tokens, refusal = await self._count_prompt(request, local, journal)
+        clouds = () if is_private or target.policy is PolicyChoice.LOCAL_ONLY else self._clouds.named(target.cloud_name)
+        options = tuple(self._option(cloud, request, target, prompt_tokens) for cloud in clouds)
         load, name = local.load if local is not None else None, self._local_name(target)
         is_ready = local is not None and local.state is WorkerState.READY and journal.local_problem is None
-        clouds = () if is_private or target.policy is PolicyChoice.LOCAL_ONLY else self._clouds.named(target.cloud_name)
-        options = tuple(self._option(cloud, request, target) for cloud in clouds)
         money = await self._budgets.look(request, options, journal)
         speeds = self._speeds.look_up(load, local.facts if local is not None else None, prompt_tokens)
         return Signals(
@@ -320,9 +321,9 @@ class Runtime:
             cached_tokens=self._clouds.latencies.prefixes.expected_tokens(request, name, prompt_tokens),
         )
 
-    def _option(self, cloud: CloudModel, request: ChatRequest, target: _Target) -> CloudOption:
+    def _option(self, cloud: CloudModel, request: ChatRequest, target: _Target, tokens: int | None) -> CloudOption:
         """Describe a cloud model to the policy."""
-        option = replace(cloud.option(request), latency=self._clouds.latencies.cloud(cloud.provider.name, cloud.model))
+        option = self._clouds.option(cloud, request, tokens)
         if Capability.LOGIT_BIAS in request.needs and target.policy is PolicyChoice.AUTO and self._fleet.default:
             # The token ids are the local vocabulary's: at a cloud the same numbers are other words.
             return replace(option, missing=option.missing | {str(Capability.LOGIT_BIAS)})
@@ -378,7 +379,7 @@ class Runtime:
         signals = await self.observe(request, target, local, journal)
         limits = self._promised(self._limits(local), request, local)
         decision = route(signals, limits)
-        journal.decide(signals, decision)
+        journal.decide(signals, limits, decision)
         if isinstance(decision, Reject):
             raise rejection(decision, signals, limits, request)
         attempt = Attempt(

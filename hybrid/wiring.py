@@ -15,7 +15,7 @@ from hybrid.budgets import budget_zone, budgets_of
 from hybrid.catalog import installed, resolve
 from hybrid.catalog.tuned import Settings
 from hybrid.clouds import CloudModel, Clouds
-from hybrid.config import Config, LoraConfig, data_dir, is_loopback, read_secret
+from hybrid.config import Config, LoraConfig, data_dir, is_loopback, read_secrets
 from hybrid.engine.checker import Checker
 from hybrid.engine.fleet import Fleet, ModelPlan
 from hybrid.engine.process import SupervisorOptions
@@ -24,7 +24,7 @@ from hybrid.errors import ConfigError, StoreError
 from hybrid.latencies import LatencyBook
 from hybrid.lora import check_adapters
 from hybrid.placing import free_bytes, placed
-from hybrid.policy.model import Limits
+from hybrid.policy.model import CloudOrder, Limits
 from hybrid.price_book import PriceBook, price_of
 from hybrid.runtime import Runtime
 from hybrid.runtime_options import RuntimeOptions
@@ -246,9 +246,9 @@ def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]
     for cloud in config.cloud:
         from hybrid.cloud_kinds import provider_of
 
-        secret = read_secret(cloud, environ)
+        secrets = tuple(secret.reveal() for secret in read_secrets(cloud, environ))
         try:
-            provider = provider_of(cloud, secret.reveal() if secret else None)
+            provider = provider_of(cloud, secrets)
         except ValueError as bad:
             raise ConfigError(f"cloud {cloud.name!r}: {bad}") from bad
         models += [
@@ -259,6 +259,7 @@ def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]
                 max_output_tokens=cloud.max_output_tokens,
                 context_tokens=cloud.context_tokens,
                 patience_s=cloud.first_token_timeout_s,
+                max_wait_s=cloud.max_wait_s,
             )
             for model in cloud.models
         ]
@@ -294,6 +295,7 @@ def limits_of(config: Config) -> Limits:
         min_confidence=policy.min_confidence,
         value_usd=policy.value_usd,
         p_cloud=policy.p_cloud,
+        cloud_order=CloudOrder(policy.cloud_order),
         late_chance=policy.late_chance,
         hedge_chance=policy.hedge_chance if policy.hedge else None,
     )

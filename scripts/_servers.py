@@ -71,7 +71,7 @@ class Contestants:
     def peer(self, size: Size) -> Iterator[Target]:
         """Run the peer from its template; end it by its process id."""
         assert self.peer_command
-        port = _free_port()
+        port = free_port()
         command = self.peer_command.format(
             model=self.model,
             port=port,
@@ -108,7 +108,7 @@ def worker_environ(server: Target) -> dict[str, str]:
     raise SystemExit("hybrid has no worker process; it may have died")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port: int = taken.getsockname()[1]
         return port

@@ -41,7 +41,7 @@ def asking(text: str = "x", **fields) -> ChatRequest:
 def test_every_kind_has_its_provider():
     """The names that the configuration takes are those somebody answers to."""
     expected = {"openai": OpenAIProvider, "anthropic": AnthropicProvider, "gemini": GeminiProvider}
-    assert expected == {kind: type(provider_of(cloud(kind), "sk")) for kind in CLOUD_KINDS}
+    assert expected == {kind: type(provider_of(cloud(kind), ("sk",))) for kind in CLOUD_KINDS}
 
 
 HOT = asking(sampling=Sampling(temperature=0.5))
@@ -68,13 +68,13 @@ OPTIONS = [
 @pytest.mark.parametrize(("configured", "request_", "expected"), OPTIONS)
 def test_the_configuration_reaches_the_provider(configured, request_, expected):
     """What differs between models is a key of their cloud."""
-    assert expected == set(provider_of(configured, "sk").missing(request_))
+    assert expected == set(provider_of(configured, ("sk",)).missing(request_))
 
 
 @pytest.mark.parametrize("kind", CLOUD_KINDS)
 def test_capabilities_may_be_narrowed(kind):
     """A cloud whose models do less says so."""
-    narrow = provider_of(cloud(kind, capabilities=(Capability.TOOLS,)), "sk")
+    narrow = provider_of(cloud(kind, capabilities=(Capability.TOOLS,)), ("sk",))
     assert frozenset({Capability.TOOLS}) == narrow.capabilities
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid.config import CloudConfig, Secret, load, read_secret, secret_source
+from hybrid.config import CloudConfig, Secret, load, read_secrets, secret_source
 from hybrid.errors import ConfigError
 
 CLOUD = '[[cloud]]\nname = "openai"\nbase_url = "https://api.example.com/v1"\nmodels = ["m-1"]\n'
@@ -36,15 +36,15 @@ def test_the_key_comes_from_the_variable_first(tmp_path):
     (tmp_path / "key").write_text("from-file\n")
     (tmp_path / "key").chmod(0o600)
     cloud = cloud_of(tmp_path, 'api_key_env = "K"\napi_key_file = "key"')
-    found = [read_secret(cloud, environ) for environ in ({"K": "from-env "}, {}, {"K": " "})]
-    assert ["from-env", "from-file", "from-file"] == [secret.reveal() for secret in found if secret]
+    found = [read_secrets(cloud, environ) for environ in ({"K": "from-env "}, {}, {"K": " "})]
+    assert [["from-env"], ["from-file"], ["from-file"]] == [[one.reveal() for one in secrets] for secrets in found]
     assert "******** from K" == secret_source(cloud, {"K": "from-env"})
 
 
 def test_a_cloud_may_need_no_key(tmp_path):
     """A cloud with neither variable nor file is one that asks for no key."""
     cloud = cloud_of(tmp_path)
-    assert None is read_secret(cloud, {})
+    assert () == read_secrets(cloud, {})
     assert "none configured" == secret_source(cloud, {})
 
 
@@ -65,7 +65,7 @@ def test_a_doubtful_key_file_is_refused(tmp_path, content, mode, expected):
         (tmp_path / "key").chmod(mode)
     cloud = cloud_of(tmp_path, 'api_key_file = "key"')
     with pytest.raises(ConfigError) as caught:
-        read_secret(cloud, {})
+        read_secrets(cloud, {})
     assert expected in str(caught.value)
     assert "sk-live" not in str(caught.value)
     assert secret_source(cloud, {}).startswith("missing: cloud 'openai'")
@@ -75,4 +75,46 @@ def test_a_variable_that_is_not_set_says_what_to_do(tmp_path):
     """A configured but missing key names the variable and the way out."""
     cloud = cloud_of(tmp_path, 'api_key_env = "OPENAI_API_KEY"')
     with pytest.raises(ConfigError, match="OPENAI_API_KEY is not set; export it, or put the key in a file"):
-        read_secret(cloud, {})
+        read_secrets(cloud, {})
+
+
+def test_more_keys_follow_the_first(tmp_path):
+    """They stand behind the one of api_key_env, or of the file, in their order, or alone."""
+    (tmp_path / "key").write_text("from-file\n")
+    (tmp_path / "key").chmod(0o600)
+    environ = {"A": "a", "B": "b", "C": "c"}
+    found = []
+    for lines in ('api_key_env = "A"\n', 'api_key_file = "key"\n', ""):
+        cloud = cloud_of(tmp_path, f'{lines}api_keys_env = ["B", "C"]')
+        found.append(([one.reveal() for one in read_secrets(cloud, environ)], secret_source(cloud, environ)))
+    assert [
+        (["a", "b", "c"], "******** from A, B, C"),
+        (["from-file", "b", "c"], f"******** from {tmp_path / 'key'}, B, C"),
+        (["b", "c"], "******** from B, C"),
+    ] == found
+
+
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        pytest.param({"B": "b"}, "of api_keys_env the variable C is not set", id="one-unset"),
+        pytest.param({}, "of api_keys_env the variables B, C are not set", id="both-unset"),
+        pytest.param({"B": "sk-one", "C": "sk-one"}, "two of its keys are the same", id="twice"),
+        pytest.param({"B": "sk-b", "C": "sk-c d"}, "C holds spaces", id="not-a-key"),
+    ],
+)
+def test_a_further_key_that_is_not_there_is_an_error(tmp_path, environ, words):
+    """It is named by its variable, and no key is quoted."""
+    cloud = cloud_of(tmp_path, 'api_keys_env = ["B", "C"]')
+    with pytest.raises(ConfigError, match=words) as caught:
+        read_secrets(cloud, environ)
+    assert not any(value in str(caught.value) for value in environ.values() if len(value) > 1)
+
+
+def test_a_key_pasted_into_the_list_is_not_repeated(tmp_path):
+    """The list wants names of variables; what looks like the key itself is not in the error."""
+    path = tmp_path / "hybrid.toml"
+    path.write_text(CLOUD + 'api_keys_env = ["sk-live-1234"]')
+    with pytest.raises(ConfigError, match="api_keys_env") as caught:
+        load(path, {})
+    assert "sk-live" not in str(caught.value)

@@ -33,9 +33,16 @@ REQUEST = {
     "speeds",
     "structured",
 }
+RECORD = {"explained", "plain", "record"}
 OFFLINE = {"calibration", "tuning"}
-MONEY = {"budgets", "forecast", "glance", "pacer", "price_book", "standing"}
-ORCHESTRATION = REQUEST | OFFLINE | MONEY | {"runtime", "clouds", "cloud_kinds", "wiring", "placing", "telemetry"}
+MONEY = {"budgets", "forecast", "pacer", "price_book", "standing"}
+ORCHESTRATION = (
+    REQUEST
+    | RECORD
+    | MONEY
+    | OFFLINE
+    | {"runtime", "clouds", "climb", "cloud_health", "cloud_kinds", "glance", "wiring", "placing", "telemetry"}
+)
 ENTRY = {"server", "cli", "__main__"}
 ROOT_PACKAGE = "__init__"
 """hybrid/__init__.py holds the version, which anyone may read."""
@@ -75,6 +82,7 @@ LATE_IMPORTS = {
         "hybrid.providers.anthropic": "a kind is loaded only where a cloud is of that kind",
         "hybrid.providers.gemini": "a kind is loaded only where a cloud is of that kind",
     },
+    "hybrid.providers.wire": {"httpx2": "knows the trusted certificates, which plain HTTP does not need"},
     "hybrid.catalog.hub": {"huggingface_hub": "takes 0.3 s to load, and only a pull from Hugging Face needs it"},
     "hybrid.providers.prices": {"genai_prices": "its tables take 0.1 s to load, and only a cloud needs them"},
     "hybrid.backends.fake": {"llguidance": "takes 0.1 s to load, and only constrained answers need it"},

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from hybrid.config import Config, Loaded, json_schema, load, own_prices, read_secret, secret_source
+from hybrid.config import Config, Loaded, json_schema, load, own_prices, read_secrets, secret_source
 
 app = typer.Typer(
     help="Show, check or describe the configuration.",
@@ -42,7 +42,7 @@ def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:  # 
     """Say whether the configuration is right: keys, values, and that each cloud's API key can be read."""
     loaded = load(config, os.environ)
     for cloud in loaded.config.cloud:
-        read_secret(cloud, os.environ)
+        read_secrets(cloud, os.environ)
     if as_json:
         print(_to_json({"path": _path(loaded), "ok": True, "warnings": loaded.warnings}))
     else:

@@ -1,4 +1,4 @@
-"""What does `hybrid explain` print: one request's facts, each rule with its numbers, the outcome and the money?"""
+"""What does `hybrid explain` print: one request's facts, rules, outcome, what would have changed it, and the money?"""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Annotated
 import msgspec
 import typer
 
+from hybrid.cli.explain_why import changes, limits, replayed, words, wrapped
 from hybrid.cli.printable import printable
 from hybrid.config import data_dir
 from hybrid.errors import CommandError
+from hybrid.explained import explained
 from hybrid.store.db import DATABASE_NAME
 from hybrid.store.reports import find_requests, read_request
 from hybrid.types import Json
@@ -36,17 +38,18 @@ def explain(
         ),
     ] = None,
 ) -> None:
-    """Replay one decision: the facts, each rule, the outcome. Works while a server runs."""
+    """Replay one decision: the facts, each rule, the outcome, what would have changed it. Works while a server runs."""
     path = (data_dir_option or data_dir()) / DATABASE_NAME
     request = read_request(path, _resolve(path, request_id))
     if request is None:
         raise CommandError(f"{request_id} vanished from {path} meanwhile")
+    request["decision"] = explained(request["decision"])
     if as_json:
         # "number": money keeps its exact digits and is still a number to whoever reads it.
         encoder = msgspec.json.Encoder(decimal_format="number")
         print(msgspec.json.format(encoder.encode(request)).decode())
     else:
-        print("\n".join(printable(line) for line in _lines(request)))
+        print("\n".join(part for line in _lines(request) for part in wrapped(printable(line))))
 
 
 def _resolve(path: Path, wanted: str) -> str:
@@ -73,16 +76,21 @@ def _lines(request: Mapping[str, Json]) -> Iterator[str]:
     yield from _section(
         "facts",
         [
-            f"{name:<24} {_clouds(value) if name == 'clouds' else _value(value)}"
+            f"{name:<24} {_clouds(value) if name == 'clouds' else words(value)}"
             for name, value in _mapping(decision.get("facts")).items()
             if name not in _SPREADS
         ],
     )
+    yield from _section("limits", limits(_mapping(decision.get("limits"))))
     verdict = _mapping(decision.get("decision"))
-    yield from _section("route", [*_checks(decision), *_verdict("decided", verdict, skip=("checks", "hedge"))])
+    yield from _section(
+        "route", [*_checks(decision), *_verdict("decided", verdict, skip=("checks", "hedge", "others"))]
+    )
     review = _mapping(decision.get("review"))
     yield from _section("review of the draft", [*_checks(review), *_verdict("verdict", review, skip=("checks",))])
     yield from _section("both sides at once", _hedge(_mapping(decision.get("hedge")), request))
+    yield from _section("replayed", replayed(decision))
+    yield from _section("what would have changed it", changes(decision))
     yield from _section("what happened", _events(decision))
     yield from _section("money set aside", _reservations(request))
 
@@ -143,7 +151,7 @@ def _checks(of: Mapping[str, Json]) -> list[str]:
 
 def _verdict(title: str, verdict: Mapping[str, Json], *, skip: Sequence[str]) -> list[str]:
     parts = [
-        f"{name}={_named(value) or _value(value)}"
+        f"{name}={words(value, is_brief=True)}"
         for name, value in verdict.items()
         if name not in skip and value is not None
     ]
@@ -216,12 +224,6 @@ def _mapping(value: Json) -> Mapping[str, Json]:
 
 def _list(value: Json) -> Sequence[Json]:
     return value if isinstance(value, list) else []
-
-
-def _value(value: Json) -> str:
-    if value is None:
-        return "unknown"
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _usd(amount: Json) -> str:

@@ -123,10 +123,13 @@ async def _announce(
     started_s: float,
 ) -> None:
     """Say what was found and where we listen, once the local model is there."""
+    from hybrid.server.run import settle_collector
+
     url = await bound
     await _settled(local, has_cloud=runtime.has_cloud)
     for line in _banner(loaded, local, is_offline=is_offline):
         _say(line)
+    settle_collector()
     _say(f"ready in {time.monotonic() - started_s:.1f} s: {url}  (Ctrl-C stops)")
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,29 @@ def probability(model: LinearModel, values: Mapping[str, float | None]) -> float
     """
     z = linear_score(model, values)
     return None if z is None else model.calibration(z)
+
+
+def around(model: LinearModel, values: Mapping[str, float | None]) -> LinearModel:
+    """The same model as far as one draft needs it: the features it has, and the two knots its score lies between.
+
+    For these values it gives the very same probability, and None where the whole model does.
+    """
+    kept = [place for place, name in enumerate(model.features) if values.get(name) is not None] or [0]
+    changed: dict[str, Any] = {}
+    if len(kept) < len(model.features):
+        for name in ("features", "means", "scales", "coefficients"):
+            numbers = getattr(model, name)
+            changed[name] = tuple([numbers[place] for place in kept])
+    if isinstance(model.calibration, Isotonic):
+        try:
+            z = linear_score(model, values)
+        except ValueError:
+            z = None
+        x, y = model.calibration.x, model.calibration.y
+        right = bisect_right(x, model.intercept if z is None else z)
+        near = slice(max(0, right - 1), right + 1)
+        changed["calibration"] = Isotonic(x[near], y[near])
+    return replace(model, **changed) if changed else model
 
 
 def logistic(logit: float) -> float:

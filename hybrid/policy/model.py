@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
@@ -12,7 +13,7 @@ from hybrid.policy.tasks import TaskKind
 from hybrid.types import Capability, FinishReason, PolicyChoice
 
 if TYPE_CHECKING:
-    from hybrid.policy.promise import Promise
+    from hybrid.policy.promise import Look, Promise
 
 
 class Reason(StrEnum):
@@ -39,6 +40,13 @@ class SpeedSource(StrEnum):
     MEASURED = "measured"
     PROFILE = "profile"
     NONE = "none"
+
+
+class CloudOrder(StrEnum):
+    """Which capable cloud model is tried first: the cheapest for this request, or the first that was listed."""
+
+    PRICE = "price"
+    LISTED = "listed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +79,10 @@ class CloudOption:
 
     missing: what the request wants and this model cannot do, capabilities and single parameters; empty: it can.
     reserve_usd: the most this request can cost there; None where no price is known, which blocks it.
-    expected_usd: what it likely will; None where nothing better is known than the most.
+    expected_usd: what it will likely cost, an answer of the model's usual length; never above `reserve_usd`.
     context_tokens: None where unknown; then the provider is the judge.
+    resting: why it is not called now (its circuit is open); None if it may be. rest_s: how long that lasts at most.
+    quality: the calibrated share of answers that are right, in [0, 1]; None while nothing is calibrated.
     latency: None before its first call.
     """
 
@@ -82,8 +92,15 @@ class CloudOption:
     context_tokens: int | None = None
     reserve_usd: Decimal | None = None
     expected_usd: Decimal | None = None
-    is_healthy: bool = True
+    resting: str | None = None
+    rest_s: float | None = None
+    quality: float | None = None
     latency: CloudLatency | None = None
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether it may be called now, as far as its circuits know."""
+        return self.resting is None
 
     @property
     def ttft_p50_s(self) -> float | None:
@@ -153,6 +170,7 @@ class Limits:
     hold_tokens: tokens of a stream held back for review before the first is released.
     value_usd: what a right answer is worth where a wrong one would be given; None where nobody said.
     p_cloud: the probability that a cloud's answer is right, where nothing better is known.
+    cloud_order: which of the cloud models that could answer is tried first.
     late_chance: the cloud is asked instead where that lowers the chance to be late by at least this much.
     hedge_chance: the same for asking it as well, once local has become so unlikely; None: never both at once.
     """
@@ -168,6 +186,7 @@ class Limits:
     is_limit_own: bool = False
     value_usd: Decimal | None = None
     p_cloud: float = 0.9
+    cloud_order: CloudOrder = CloudOrder.PRICE
     late_chance: float = 0.5
     hedge_chance: float | None = None
 
@@ -215,12 +234,14 @@ class HedgePlan:
 class RunLocal:
     """Answer here. With a `fallback`, `review` may still send the draft there.
 
+    others: the cloud models to try after `fallback`, in order.
     no_fallback: why a configured cloud may not be paid; a draft that review doubts is then `degraded` by it.
     degraded: set when the policy wanted the cloud already before the first token.
     """
 
     reason: Reason
     fallback: CloudOption | None = None
+    others: tuple[CloudOption, ...] = ()
     no_fallback: Reason | None = None
     degraded: Reason | None = None
     hedge: HedgePlan | None = None
@@ -229,20 +250,33 @@ class RunLocal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Escalate:
-    """Pay `option`. `may_fall_back` says whether local may answer should the cloud fail."""
+    """Pay `option`, or should it fail before its first token, one of `others`, in order.
+
+    may_fall_back: whether local may answer should all of them fail.
+    """
 
     reason: Reason
     option: CloudOption
+    others: tuple[CloudOption, ...] = ()
     may_fall_back: bool = False
     checks: tuple[Check, ...] = ()
+
+    @property
+    def ladder(self) -> tuple[CloudOption, ...]:
+        """Every cloud model that may be paid, in the order they are tried."""
+        return (self.option, *self.others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reject:
-    """Nobody may answer. `reason` picks the error the client gets; `detail` says what stood in the way."""
+    """Nobody may answer. `reason` picks the error the client gets; `detail` says what stood in the way.
+
+    retry_after_s: when the first cloud that could answer may be called again, where only that is in the way.
+    """
 
     reason: Reason
     detail: str
+    retry_after_s: float | None = None
     checks: tuple[Check, ...] = ()
 
 
@@ -282,12 +316,37 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a verdict takes of a draft, however long it was: a few numbers, which can be written down.
+
+    tokens: how many it has. score: uncalibrated, as `confidence.score` gives it; None without tokens.
+    features: as `promise.draft_features` gives them; None where no promise asks for any, or its numbers are none.
+    """
+
+    tokens: int
+    score: float | None
+    finish_reason: FinishReason | None = None
+    flaw: str | None = None
+    features: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """All that a verdict was made from. look: the point of a growing draft it was made at; None for what was held."""
+
+    evidence: Evidence
+    limits: Limits
+    look: Look | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Review:
     """The verdict on a draft: release it or escalate.
 
     confidence: the chance that it is right where `is_calibrated`, else a score; None without tokens.
     threshold: what was compared with `score`; both None where a rule that needs none decided.
     p_cloud: the chance that the cloud would be right; None where nothing is known of it.
+    basis: what it was made from, which is no part of what it says.
     """
 
     is_accepted: bool
@@ -298,6 +357,7 @@ class Review:
     threshold: float | None = None
     p_cloud: float | None = None
     checks: tuple[Check, ...] = ()
+    basis: Basis | None = field(default=None, compare=False, repr=False)
 
 
 def beginning(draft: Draft, tokens: int) -> Draft:

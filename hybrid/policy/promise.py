@@ -56,6 +56,26 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Which calibration a promise is of: the model's file and chat template, the labelled rows, and when.
+
+    fingerprint, template_fingerprint, dataset_digest, recipe_digest: hex digests. made_at: ISO 8601.
+    schema, feature_version: of the artefact. program: the version that made it.
+    """
+
+    model: str
+    fingerprint: str
+    template_fingerprint: str
+    dataset: str
+    dataset_digest: str
+    recipe_digest: str
+    made_at: str
+    schema: int
+    feature_version: int
+    program: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
     """One kind of task that was calibrated for the model that serves.
 
@@ -66,7 +86,7 @@ class Promise:
     threshold: a draft that scores lower is escalated; infinite where nothing can be promised. bound: of the regret.
     base_rate, cloud_rate: share of right answers, local's and the cloud's; the latter None where it is not known.
     is_at_chance: whether nothing about a draft tells if it is right. samples: answers drawn to each prompt.
-    looks: where a growing draft is given up, in order.
+    looks: where a growing draft is given up, in order. origin: None where it is of no artefact.
     """
 
     task: str
@@ -85,11 +105,16 @@ class Promise:
     is_at_chance: bool = False
     samples: int = 1
     looks: tuple[Look, ...] = ()
+    origin: Origin | None = None
 
     @property
     def is_feasible(self) -> bool:
         """Whether any local answer keeps it."""
         return math.isfinite(self.threshold)
+
+    def score_of(self, p_local: float, p_cloud: float) -> float:
+        """What is compared with its threshold."""
+        return p_local - p_cloud if self.ranks_by_gain else p_local
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,23 +126,20 @@ class Judgement:
     score: float
 
 
-def judge(promise: Promise, draft: Draft) -> Judgement | None:
-    """Judge a draft; None where it has none of the features that the calibration used.
-
-    Raises: ValueError for a draft without tokens or with numbers that are not finite.
-    """
-    return judge_by(promise, draft_features(draft, promise.option_prior))
-
-
 def judge_by(promise: Promise, found: Mapping[str, float]) -> Judgement | None:
-    """Judge by features, as `draft_features` gives them."""
+    """Judge a draft by its features; None where it has none of those that the calibration used.
+
+    Args:
+        found: as `draft_features` gives them.
+    Raises: ValueError if one is infinite, or so large that the score is.
+    """
     p_local = probability(promise.local, found)
     if p_local is None:
         return None
     p_cloud = None if promise.cloud is None else probability(promise.cloud, found)
     if p_cloud is None:
         p_cloud = 1.0 if promise.cloud_rate is None else promise.cloud_rate
-    return Judgement(p_local, p_cloud, p_local - p_cloud if promise.ranks_by_gain else p_local)
+    return Judgement(p_local, p_cloud, promise.score_of(p_local, p_cloud))
 
 
 def draft_features(draft: Draft, option_prior: Sequence[float] = ()) -> dict[str, float]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from hybrid.policy.calibrated import probability
 from hybrid.policy.confidence import score
-from hybrid.policy.model import Check, Draft, Limits, Reason, Review, beginning
-from hybrid.policy.promise import Judgement, Look, Promise, draft_features, judge
+from hybrid.policy.model import Basis, Check, Draft, Evidence, Limits, Reason, Review, beginning
+from hybrid.policy.promise import Judgement, Promise, draft_features, judge_by
 from hybrid.policy.tasks import ENDS_WITH_ITS_ANSWER
 from hybrid.types import FinishReason
 
@@ -22,26 +23,7 @@ def review(draft: Draft, limits: Limits) -> Review:
     an empty answer is the one failure every user notices. What a verifier proved wrong outranks every score, and
     an answer whose end is missing is no answer, however sure the model was of its beginning.
     """
-    confidence = score(draft)
-    if confidence is None:
-        check = Check("draft_has_tokens", False, "the local model ended its answer without a token")
-        return Review(is_accepted=False, reason=Reason.CONFIDENCE, confidence=None, checks=(check,))
-    judgement, promise = _judged(draft, limits), limits.promise
-    if judgement is not None:
-        confidence = judgement.p_local
-    is_calibrated = judgement is not None
-    fault = _flaw(draft) or _cut(draft, limits)
-    if fault is not None:
-        return Review(
-            is_accepted=False,
-            reason=Reason.VERIFIER,
-            confidence=confidence,
-            is_calibrated=is_calibrated,
-            checks=(fault,),
-        )
-    if promise is None or judgement is None:
-        return _uncalibrated(draft, limits, confidence)
-    return _promised(promise, judgement, draft)
+    return review_by(Basis(evidence=evidence_of(draft, limits.promise), limits=limits))
 
 
 def look_at(draft: Draft, limits: Limits, *, seen_tokens: int = 0) -> Review | None:
@@ -56,61 +38,124 @@ def look_at(draft: Draft, limits: Limits, *, seen_tokens: int = 0) -> Review | N
     promise = limits.promise
     if promise is None:
         return None
-    due = (look for look in promise.looks if seen_tokens < look.tokens <= len(draft.logprobs))
-    return next((verdict for look in due if (verdict := _look(draft, promise, look)) is not None), None)
+    for look in promise.looks:
+        if seen_tokens < look.tokens <= len(draft.logprobs):
+            found = evidence_of(beginning(draft, look.tokens), promise)
+            verdict = review_by(Basis(evidence=found, limits=limits, look=look))
+            if not verdict.is_accepted:
+                return verdict
+    return None
 
 
-def _look(draft: Draft, promise: Promise, look: Look) -> Review | None:
+def evidence_of(draft: Draft, promise: Promise | None) -> Evidence:
+    """Reduce a draft to what a verdict takes of it, under a promise or without one."""
+    found: dict[str, float] | None = None
+    if promise is not None and draft.logprobs:
+        try:
+            found = draft_features(draft, promise.option_prior)
+        except ValueError:
+            # Numbers that are none: the model broke, and what it says of itself is worth nothing.
+            found = None
+    return Evidence(
+        tokens=len(draft.logprobs),
+        score=score(draft),
+        finish_reason=draft.finish_reason,
+        flaw=draft.flaw,
+        features=found,
+    )
+
+
+def review_by(basis: Basis, *, assumed: float | None = None) -> Review:
+    """Judge by what was found of a draft: the one way from there to a verdict, now and when it is replayed.
+
+    Args:
+        assumed: a confidence to take in the place of the draft's own, to ask what would have been; in [0, 1].
+    """
+    made = _look(basis, assumed) if basis.look is not None else _whole(basis.evidence, basis.limits, assumed)
+    return replace(made, basis=basis)
+
+
+def _whole(found: Evidence, limits: Limits, assumed: float | None) -> Review:
+    if found.score is None:
+        check = Check("draft_has_tokens", False, "the local model ended its answer without a token")
+        return Review(is_accepted=False, reason=Reason.CONFIDENCE, confidence=None, checks=(check,))
+    confidence = found.score if assumed is None else assumed
+    judgement, promise = _judged(found, limits, assumed), limits.promise
+    if judgement is not None:
+        confidence = judgement.p_local
+    fault = _flaw(found) or _cut(found, limits)
+    if fault is not None:
+        return Review(
+            is_accepted=False,
+            reason=Reason.VERIFIER,
+            confidence=confidence,
+            is_calibrated=judgement is not None,
+            checks=(fault,),
+        )
+    if promise is None or judgement is None:
+        return _uncalibrated(found, limits, confidence)
+    return _promised(promise, judgement, found)
+
+
+def _look(basis: Basis, assumed: float | None) -> Review:
+    """Give a growing draft up below the look's line; where it cannot be judged yet, the whole draft will be."""
+    look, found = basis.look, basis.evidence
+    assert look is not None
     try:
-        score = probability(look.model, draft_features(beginning(draft, look.tokens), promise.option_prior))
+        chance = None if found.features is None else probability(look.model, found.features)
     except ValueError:
-        return None  # the whole draft will be judged by what is then there
-    if score is None or score >= look.threshold:
-        return None
+        chance = None
+    if chance is not None and assumed is not None:
+        chance = assumed
+    if chance is None or chance >= look.threshold:
+        return Review(is_accepted=True, reason=Reason.DEFAULT, confidence=chance, is_calibrated=chance is not None)
     check = Check(
-        "growing_draft", False, f"after {look.tokens} tokens its score {score:.4f} < the line {look.threshold:.4f}"
+        "growing_draft", False, f"after {look.tokens} tokens its score {chance:.4f} < the line {look.threshold:.4f}"
     )
     return Review(
         is_accepted=False,
         reason=Reason.CONFIDENCE,
-        confidence=score,
+        confidence=chance,
         is_calibrated=True,
-        score=score,
+        score=chance,
         threshold=look.threshold,
         checks=(check,),
     )
 
 
-def _judged(draft: Draft, limits: Limits) -> Judgement | None:
-    if limits.promise is None:
+def _judged(found: Evidence, limits: Limits, assumed: float | None) -> Judgement | None:
+    promise = limits.promise
+    if promise is None or found.features is None:
         return None
     try:
-        return judge(limits.promise, draft)
+        judgement = judge_by(promise, found.features)
     except ValueError:
-        # Numbers that are none: the model broke, and what it says of itself is worth nothing.
         return None
+    if judgement is None or assumed is None:
+        return judgement
+    return replace(judgement, p_local=assumed, score=promise.score_of(assumed, judgement.p_cloud))
 
 
-def _flaw(draft: Draft) -> Check | None:
-    return None if draft.flaw is None else Check("verifier", False, draft.flaw)
+def _flaw(found: Evidence) -> Check | None:
+    return None if found.flaw is None else Check("verifier", False, found.flaw)
 
 
-def _cut(draft: Draft, limits: Limits) -> Check | None:
+def _cut(found: Evidence, limits: Limits) -> Check | None:
     """An answer that ran into a limit before what was asked for; a client's own limit on free text is its wish."""
-    if draft.finish_reason is not FinishReason.LENGTH:
+    if found.finish_reason is not FinishReason.LENGTH:
         return None
     if limits.kind not in ENDS_WITH_ITS_ANSWER and not limits.is_limit_own:
         return None
-    return Check("cut_off", False, f"the answer was cut off by its limit of {len(draft.logprobs)} tokens")
+    return Check("cut_off", False, f"the answer was cut off by its limit of {found.tokens} tokens")
 
 
-def _uncalibrated(draft: Draft, limits: Limits, confidence: float) -> Review:
+def _uncalibrated(found: Evidence, limits: Limits, confidence: float) -> Review:
     is_accepted = confidence >= limits.min_confidence
     why = "" if limits.no_promise is None else f"; no promise: {limits.no_promise}"
     check = Check(
         "confidence",
         is_accepted,
-        f"uncalibrated score {confidence:.4f} of {len(draft.logprobs)} tokens "
+        f"uncalibrated score {confidence:.4f} of {found.tokens} tokens "
         f"{_sign(is_accepted=is_accepted)} threshold {limits.min_confidence:.4f}{why}",
     )
     return Review(
@@ -123,7 +168,7 @@ def _uncalibrated(draft: Draft, limits: Limits, confidence: float) -> Review:
     )
 
 
-def _promised(promise: Promise, judgement: Judgement, draft: Draft) -> Review:
+def _promised(promise: Promise, judgement: Judgement, found: Evidence) -> Review:
     is_accepted = judgement.score >= promise.threshold
     likely = max(judgement.p_local, judgement.p_cloud)
     reason = Reason.DEFAULT if is_accepted else Reason.CONFIDENCE
@@ -134,7 +179,7 @@ def _promised(promise: Promise, judgement: Judgement, draft: Draft) -> Review:
     check = Check(
         "confidence",
         is_accepted,
-        f"calibrated {name} {judgement.score:.4f} of {len(draft.logprobs)} tokens "
+        f"calibrated {name} {judgement.score:.4f} of {found.tokens} tokens "
         f"{_sign(is_accepted=is_accepted)} threshold {limit} ({promise.task}: regret <= {promise.max_regret:g} "
         f"with confidence {1 - promise.delta:g})",
     )

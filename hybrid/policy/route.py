@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hybrid.policy.hedge import plan_hedge
+from hybrid.policy.ladder import Ladder, climbable
 from hybrid.policy.latency import Lateness, forecast, lateness
 from hybrid.policy.model import (
     Check,
-    CloudOption,
     Decision,
     Escalate,
     Forecast,
@@ -30,11 +30,10 @@ _LOW, _HIGH = LEVELS.index(0.1), LEVELS.index(0.9)
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What one side's rules said: the checks in order, and the first failing reason, if any."""
+    """What the local side's rules said: the checks in order, and the first failing reason, if any."""
 
     checks: tuple[Check, ...] = ()
     blocked_by: Reason | None = None
-    option: CloudOption | None = field(default=None)
 
     @property
     def detail(self) -> str:
@@ -47,43 +46,46 @@ def route(signals: Signals, limits: Limits) -> Decision:
     Never local when the client pinned the cloud, never the cloud when the request is local-only or private;
     when the wanted side cannot answer and the other may, it does, and the decision says so.
     """
-    local, cloud = _local_rules(signals, limits), _cloud_rules(signals)
+    local, cloud = _local_rules(signals, limits), _cloud_rules(signals, limits)
     checks = local.checks + cloud.checks
     if signals.policy is PolicyChoice.CLOUD_ONLY:
-        if cloud.option is None:
-            return Reject(reason=cloud.blocked_by or Reason.PINNED, detail=cloud.detail, checks=checks)
-        return Escalate(reason=Reason.PINNED, option=cloud.option, checks=checks)
+        if not cloud.rungs:
+            reason = cloud.blocked_by or Reason.PINNED
+            return Reject(reason=reason, detail=cloud.detail, retry_after_s=cloud.retry_after_s, checks=checks)
+        return Escalate(reason=Reason.PINNED, option=cloud.rungs[0], others=cloud.rungs[1:], checks=checks)
     if local.blocked_by is None:
         return _stay_local(signals, limits, cloud, checks)
-    if cloud.option is not None:
-        return Escalate(reason=local.blocked_by, option=cloud.option, checks=checks)
+    if cloud.rungs:
+        return Escalate(reason=local.blocked_by, option=cloud.rungs[0], others=cloud.rungs[1:], checks=checks)
+    detail = _join(local.detail, cloud.detail)
+    if cloud.blocked_by is Reason.CLOUD_FAILURE:
+        # A cloud that could answer rests: sent again later, the same request may succeed as it is.
+        return Reject(reason=cloud.blocked_by, detail=detail, retry_after_s=cloud.retry_after_s, checks=checks)
     # What the caller can mend comes first: a prompt that is too long stays so however much money there is. Where only
     # clouds could ever answer, what stops them is what is told.
-    reason = local.blocked_by if signals.is_local_configured else cloud.blocked_by
-    return Reject(
-        reason=reason if signals.clouds and reason is not None else local.blocked_by,
-        detail=_join(local.detail, cloud.detail),
-        checks=checks,
-    )
+    is_cloud_the_reason = not signals.is_local_configured and bool(signals.clouds) and cloud.blocked_by is not None
+    told = cloud.blocked_by if is_cloud_the_reason else local.blocked_by
+    return Reject(reason=told or local.blocked_by, detail=detail, checks=checks)
 
 
-def _stay_local(signals: Signals, limits: Limits, cloud: _Verdict, checks: tuple[Check, ...]) -> Decision:
+def _stay_local(signals: Signals, limits: Limits, cloud: Ladder, checks: tuple[Check, ...]) -> Decision:
     if signals.is_private or signals.policy is PolicyChoice.LOCAL_ONLY:
         reason = Reason.PINNED if signals.is_pinned and not signals.is_private else Reason.PRIVACY
         return RunLocal(reason=reason, checks=checks)
+    first, others = (cloud.rungs[0], cloud.rungs[1:]) if cloud.rungs else (None, ())
     expected = forecast(signals, limits)
-    late = lateness(signals, limits, expected, cloud.option)
+    late = lateness(signals, limits, expected, first)
     check = _latency_check(signals, late, expected)
     checks = checks if check is None else (*checks, check)
-    hedge = plan_hedge(signals, limits, expected, cloud.option)
+    hedge = plan_hedge(signals, limits, expected, first)
     is_late = late is not None and late.local >= LIKELY
-    if late is not None and cloud.option is not None and late.local - (late.cloud or 0.0) >= limits.late_chance:
-        return Escalate(reason=Reason.LATENCY, option=cloud.option, may_fall_back=True, checks=checks)
+    if late is not None and first is not None and late.local - (late.cloud or 0.0) >= limits.late_chance:
+        return Escalate(reason=Reason.LATENCY, option=first, others=others, may_fall_back=True, checks=checks)
     hopeless = _promise_check(limits)
     if hopeless is not None:
         checks = (*checks, hopeless)
-        if cloud.option is not None:
-            return Escalate(reason=Reason.CONFIDENCE, option=cloud.option, may_fall_back=True, checks=checks)
+        if first is not None:
+            return Escalate(reason=Reason.CONFIDENCE, option=first, others=others, may_fall_back=True, checks=checks)
     if hedge is not None:
         name = f"{hedge.option.provider}/{hedge.option.model}"
         checks = (
@@ -92,7 +94,8 @@ def _stay_local(signals: Signals, limits: Limits, cloud: _Verdict, checks: tuple
         )
     return RunLocal(
         reason=Reason.DEFAULT,
-        fallback=cloud.option,
+        fallback=first,
+        others=others,
         no_fallback=cloud.blocked_by if signals.clouds else None,
         # Nobody is likely to be on time: the cloud may not be paid, or is known to be no quicker.
         degraded=Reason.LATENCY if is_late and hedge is None else None,
@@ -136,42 +139,16 @@ def _local_rules(signals: Signals, limits: Limits) -> _Verdict:
     return _Verdict(tuple(checks), blocked)
 
 
-def _cloud_rules(signals: Signals) -> _Verdict:
+def _cloud_rules(signals: Signals, limits: Limits) -> Ladder:
     if signals.is_private:
-        return _Verdict((Check("privacy", True, "private: no cloud may see it"),), Reason.PRIVACY)
+        return Ladder(checks=(Check("privacy", True, "private: no cloud may see it"),), blocked_by=Reason.PRIVACY)
     if signals.policy is PolicyChoice.LOCAL_ONLY:
-        return _Verdict((Check("pinned_local", True, "the client asked for local only"),), Reason.PINNED)
+        check = Check("pinned_local", True, "the client asked for local only")
+        return Ladder(checks=(check,), blocked_by=Reason.PINNED)
     if not signals.clouds:
-        return _Verdict((Check("cloud_configured", False, "no cloud is configured"),), Reason.CAPABILITY)
-    checks, reasons = [], []
-    for option in signals.clouds:
-        reason, detail = _cloud_obstacle(option, signals)
-        checks.append(Check(f"cloud {option.provider}/{option.model}", reason is None, detail))
-        if reason is None:
-            return _Verdict(tuple(checks), None, option)
-        reasons.append(reason)
-    # Report the obstacle nearest to success: a cloud that only lacks money says more than one that cannot see images.
-    nearest = next((r for r in (Reason.BUDGET, Reason.CONTEXT, Reason.CAPABILITY) if r in reasons), reasons[0])
-    return _Verdict(tuple(checks), nearest)
-
-
-def _cloud_obstacle(option: CloudOption, signals: Signals) -> tuple[Reason | None, str]:
-    if option.missing:
-        return Reason.CAPABILITY, f"{option.model} cannot do: {', '.join(sorted(option.missing))}"
-    if not option.is_healthy:
-        return Reason.CLOUD_FAILURE, f"{option.provider} failed lately and is resting"
-    wanted = (signals.prompt_tokens or 0) + (signals.max_output_tokens or 1)
-    if option.context_tokens is not None and wanted > option.context_tokens:
-        return Reason.CONTEXT, f"needs {wanted} tokens, {option.model} holds {option.context_tokens}"
-    if signals.budget_left_usd is None:
-        return Reason.BUDGET, "no budget is configured (such as budget.usd_per_day), so no cloud is called"
-    if option.reserve_usd is None:
-        return Reason.BUDGET, f'no price is known for {option.model} (set [prices."{option.provider}/{option.model}"])'
-    if signals.max_cost_usd is not None and option.reserve_usd > signals.max_cost_usd:
-        return Reason.BUDGET, f"may cost ${option.reserve_usd}, the request allows ${signals.max_cost_usd}"
-    if option.reserve_usd > signals.budget_left_usd:
-        return Reason.BUDGET, f"may cost ${option.reserve_usd}, ${signals.budget_left_usd} are left"
-    return None, f"may cost ${option.reserve_usd} of ${signals.budget_left_usd} left"
+        check = Check("cloud_configured", False, "no cloud is configured")
+        return Ladder(checks=(check,), blocked_by=Reason.CAPABILITY)
+    return climbable(signals, limits)
 
 
 def _latency_check(signals: Signals, late: Lateness | None, expected: Forecast) -> Check | None:

@@ -12,8 +12,9 @@ from hybrid.errors import UnsupportedCapability
 from hybrid.providers import schemas, wishes
 from hybrid.providers.anthropic_answer import MessageReader, decode
 from hybrid.providers.base import CloudCall, Timeouts
-from hybrid.providers.failures import Credential, Failures
+from hybrid.providers.failures import Failures
 from hybrid.providers.http_provider import HttpProvider, Post
+from hybrid.providers.keys import ApiKey, Credential, ring_of
 from hybrid.providers.stream import Reader
 from hybrid.providers.transport import Transport
 from hybrid.types import Capability, ChatRequest, Event, ImagePart, Json, Message, Part, TextPart
@@ -299,7 +300,7 @@ class AnthropicProvider(HttpProvider):
         name: str,
         *,
         base_url: str,
-        api_key: str | None,
+        api_key: ApiKey,
         timeouts: Timeouts | None = None,
         options: Options | None = None,
         transport: Transport | None = None,
@@ -308,7 +309,7 @@ class AnthropicProvider(HttpProvider):
 
         Raises: ValueError for a URL or key that cannot work.
         """
-        credential = Credential(api_key, header="x-api-key", prefix="")
+        credential = ring_of(api_key, lambda key: Credential(key, header="x-api-key", prefix=""))
         transport = transport or Transport(
             name,
             base_url=base_url,

@@ -17,12 +17,14 @@ class CloudCall:
     model: the provider's own name for it, not the client's.
     request.is_stream decides how it is fetched: event by event, or whole.
     on_sent: called when the first byte of the request may have left: from then on the call may be billed.
+    max_wait_s: how long a provider that refuses for now (a rate limit) may be waited for before it is asked again.
     """
 
     request: ChatRequest
     model: str
     max_output_tokens: int
     on_sent: Callable[[], None] = lambda: None
+    max_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +65,14 @@ class Provider(Protocol):
 
         Closing the generator, or cancelling the task that awaits it, closes the connection at once.
 
-        Raises: errors.Provider* and nothing else from the network. errors.UnsupportedCapability, before anything
-            is sent, where `missing` was not asked or not heeded.
+        Raises: errors.Provider* and nothing else from the network. errors.UnsupportedCapability, at once or before
+            anything is sent, where `missing` was not asked or not heeded.
+        """
+
+    def warm(self) -> None:
+        """Have a connection ready for a call that may come soon, if none is: nothing is said, nothing is paid.
+
+        Waits for nothing, and cannot fail.
         """
 
     async def aclose(self) -> None:

@@ -1,11 +1,10 @@
-"""What does a cloud's failure mean in our words? Statuses, error objects and Retry-After become errors.Provider*."""
+"""What does a cloud's failure mean in our words? Statuses and error objects become errors.Provider*."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
+from typing import Protocol
 
 import msgspec
 
@@ -17,6 +16,7 @@ from hybrid.errors import (
     ProviderTimeout,
     ProviderUnavailable,
 )
+from hybrid.providers.hints import seconds
 from hybrid.types import Json
 
 MESSAGE_CHARS = 500
@@ -24,6 +24,9 @@ MESSAGE_CHARS = 500
 
 UNREADABLE_JSON = (ValueError, RecursionError)
 """All that msgspec raises over bytes from elsewhere: malformed, wrongly typed, not UTF-8, nested too deep."""
+
+KEY_FAULTS = (401, 402, 403)
+"""Statuses that say that the key is wrong, its account empty, or that it may not do this."""
 
 STATUS_OF_WORD: Mapping[str, int] = {
     "rate_limit_error": 429,
@@ -71,40 +74,32 @@ STATUS_OF_WORD: Mapping[str, int] = {
 """HTTP status that the `code` or `type` of an error object stands for. What is not listed here is a 502."""
 
 
-class Credential:
-    """An API key: sent in one header, cut out of every text, and shown by no repr."""
-
-    __slots__ = ("_header", "_key", "_prefix")
-
-    def __init__(self, key: str | None, *, header: str = "authorization", prefix: str = "Bearer ") -> None:
-        """Hold `key`; None is an API that asks for none.
-
-        Raises: ValueError, without the key in it, for one that no header can carry (an HTTP library would quote it
-            in its own error).
-        """
-        if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
-            raise ValueError("the API key is empty or holds a blank, a line end or a character that is not ASCII")
-        self._key, self._header, self._prefix = key, header, prefix
-
-    def __repr__(self) -> str:
-        return f"Credential({'none' if self._key is None else 'hidden'})"
-
-    def headers(self) -> dict[str, str]:
-        """Give the one header that carries the key, or none."""
-        return {} if self._key is None else {self._header: f"{self._prefix}{self._key}"}
+class Redacting(Protocol):
+    """Who knows what must not be shown."""
 
     def redact(self, text: str) -> str:
-        """Cut the key out of a text from elsewhere."""
-        return text if self._key is None else text.replace(self._key, "[redacted]")
+        """Cut it out of a text from elsewhere."""
+
+
+class Nothing:
+    """Nothing is secret."""
+
+    def redact(self, text: str) -> str:
+        """See `Redacting`."""
+        return text
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """An upstream's error object: its words, the HTTP status they stand for, and how long to wait, where said."""
+    """An upstream's error object: its words, the HTTP status they stand for, and how long to wait, where said.
+
+    is_moderation: it is the input that was not allowed, and not who sent it.
+    """
 
     message: str
     status: int | None = None
     retry_after_s: float | None = None
+    is_moderation: bool = False
 
     @staticmethod
     def from_json(value: Json) -> Fault:
@@ -124,7 +119,10 @@ class Fault:
         named = [word for word in words if isinstance(word, str) and word]
         waits = [_duration_s(one.get("retryDelay")) for one in details]
         wait_s = next((wait for wait in waits if wait is not None), None)
-        return Fault(f"{text} ({named[0]})" if named else text, _status_of(words), wait_s)
+        # OpenRouter's 403 for an input that was flagged. Source: its page on errors, ModerationErrorMetadata.
+        metadata = inner.get("metadata")
+        is_moderation = isinstance(metadata, dict) and "flagged_input" in metadata
+        return Fault(f"{text} ({named[0]})" if named else text, _status_of(words), wait_s, is_moderation)
 
     @staticmethod
     def from_body(body: bytes) -> Fault:
@@ -141,7 +139,7 @@ def _list(value: Json) -> list[Json]:
 
 def _duration_s(value: Json) -> float | None:
     """Read a protobuf duration as JSON has it, such as "34.07s"; None for anything else."""
-    return _seconds(value.removesuffix("s")) if isinstance(value, str) and value.endswith("s") else None
+    return seconds(value.removesuffix("s")) if isinstance(value, str) and value.endswith("s") else None
 
 
 def _status_of(words: list[Json]) -> int | None:
@@ -155,44 +153,16 @@ def _status_of(words: list[Json]) -> int | None:
     return None
 
 
-def retry_after_s(headers: Mapping[str, str], *, now_unix_s: float) -> float | None:
-    """Read how long the provider asks us to wait: `retry-after-ms`, then `retry-after` in seconds or as a date.
-
-    Returns: seconds, >= 0; None where nothing readable is said.
-    Source: RFC 9110, section 10.2.3; `retry-after-ms` is OpenAI's and Azure's own.
-    """
-    millis = _seconds(headers.get("retry-after-ms"))
-    if millis is not None:
-        return millis / 1000
-    value = headers.get("retry-after")
-    seconds = _seconds(value)
-    if seconds is not None or value is None:
-        return seconds
-    try:
-        date = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now_unix_s)
-
-
-def _seconds(text: str | None) -> float | None:
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if 0 <= number < float("inf") else None
-
-
 @dataclass(frozen=True, slots=True)
 class Failures:
     """Makes the errors of one provider: its name in front, its words cut to size, its key cut out."""
 
     provider: str
-    credential: Credential = field(default_factory=lambda: Credential(None))
+    secrets: Redacting = field(default_factory=Nothing)
 
     def quote(self, text: str) -> str:
         """Make an upstream's text fit to be shown. The key goes first: a cut through it would leave half of it."""
-        clean = self.credential.redact(text)
+        clean = self.secrets.redact(text)
         return clean if len(clean) <= MESSAGE_CHARS else clean[:MESSAGE_CHARS] + "..."
 
     def protocol(self, what: str) -> ProviderProtocolError:
@@ -234,7 +204,9 @@ class Failures:
         elif status >= 500:
             error = ProviderUnavailable(self.provider, f"answered HTTP {status}: {message}")
         else:
-            sharper = fault.status if status == 400 and fault.status in (401, 402, 403) else status
-            error = ProviderRejected(self.provider, sharper, message)
+            sharper = fault.status if status == 400 and fault.status in KEY_FAULTS else status
+            # An input that was flagged must not cost us the key: any client could send one.
+            is_key_fault = (sharper in KEY_FAULTS or fault.status == 402) and not fault.is_moderation
+            error = ProviderRejected(self.provider, sharper, message, is_key_fault=is_key_fault)
         error.retry_after_s = wait_s
         return error

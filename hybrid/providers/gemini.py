@@ -10,9 +10,10 @@ from urllib.parse import quote, urlsplit
 from hybrid.errors import UnsupportedCapability
 from hybrid.providers import schemas, wishes
 from hybrid.providers.base import CloudCall, Timeouts
-from hybrid.providers.failures import Credential, Failures
+from hybrid.providers.failures import Failures
 from hybrid.providers.gemini_answer import ContentReader, decode
 from hybrid.providers.http_provider import HttpProvider, Post
+from hybrid.providers.keys import ApiKey, Credential, ring_of
 from hybrid.providers.stream import Reader
 from hybrid.providers.transport import Transport
 from hybrid.types import Capability, ChatRequest, Event, ImagePart, Json, Message, Part, TextPart
@@ -282,7 +283,7 @@ class GeminiProvider(HttpProvider):
         name: str,
         *,
         base_url: str,
-        api_key: str | None,
+        api_key: ApiKey,
         timeouts: Timeouts | None = None,
         options: Options | None = None,
         transport: Transport | None = None,
@@ -293,7 +294,7 @@ class GeminiProvider(HttpProvider):
 
         Raises: ValueError for a URL or key that cannot work.
         """
-        credential = Credential(api_key, header="x-goog-api-key", prefix="")
+        credential = ring_of(api_key, lambda key: Credential(key, header="x-goog-api-key", prefix=""))
         transport = transport or Transport(
             name, base_url=base_url, credential=credential, timeouts=timeouts or Timeouts()
         )

@@ -61,8 +61,8 @@ class HttpProvider:
         wanted = {str(need) for need in request.needs - self.capabilities}
         return frozenset(wanted) | self._dialect.missing(request)
 
-    async def stream(self, call: CloudCall) -> AsyncGenerator[Event, None]:
-        """Make the call and yield its events. See `base.Provider`."""
+    def stream(self, call: CloudCall) -> AsyncGenerator[Event, None]:
+        """Make the call and give its events. See `base.Provider`."""
         missing = self.missing(call.request)
         if missing:
             raise UnsupportedCapability(missing, where=self.name)
@@ -75,15 +75,19 @@ class HttpProvider:
                 return StreamParser(failures, self._dialect.reader(failures, call))
             return BodyParser(lambda whole: self._dialect.decode(whole, failures, call))
 
-        body = msgspec.json.encode(post.body)
-        events = self._transport.events(
-            post.path, body, parser_for, is_stream=call.request.is_stream, on_sent=call.on_sent
+        return self._transport.events(
+            post.path,
+            msgspec.json.encode(post.body),
+            parser_for,
+            is_stream=call.request.is_stream,
+            model=call.model,
+            on_sent=call.on_sent,
+            max_wait_s=call.max_wait_s,
         )
-        try:
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()
+
+    def warm(self) -> None:
+        """Have a connection ready. See `base.Provider`."""
+        self._transport.warm()
 
     async def aclose(self) -> None:
         """Close all connections. See `base.Provider`."""

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from hybrid.providers import wishes
 from hybrid.providers.base import CloudCall, Timeouts
-from hybrid.providers.failures import Credential, Failures
+from hybrid.providers.failures import Failures
 from hybrid.providers.http_provider import Dialect, HttpProvider, Post
+from hybrid.providers.keys import ApiKey, Credential, ring_of
 from hybrid.providers.openai_answer import ChatReader, decode
 from hybrid.providers.openai_responses import ResponsesDialect
 from hybrid.providers.stream import Reader
@@ -161,7 +162,7 @@ class OpenAIProvider(HttpProvider):
         name: str,
         *,
         base_url: str,
-        api_key: str | None,
+        api_key: ApiKey,
         timeouts: Timeouts | None = None,
         options: Options | None = None,
         transport: Transport | None = None,
@@ -177,7 +178,7 @@ class OpenAIProvider(HttpProvider):
         transport = transport or Transport(
             name,
             base_url=base_url if options.api_version is None else f"{base_url}?api-version={options.api_version}",
-            credential=credential_of(base_url, api_key),
+            credential=ring_of(api_key, lambda key: credential_of(base_url, key)),
             timeouts=timeouts or Timeouts(),
         )
         has_extra = options.has_extra_sampling

@@ -1,89 +1,39 @@
-"""How do bytes get to a cloud and back? One HTTP client: its limits of time and size, its failures, its few retries."""
+"""Who speaks to a cloud, and how often? One client a provider: limits of time and size, keys, and few retries."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager, suppress
-from typing import Literal, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-import httpx2
-
-from hybrid.errors import ProviderError
+from hybrid.errors import ProviderError, ProviderRejected, ProviderThrottled
 from hybrid.providers.base import EventParser, Timeouts
-from hybrid.providers.failures import Credential, Failures, Fault, retry_after_s
+from hybrid.providers.failures import Failures, Fault
+from hybrid.providers.hints import limit_reset_s, retry_after_s
+from hybrid.providers.keys import Credential, KeyRing, Lease
+from hybrid.providers.retries import RetryBudget
+from hybrid.providers.wire import BLAME, KEEP_ALIVE_S, AiohttpWire, Reply, Wire, blame_of, translating
 from hybrid.types import Event
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
-Blame = Literal["late_connection", "no_connection", "broke_off", "protocol"]
 
 CONNECT_RETRIES = 2
 BACKOFF_S = 0.1
 """Mean wait before the first retry; doubled for the second, and spread by half to either side."""
 
+WAIT_SPREAD = 0.1
+"""A wait that a provider asked for is lengthened by up to this share, so that not all come back at once."""
+
 MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
-MAX_CONNECTIONS = 256
 DRAIN_S = 0.25
 """After the last event the end of the body is awaited this long, for the connection to be used again."""
-
-BLAME: Mapping[type[Exception], Blame] = {
-    httpx2.ConnectTimeout: "late_connection",
-    httpx2.PoolTimeout: "late_connection",
-    httpx2.ConnectError: "no_connection",
-    httpx2.ProxyError: "no_connection",
-    httpx2.UnsupportedProtocol: "no_connection",
-    httpx2.InvalidURL: "no_connection",
-    httpx2.ReadTimeout: "broke_off",
-    httpx2.WriteTimeout: "broke_off",
-    httpx2.TimeoutException: "broke_off",
-    httpx2.ReadError: "broke_off",
-    httpx2.WriteError: "broke_off",
-    httpx2.CloseError: "broke_off",
-    httpx2.NetworkError: "broke_off",
-    # Mostly "server disconnected without sending a response": it went away, as with a reset.
-    httpx2.RemoteProtocolError: "broke_off",
-    httpx2.TransportError: "broke_off",
-    httpx2.RequestError: "broke_off",
-    httpx2.HTTPError: "broke_off",
-    # Reading from a response that was closed beside us, as by aclose().
-    httpx2.StreamConsumed: "broke_off",
-    httpx2.StreamClosed: "broke_off",
-    httpx2.ResponseNotRead: "broke_off",
-    httpx2.RequestNotRead: "broke_off",
-    httpx2.StreamError: "broke_off",
-    httpx2.LocalProtocolError: "protocol",
-    httpx2.ProtocolError: "protocol",
-    httpx2.DecodingError: "protocol",
-    httpx2.TooManyRedirects: "protocol",
-    httpx2.HTTPStatusError: "protocol",
-    httpx2.SSEError: "protocol",
-    httpx2.CookieConflict: "protocol",
-    # Not httpx2's, but seen through it: TLS and socket errors of a connection that dies while it is closed.
-    OSError: "broke_off",
-}
-"""Every exception of the HTTP library, and what it says about the provider. The nearest class counts."""
-
-
-@contextmanager
-def translating(failures: Failures, timeouts: Timeouts) -> Iterator[None]:
-    """Turn the HTTP library's exceptions into errors.Provider*. Ours and cancellation pass."""
-    try:
-        yield
-    except tuple(BLAME) as exc:
-        blame = next(BLAME[kind] for kind in type(exc).__mro__ if kind in BLAME)
-        what = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-        if blame == "late_connection":
-            late = failures.timeout(f"no connection within connect_s = {timeouts.connect_s:g} s")
-            raise failures.unsent(late) from exc
-        if blame == "no_connection":
-            raise failures.unsent(failures.unavailable(f"cannot be reached: {what}")) from exc
-        if blame == "protocol":
-            raise failures.protocol(what) from exc
-        raise failures.unavailable(f"broke off: {what}") from exc
 
 
 class Deadline:
@@ -104,11 +54,20 @@ class Deadline:
             limit_s = self._timeouts.between_tokens_s
             self._phase = ("between_tokens_s", limit_s, asyncio.get_running_loop().time() + limit_s)
 
+    @property
+    def left_s(self) -> float:
+        """Seconds until the nearest limit."""
+        return self._nearest[2] - asyncio.get_running_loop().time()
+
+    @property
+    def _nearest(self) -> tuple[str, float, float]:
+        if self._phase is not None and self._phase[2] < self._total_at:
+            return self._phase
+        return "total_s", self._timeouts.total_s, self._total_at
+
     async def wait(self, awaitable: Awaitable[T]) -> T:
         """Await within the nearest limit. Raises: ProviderTimeout, which names that limit and its value."""
-        name, limit_s, at = "total_s", self._timeouts.total_s, self._total_at
-        if self._phase is not None and self._phase[2] < at:
-            name, limit_s, at = self._phase
+        name, limit_s, at = self._nearest
         try:
             async with asyncio.timeout_at(at) as scope:
                 return await awaitable
@@ -120,10 +79,11 @@ class Deadline:
 
 
 class Transport:
-    """The one HTTP client of one provider: opened by the first call, shared by all, closed once.
+    """The one client of one provider, and the one owner of its retries.
 
-    Redirects are not followed (the key would travel along), compressed answers are not asked for (they would be held
-    back in the compressor, and can be bombs), and nothing is retried once a byte of a request may have left.
+    What is sent again was certainly not billed: its connection was never made, or it was refused for its key or a rate
+    limit. Redirects are not followed (the key would travel along), compressed answers are not asked for (they would be
+    held back in the compressor, and can be bombs).
     """
 
     def __init__(
@@ -131,11 +91,11 @@ class Transport:
         provider: str,
         *,
         base_url: str,
-        credential: Credential,
+        credential: Credential | KeyRing,
         timeouts: Timeouts,
         headers: Mapping[str, str] | None = None,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
-        http_transport: httpx2.AsyncBaseTransport | None = None,
+        wire: Wire | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         draw: Callable[[], float] = random.random,
         now_unix_s: Callable[[], float] = time.time,
@@ -154,15 +114,17 @@ class Transport:
         if parts.username is not None or parts.password is not None:
             raise ValueError(f"{provider}: base_url holds a user name or password; give the key by api_key_env")
         self._parts = parts
-        self.failures = Failures(provider, credential)
+        self._keys = credential if isinstance(credential, KeyRing) else KeyRing([credential])
+        self.failures = Failures(provider, self._keys)
         self._timeouts = timeouts
-        self._headers = dict(headers or {})
+        agent = {"accept-encoding": "identity", "content-type": "application/json", "user-agent": "hybrid"}
+        self._headers = agent | dict(headers or {})
         self._max_response_bytes = max_response_bytes
-        self._http_transport = http_transport
+        self._wire: Wire = wire or AiohttpWire(base_url, connect_s=timeouts.connect_s)
         self._sleep, self._draw, self._now_unix_s = sleep, draw, now_unix_s
-        self._client: httpx2.AsyncClient | None = None
-        self._opening = asyncio.Lock()
-        self._is_closed = False
+        self._budget = RetryBudget()
+        self._used_at_s = float("-inf")
+        self._warming: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"Transport({self.failures.provider!r}, host={self._parts.hostname!r})"
@@ -174,132 +136,198 @@ class Transport:
         parser_for: Callable[[str], EventParser],
         *,
         is_stream: bool,
+        model: str = "",
         on_sent: Callable[[], None] = lambda: None,
+        max_wait_s: float = 0.0,
     ) -> AsyncGenerator[Event, None]:
         """POST `body` as JSON and yield what the parser makes of the answer, until it is finished.
 
         path: is put behind the base URL's; what follows a `?` in it goes into the query.
         parser_for: takes the answer's media type, lower case, without parameters.
         is_stream: whether the limits on the first and the next token apply.
+        model: whose rate limits count for the call's key.
         on_sent: called when the first byte of the request may have left.
+        max_wait_s: how long all waits together may be that a rate limit asks for.
 
         Raises: errors.Provider*.
         """
         deadline = Deadline(self.failures, self._timeouts, is_stream=is_stream)
-        response = await self._post(path, body, deadline, on_sent)
+        reply = await self._answered(self._url(path), body, model, deadline, on_sent, max_wait_s)
         try:
-            parser = await self._parser(response, parser_for, deadline)
-            async with aclosing(response.aiter_raw()) as chunks:
-                size_bytes, chunk = 0, b""
-                while not parser.is_finished:
-                    chunk = await self._next(chunks, deadline)
-                    size_bytes += len(chunk)
-                    self._check_size(size_bytes)
-                    for event in parser.feed(chunk) if chunk else parser.close():
-                        yield event
-                        deadline.heard()
-                    if parser.failure is not None:
-                        raise parser.failure
-                if chunk:
-                    await self._drain(chunks)
+            parser = parser_for(self._media_type(reply))
+            size_bytes, chunk = 0, b""
+            while not parser.is_finished:
+                chunk = await self._next(reply, deadline)
+                size_bytes += len(chunk)
+                self._check_size(size_bytes)
+                for event in parser.feed(chunk) if chunk else parser.close():
+                    yield event
+                    deadline.heard()
+                if parser.failure is not None:
+                    raise parser.failure
+            if chunk:
+                await self._drain(reply)
         finally:
             # A connection that cannot be closed well is gone; that says nothing about the answer.
             with suppress(*BLAME):
-                await response.aclose()
+                reply.close()
+
+    def warm(self) -> None:
+        """Have an idle connection ready soon, where the last call was too long ago to have left one. Waits for nothing.
+
+        Only TCP and TLS are spoken: no request, no key. A failure is left to the call that will meet it as well.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._used_at_s < KEEP_ALIVE_S or self._warming is not None:
+            return
+
+        async def connect() -> None:
+            with suppress(*BLAME):
+                await self._wire.warm(self._url(""))
+
+        self._used_at_s = now_s
+        self._warming = asyncio.get_running_loop().create_task(connect())
+        self._warming.add_done_callback(self._warmed)
+
+    def _warmed(self, task: asyncio.Task[None]) -> None:
+        self._warming = None if self._warming is task else self._warming
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            log.warning("%s: no connection could be made ahead: %s", self.failures.provider, type(bug).__name__)
 
     async def aclose(self) -> None:
         """Close the client and its connections; a call in flight or after fails with ProviderUnavailable."""
-        self._is_closed = True
-        async with self._opening:
-            client, self._client = self._client, None
-        if client is not None:
-            with suppress(*BLAME):
-                await client.aclose()
+        if self._warming is not None:
+            self._warming.cancel()
+        with suppress(*BLAME):
+            await self._wire.aclose()
 
-    async def _post(self, path: str, body: bytes, deadline: Deadline, on_sent: Callable[[], None]) -> httpx2.Response:
-        async def trace(event: str, _info: object) -> None:
-            if event.endswith("send_request_headers.started"):
-                on_sent()
+    async def _answered(
+        self,
+        url: str,
+        body: bytes,
+        model: str,
+        deadline: Deadline,
+        on_sent: Callable[[], None],
+        max_wait_s: float,
+    ) -> Reply:
+        """Get the answer that begins with 200, with whichever key gets it, and waiting where it may be waited."""
+        self._budget.deposit()
+        refusal: ProviderError | None = None
+        while True:
+            lease = self._keys.take(model)
+            if lease is None:
+                rest_s = self._keys.rest_s(model)
+                max_wait_s -= await self._wait(refusal or self._keyless(rest_s), rest_s, deadline, max_wait_s)
+                continue
+            with lease:
+                if refusal is not None and not self._budget.withdraw():
+                    raise refusal
+                reply = await self._connected(url, body, lease, deadline, on_sent)
+                if reply.status == 200:
+                    lease.accepted()
+                    return reply
+                refusal = await self._refusal(reply, deadline)
+                if not lease.is_to_blame(refusal):
+                    raise refusal
 
-        if self._http_transport is not None:
-            on_sent()  # another transport may not tell, and what is unknown may have been billed
+    async def _wait(self, refusal: ProviderError, rest_s: float | None, deadline: Deadline, max_wait_s: float) -> float:
+        """Wait until a key may be used again; give how long that was.
+
+        Raises: the refusal, with the time it is to be heeded for, if that is too long to wait.
+        """
+        refusal.retry_after_s = rest_s
+        wait_s = float("inf") if rest_s is None else rest_s * (1 + WAIT_SPREAD * self._draw())
+        if wait_s > min(max_wait_s, deadline.left_s):
+            raise refusal
+        await deadline.wait(self._sleep(wait_s))
+        return wait_s
+
+    def _keyless(self, rest_s: float | None) -> ProviderError:
+        """What is said of a call that nothing was sent for, as no key may be used."""
+        if not self._keys.are_refused:
+            return ProviderThrottled(self.failures.provider, rest_s)
+        again = "a new start tries them again" if rest_s is None else f"the first is tried again in {rest_s:.0f} s"
+        why = f"it took none of our API keys; {again}"
+        return ProviderRejected(self.failures.provider, 401, why, is_key_fault=True)
+
+    async def _connected(
+        self, url: str, body: bytes, lease: Lease, deadline: Deadline, on_sent: Callable[[], None]
+    ) -> Reply:
+        """Send the request and await the head of its answer; once more where no byte of it had left."""
         loop = asyncio.get_running_loop()
-        with translating(self.failures, self._timeouts):
-            client = await deadline.wait(self._opened())
-            request = client.build_request("POST", self._url(path), content=body, extensions={"trace": trace})
-            connect_until_s = loop.time() + self._timeouts.connect_s
-            for attempt in range(CONNECT_RETRIES):
-                try:
-                    return await deadline.wait(client.send(request, stream=True))
-                except (httpx2.ConnectError, httpx2.ConnectTimeout):
-                    # No connection, so no byte of the request left: the one failure that cannot be paid for twice.
-                    # But together the attempts keep to the limit that the configuration names.
-                    if loop.time() >= connect_until_s:
-                        raise
-                    await deadline.wait(self._sleep(BACKOFF_S * 2**attempt * (0.5 + self._draw())))
-            return await deadline.wait(client.send(request, stream=True))
+        connect_until_s = loop.time() + self._timeouts.connect_s
+        has_left = False
 
-    async def _parser(
-        self, response: httpx2.Response, parser_for: Callable[[str], EventParser], deadline: Deadline
-    ) -> EventParser:
-        """Choose the parser of a 200. Raises: the error that fits any other answer."""
-        if response.status_code != 200:
-            raise await self._refusal(response, deadline)
-        if response.headers.get("content-encoding", "identity") != "identity":
+        def sent() -> None:
+            nonlocal has_left
+            has_left = True
+            self._used_at_s = loop.time()
+            on_sent()
+
+        warming, self._warming = self._warming, None
+        if warming is not None:
+            # It is nearer to being connected than a new one would be.
+            await deadline.wait(asyncio.wait((warming,)))
+        headers = {**self._headers, **lease.headers}
+        for attempt in range(CONNECT_RETRIES + 1):
+            try:
+                with translating(self.failures, self._timeouts.connect_s):
+                    return await deadline.wait(self._wire.post(url, body, headers, sent))
+            except ProviderError as error:
+                if has_left:
+                    error.may_have_billed = True
+                    raise
+                # No byte of the request left: the one failure of a connection that cannot be paid for twice.
+                error.may_have_billed = False
+                # But together the attempts keep to the limit that the configuration names.
+                is_over = attempt == CONNECT_RETRIES or loop.time() >= connect_until_s
+                if is_over or not _is_connecting(error) or not self._budget.withdraw():
+                    raise
+            await deadline.wait(self._sleep(BACKOFF_S * 2**attempt * (0.5 + self._draw())))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _media_type(self, reply: Reply) -> str:
+        """The kind of a 200's body. Raises: ProviderProtocolError for one that is no answer."""
+        if reply.headers.get("content-encoding", "identity") != "identity":
             raise self.failures.protocol("compressed its answer though it was asked not to")
-        media_type = response.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        media_type = reply.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if media_type not in ("text/event-stream", "application/json"):
             raise self.failures.protocol(f"answered {media_type!r} where JSON or an event stream was expected")
-        return parser_for(media_type)
+        return media_type
 
-    async def _refusal(self, response: httpx2.Response, deadline: Deadline) -> ProviderError:
-        if response.status_code < 300:
-            return self.failures.protocol(f"answered HTTP {response.status_code}, which has no answer in it")
-        wait_s = retry_after_s(response.headers, now_unix_s=self._now_unix_s())
-        if 300 <= response.status_code < 400:
-            host = urlsplit(response.headers.get("location", "")).netloc or "elsewhere"
-            fault = Fault(f"it redirects to {host}; set base_url to where the API is")
-            return self.failures.from_status(response.status_code, fault, wait_s)
-        body = b""
-        async with aclosing(response.aiter_raw()) as chunks:
-            while len(body) < MAX_ERROR_BYTES and (chunk := await self._next(chunks, deadline)):
+    async def _refusal(self, reply: Reply, deadline: Deadline) -> ProviderError:
+        """The error that fits an answer other than 200."""
+        try:
+            status, now_unix_s = reply.status, self._now_unix_s()
+            if status < 300:
+                return self.failures.protocol(f"answered HTTP {status}, which has no answer in it")
+            wait_s = retry_after_s(reply.headers, now_unix_s=now_unix_s)
+            if 300 <= status < 400:
+                host = urlsplit(reply.headers.get("location", "")).netloc or "elsewhere"
+                fault = Fault(f"it redirects to {host}; set base_url to where the API is")
+                return self.failures.from_status(status, fault, wait_s)
+            body = b""
+            while len(body) < MAX_ERROR_BYTES and (chunk := await self._next(reply, deadline)):
                 body += chunk
-        return self.failures.from_status(response.status_code, Fault.from_body(body[:MAX_ERROR_BYTES]), wait_s)
+            fault = Fault.from_body(body[:MAX_ERROR_BYTES])
+            if status == 429 and wait_s is None and fault.retry_after_s is None:
+                wait_s = limit_reset_s(reply.headers, now_unix_s=now_unix_s)
+            return self.failures.from_status(status, fault, wait_s)
+        finally:
+            with suppress(*BLAME):
+                reply.close()
 
-    async def _next(self, chunks: AsyncGenerator[bytes, None], deadline: Deadline) -> bytes:
-        """Await the next bytes; none are the end. The library's chunks are never empty."""
-        with translating(self.failures, self._timeouts):
-            return await deadline.wait(anext(chunks, b""))
+    async def _next(self, reply: Reply, deadline: Deadline) -> bytes:
+        """Await the next bytes; none are the end."""
+        with translating(self.failures, self._timeouts.connect_s):
+            return await deadline.wait(reply.read())
 
-    async def _drain(self, chunks: AsyncGenerator[bytes, None]) -> None:
+    async def _drain(self, reply: Reply) -> None:
         """Read to the end of the body, else the connection must be closed. Nothing here can spoil the answer."""
         with suppress(*BLAME):
             async with asyncio.timeout(DRAIN_S):
-                async for _ in chunks:
+                while await reply.read():
                     pass
-
-    async def _opened(self) -> httpx2.AsyncClient:
-        async with self._opening:
-            if self._is_closed:
-                raise self.failures.unsent(self.failures.unavailable("its connections were closed: we shut down"))
-            if self._client is None:
-                # Loading the certificate store takes some 80 ms, too long for the loop that serves everyone.
-                self._client = await asyncio.to_thread(self._new_client)
-            return self._client
-
-    def _new_client(self) -> httpx2.AsyncClient:
-        connect_s = self._timeouts.connect_s
-        agent = {"accept-encoding": "identity", "content-type": "application/json", "user-agent": "hybrid"}
-        return httpx2.AsyncClient(
-            headers=agent | self._headers | self.failures.credential.headers(),
-            # Reading and writing are bounded by Deadline, which knows what an event is.
-            timeout=httpx2.Timeout(None, connect=connect_s, pool=connect_s),
-            limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS // 4),
-            follow_redirects=False,
-            # Plain HTTP has no certificates to check; loading the store for it would cost 3 MB and 80 ms.
-            verify=self._parts.scheme == "https",
-            transport=self._http_transport,
-        )
 
     def _url(self, path: str) -> str:
         path, _, query = path.partition("?")
@@ -309,3 +337,8 @@ class Transport:
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._max_response_bytes:
             raise self.failures.protocol(f"sent more than {self._max_response_bytes} bytes")
+
+
+def _is_connecting(error: ProviderError) -> bool:
+    """Whether it was the connection that failed, and not the time for the whole call that ran out."""
+    return error.__cause__ is not None and blame_of(error.__cause__) in ("no_connection", "late_connection")

@@ -10,8 +10,12 @@ from decimal import Decimal
 import pytest
 
 from hybrid.cli import main
+from hybrid.policy.model import CloudOption, Draft, Limits, Review, Signals
+from hybrid.policy.review import review
+from hybrid.policy.route import route
+from hybrid.record import write_inputs, write_outcome
 from hybrid.store.ledger import Ledger, RequestClosed, RequestOpened, Reservation
-from hybrid.types import Cap, Outcome, Route, Window
+from hybrid.types import Cap, Json, Outcome, Route, Window
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 CAP = Cap("usd_per_day", Window(NOW - timedelta(days=1), NOW + timedelta(days=1)), Decimal(5))
@@ -112,11 +116,98 @@ def test_json(explain):
         facts[name] for name in ("id", "outcome", "route", "is_stream", "is_calibrated")
     )
     assert Decimal("0.000012346") == facts["cost_usd"]
-    assert json.loads(json.dumps(DECISION), parse_float=Decimal) == facts["decision"]
+    recorded = json.loads(json.dumps(DECISION), parse_float=Decimal)
+    assert recorded == {name: facts["decision"][name] for name in recorded}
     (reservation,) = facts["reservations"]
     assert ("rsv_req_1", Decimal("0.01"), Decimal("0.000012346"), "usage") == tuple(
         reservation[name] for name in ("id", "reserved_usd", "settled_usd", "settled_by")
     )
+
+
+FACTS = Signals(
+    prompt_tokens=120,
+    max_output_tokens=64,
+    prefill_tok_s=400.0,
+    decode_tok_s=20.0,
+    budget_left_usd=Decimal(1),
+    clouds=tuple(
+        CloudOption(provider="openai", model=f"a-model-with-quite-a-long-name-{place}", reserve_usd=Decimal("0.0123"))
+        for place in range(3)
+    ),
+)
+DOUBTED: Review = review(Draft(logprobs=(-0.5, -1.9)), Limits(ttft_s=1.5))
+
+
+def recorded() -> dict[str, Json]:
+    """A decision as this version writes it: a local draft that was doubted."""
+    signals, limits = FACTS, Limits(ttft_s=1.5)
+    body = write_inputs(signals, limits, DOUBTED) | write_outcome(route(signals, limits), DOUBTED)
+    return {**body, "events": [{"at_s": 0.5, "what": "a note of many words, " * 9}]}
+
+
+def test_it_is_decided_again(explain):
+    """What the row recorded is replayed, and what would have changed it is told, within 100 columns."""
+    _, out, _ = explain({"req_1": json.dumps(recorded())}, "req_1")
+    in_order = [
+        "limits",
+        "min_confidence           0.35",
+        "decided: kind=run_local reason=default fallback=openai/a-model-with-quite-a-long-name-0",
+        "replayed",
+        "same: the recorded inputs give this again, to the last bit",
+        "what would have changed it",
+        "with a confidence of at least 0.35 instead of 0.1496, it would have been answered locally",
+        "with policy.min_confidence = 0.14 instead of 0.35, it would have been answered locally",
+        "what happened",
+    ]
+    at = [out.find(text) for text in in_order]
+    assert [] == [text for text, position in zip(in_order, at, strict=True) if position < 0]
+    assert sorted(at) == at
+    assert [] == [line for line in out.splitlines() if len(line) > 100]
+
+
+def test_json_of_a_replay(explain):
+    """--json has the inputs, the outcome, the replay and the changes, each change with its numbers and its words."""
+    _, out, _ = explain({"req_1": json.dumps(recorded())}, "req_1", "--json")
+    decision = json.loads(out)["decision"]
+
+    wanted = {"facts", "limits", "reviewed", "checks", "decision", "review", "replay", "counterfactuals", "events"}
+    assert set() == wanted - set(decision)
+    assert (True, True, []) == tuple(decision["replay"][name] for name in ("is_replayable", "is_same", "differences"))
+    nearest = {change["fact"]: change for change in decision["counterfactuals"]}["draft.confidence"]
+    assert (0.35, "at_least", "local") == (nearest["needed"], nearest["bound"], nearest["place"]["where"])
+    assert len(decision["counterfactuals"]) <= 5
+
+
+def test_a_rule_that_changed_is_named(explain):
+    """Where this version decides otherwise than the one that wrote the row, each value that differs is told."""
+    row = recorded()
+    row["program"] = "0.0.9"
+    row["review"]["is_accepted"] = True
+    row["checks"][0]["detail"] = "it was said otherwise"
+    _, out, _ = explain({"req_1": json.dumps(row)}, "req_1")
+
+    assert "differs: 2 of its values come out otherwise (recorded by version 0.0.9, replayed by" in out
+    assert "review.is_accepted: was true, now false" in out
+    assert "checks[local_capability].detail: was it was said otherwise, now local can do all it needs" in out
+
+
+@pytest.mark.parametrize(
+    ("decision_json", "expected"),
+    [
+        pytest.param(json.dumps(DECISION), "not possible: it was recorded by a version that did not", id="older"),
+        pytest.param(
+            json.dumps({**recorded(), "format": 99}), "not possible: it was recorded in format 99", id="newer"
+        ),
+        pytest.param(
+            json.dumps({**recorded(), "limits": {"ttft_s": "soon"}}), 'Limits.ttft_s is "soon", not float', id="broken"
+        ),
+        pytest.param(json.dumps({"facts": {}}), "not possible: nothing was decided", id="undecided"),
+    ],
+)
+def test_what_cannot_be_replayed(explain, decision_json, expected):
+    """A row of another version is explained as far as it goes, and says why it cannot be decided again."""
+    code, out, _ = explain({"req_1": decision_json}, "req_1")
+    assert (0, True) == (code, expected in out)
 
 
 @pytest.mark.parametrize(

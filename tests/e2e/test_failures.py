@@ -229,7 +229,7 @@ def test_a_stand_in_holds_nothing_of_the_draft_it_replaces(tmp_path):
     """A doubted stream whose cloud refuses at once is generated anew: exactly the answer, without a stray token."""
 
     async def scenario() -> None:
-        refusal = Answer(status=401, error={"error": {"message": "no"}})
+        refusal = Answer(status=400, error={"error": {"message": "no"}})  # a refusal that opens no circuit
         async with FakeProvider(refusal) as cloud:
             with Serving(tmp_path, FAKE_MODEL + cloud_toml(cloud.base_url)) as server:
                 question = "[doubt] the quick brown fox jumps over"

@@ -75,6 +75,8 @@ def test_doubt_is_escalated_and_headers_ledger_report_and_bill_agree(tmp_path):
         assert report["spent_usd"] == pytest.approx((22 * 1 + 6 * 2) / 1e6, abs=1e-15)
         assert report["reserved_usd"] == 0
         assert explained["decision"]["review"]["is_accepted"] is False
+        assert explained["decision"]["replay"]["is_same"] is True
+        assert "draft.confidence" in [change["fact"] for change in explained["decision"]["counterfactuals"]]
 
     asyncio.run(scenario())
 

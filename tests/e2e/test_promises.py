@@ -74,6 +74,9 @@ def test_drafts_are_judged_by_the_calibrated_chance(tmp_path, stream):
         assert "calibrated probability" in _events(server, sure)
         [promise] = server.local_state()["promises"]
         assert ("echoes", True, 0.5) == (promise["task"], promise["is_kept"], promise["local_share"])
+        told = server.explain(doubtful.headers["x-hybrid-request-id"])["decision"]
+        assert told["replay"]["is_same"]
+        assert "fake" == told["limits"]["promise"]["origin"]["fingerprint"]
 
     _run(tmp_path, TASK, scenario)
 
@@ -107,6 +110,8 @@ def test_a_hopeless_draft_is_given_up_at_its_look(tmp_path):
         assert ("cloud", "local") == (doubtful.headers["x-hybrid-route"], sure.headers["x-hybrid-route"])
         assert "given up after" in _events(server, doubtful)
         assert 16 <= told["local_completion_tokens"] < len(LONG_DOUBT) / 2
+        assert told["decision"]["replay"]["is_same"]
+        assert 16 == told["decision"]["reviewed"]["look"]["tokens"]
 
     _run(tmp_path, looked, scenario)
 

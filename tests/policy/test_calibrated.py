@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid.policy.calibrated import Isotonic, LinearModel, Platt, linear_score, logistic, probability
+from hybrid.policy.calibrated import Isotonic, LinearModel, Platt, around, linear_score, logistic, probability
 
 NAN, INFINITY = float("nan"), float("inf")
 SCORES = st.floats(-1e6, 1e6)
@@ -100,6 +100,16 @@ def test_isotonic_is_monotone_and_a_probability(knots, one, other):
     rising = Isotonic(tuple(sorted(x for x, _ in knots)), tuple(sorted(y for _, y in knots)))
     low, high = sorted((one, other))
     assert 0 <= rising(low) <= rising(high) <= 1
+
+
+@given(KNOTS, st.dictionaries(st.sampled_from(["a", "b", "c"]), st.none() | st.just(NAN) | SCORES))
+def test_what_is_around_a_draft_judges_it_the_same(knots, values):
+    """The part of a model that one draft needs gives the very same probability, and is small."""
+    whole = model(Isotonic(tuple(sorted(x for x, _ in knots)), tuple(sorted(y for _, y in knots))))
+    part = around(whole, values)
+
+    assert probability(whole, values) == probability(part, values)
+    assert len(part.calibration.x) <= 2
 
 
 @given(st.floats(0, 100), st.floats(-100, 100), SCORES, SCORES)

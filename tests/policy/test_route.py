@@ -135,7 +135,7 @@ def test_route(changes, expected):
     ("option", "words"),
     [
         pytest.param({"reserve_usd": None}, "no price is known", id="unknown-price"),
-        pytest.param({"is_healthy": False}, "resting", id="unhealthy"),
+        pytest.param({"resting": "c is resting"}, "resting", id="unhealthy"),
         pytest.param({"context_tokens": 50}, "holds 50", id="cloud-context"),
     ],
 )

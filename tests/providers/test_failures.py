@@ -7,7 +7,9 @@ from email.utils import formatdate
 import pytest
 
 from hybrid.errors import ProviderRejected, ProviderThrottled, ProviderTimeout, ProviderUnavailable
-from hybrid.providers.failures import MESSAGE_CHARS, Credential, Failures, Fault, retry_after_s
+from hybrid.providers.failures import MESSAGE_CHARS, Failures, Fault
+from hybrid.providers.hints import retry_after_s
+from hybrid.providers.keys import Credential
 
 from .calls import KEY
 

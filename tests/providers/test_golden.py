@@ -18,9 +18,10 @@ from hybrid.pricing import TokenPrice, cost_usd
 from hybrid.providers.anthropic import AnthropicDialect
 from hybrid.providers.anthropic import Options as AnthropicOptions
 from hybrid.providers.base import CloudCall
-from hybrid.providers.failures import Failures, Fault, retry_after_s
+from hybrid.providers.failures import Failures, Fault
 from hybrid.providers.gemini import GeminiDialect
 from hybrid.providers.gemini import Options as GeminiOptions
+from hybrid.providers.hints import retry_after_s
 from hybrid.providers.http_provider import Dialect
 from hybrid.providers.openai import ChatDialect
 from hybrid.providers.openai import Options as ChatOptions

@@ -8,8 +8,8 @@ import pytest
 
 from hybrid import errors
 from hybrid.providers.base import Timeouts
-from hybrid.providers.failures import Credential
 from hybrid.providers.fake import Answer, FakeProvider, Fault
+from hybrid.providers.keys import Credential
 from hybrid.providers.openai import OpenAIProvider
 from hybrid.providers.transport import MAX_ERROR_BYTES, Transport
 from hybrid.types import Finished, FinishReason, Sampling, TextDelta
