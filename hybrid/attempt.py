@@ -31,6 +31,7 @@ from hybrid.latencies import LocalRun
 from hybrid.local_answer import LocalAnswers, count_ends
 from hybrid.local_request import LocalRequest
 from hybrid.policy.model import Escalate, Limits, Reason, RunLocal, Signals, without_promise
+from hybrid.policy.worth import weigh
 from hybrid.pricing import saved_usd
 from hybrid.race import Race
 from hybrid.runtime_options import RuntimeOptions
@@ -173,9 +174,13 @@ class Attempt:
         an error with a status of its own.
         """
         while not held or (decision.fallback is not None and not self._is_judgeable(held)):
-            if held and decision.fallback is not None and (hopeless := self._said.hopeless(self._limits)) is not None:
-                self._journal.review, self._journal.confidence = hopeless, hopeless.confidence
-                self._journal.is_calibrated = hopeless.is_calibrated
+            hopeless = self._said.hopeless(self._limits) if held else None
+            if (
+                hopeless is not None
+                and decision.fallback is not None
+                and not weigh(hopeless, decision.fallback, self._signals.budget_lambda, self._limits).is_accepted
+            ):
+                self._journal.judge(hopeless)
                 self._journal.note(f"given up after {self._said.tokens} tokens: {hopeless.checks[-1].detail}")
                 return Escalate(reason=hopeless.reason, option=decision.fallback, may_fall_back=True)
             try:
@@ -192,10 +197,9 @@ class Attempt:
             if answers.unfit is not None:
                 raise LocalFailure(answers.unfit)
             return None
-        verdict = answers.verdict(self._limits)
+        verdict = weigh(answers.verdict(self._limits), decision.fallback, self._signals.budget_lambda, self._limits)
         journal = self._journal
-        journal.review, journal.confidence = verdict, verdict.confidence
-        journal.is_calibrated = verdict.is_calibrated
+        journal.judge(verdict)
         journal.note(f"reviewed {answers.tokens} tokens: {verdict.checks[-1].detail}")
         if verdict.is_accepted:
             return None

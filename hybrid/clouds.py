@@ -12,11 +12,10 @@ from uuid import uuid4
 
 from hybrid.cloud_health import CloudHealth, ModelHealth
 from hybrid.errors import BudgetExhausted, HybridError, ProviderError, StoreError
-from hybrid.glance import Glances
 from hybrid.journal import Journal
 from hybrid.latencies import LatencyBook
-from hybrid.policy.budget import left_usd
 from hybrid.policy.model import CloudOption
+from hybrid.price_book import PriceBook
 from hybrid.pricing import TokenPrice, cost_usd, is_told, tokens_usd, worst_case_usd
 from hybrid.providers.base import CloudCall, Provider
 from hybrid.providers.bounds import upper_bound_prompt_tokens
@@ -28,9 +27,6 @@ log = logging.getLogger(__name__)
 
 BYTES_PER_TOKEN = 4
 """Of English prose, where no tokenizer counted the prompt: for the order of the ladder, never for a reservation."""
-
-PLENTY = 1000
-"""How many requests' worst cases must be left in a budget for a recent figure of it to do."""
 
 USUAL_ANSWER_TOKENS = 256
 """How long an answer is expected to be until some were seen; only the order of the ladder hangs on it."""
@@ -96,17 +92,28 @@ class Clouds:
         self,
         models: Sequence[CloudModel],
         ledger: Ledger,
-        caps: Callable[[datetime], tuple[Cap, ...]],
+        caps: Callable[[datetime, ChatRequest], tuple[Cap, ...]],
         *,
+        prices: PriceBook | None = None,
         health: CloudHealth | None = None,
         latencies: LatencyBook | None = None,
     ) -> None:
-        self.models = tuple(models)
+        self._models = tuple(models)
+        self._prices = prices
         self.health = health or CloudHealth()
-        self._glances: Glances[Decimal | None] = Glances()
         self._ledger = ledger
         self._caps = caps
         self.latencies = latencies or LatencyBook()
+
+    @property
+    def models(self) -> tuple[CloudModel, ...]:
+        """All of them, the preferred first, at the prices of today."""
+        if self._prices is None:
+            return self._models
+        today = [self._prices.price(cloud.provider.name, cloud.model) for cloud in self._models]
+        if today != [cloud.price for cloud in self._models]:
+            self._models = tuple(replace(c, price=price) for c, price in zip(self._models, today, strict=True))
+        return self._models
 
     def named(self, name: str | None) -> tuple[CloudModel, ...]:
         """The models a client's `cloud` or `cloud/NAME` may mean; NAME is a provider, a model, or both."""
@@ -134,25 +141,6 @@ class Clouds:
         """The price that local answers are said to save: that of the preferred cloud model with a known one."""
         return next((m.price for m in self.models if m.price is not None), None)
 
-    async def left_usd(self, most_usd: Decimal) -> Decimal | None:
-        """Money that may still be reserved now; None where no budget is configured.
-
-        most_usd: what the request can cost at most; where many times that is left, a recent figure will do.
-        """
-        return await self._glances.look(
-            None, self._read_left_usd, is_plenty=lambda left: left is None or left > PLENTY * most_usd
-        )
-
-    async def _read_left_usd(self) -> Decimal | None:
-        caps = self._caps(datetime.now().astimezone())
-        if not caps:
-            return None
-        left: list[Decimal] = []
-        for cap in caps:
-            balance = await self._ledger.balance(cap.window)
-            left.append(left_usd(cap, balance.spent_usd, balance.reserved_usd))
-        return min(left)
-
     async def call(
         self,
         cloud: CloudModel,
@@ -173,7 +161,7 @@ class Clouds:
             ProviderError, StoreError.
         """
         with self.health.admit(cloud.provider.name, cloud.model) as trial:
-            reservation = await self._reserve(option, journal)
+            reservation = await self._reserve(request, option, journal)
             settled_usd: Decimal | None = None
             usage: Usage | None = None
             has_left = False
@@ -221,9 +209,9 @@ class Clouds:
             # Nothing is lost: the reservation still counts in full, and the ledger goes on trying.
             log.error("the cost of %s could not be written: %s", reservation.request_id, failed)
 
-    async def _reserve(self, option: CloudOption, journal: Journal) -> Reservation:
+    async def _reserve(self, request: ChatRequest, option: CloudOption, journal: Journal) -> Reservation:
         now = datetime.now().astimezone()
-        caps = self._caps(now)
+        caps = self._caps(now, request)
         if option.reserve_usd is None or not caps:
             raise BudgetExhausted(f"{option.model} has no known price or no budget is configured")
         reservation = Reservation(
@@ -234,6 +222,8 @@ class Clouds:
             amount_usd=option.reserve_usd,
             now=now,
             caps=caps,
+            client_key=request.client_key,
+            tag=None if request.tag is None else request.tag.casefold(),
         )
         grant = await self._ledger.reserve(reservation)
         if isinstance(grant, Refused):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,6 +26,8 @@ from hybrid.config_schema import (
     PolicyConfig,
     PriceConfig,
     ServerConfig,
+    TagConfig,
+    own_prices,
 )
 from hybrid.config_secrets import Secret, key_variables, read_secrets, secret_source
 from hybrid.errors import ConfigError
@@ -43,14 +45,18 @@ __all__ = [
     "PriceConfig",
     "Secret",
     "ServerConfig",
+    "TagConfig",
     "data_dir",
     "find_file",
     "is_loopback",
     "json_schema",
     "load",
+    "own_prices",
     "read_secrets",
     "secret_source",
 ]
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "server": ServerConfig,
@@ -109,7 +115,7 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     Raises: ConfigError naming the key, where it stands, and what is valid.
     """
     file = read_file(find_file(config_path, environ))
-    _reject_unknown(file.tables, [*SECTIONS, "cloud", "lora", "prices", "aliases"], "", file)
+    _reject_unknown(file.tables, [*SECTIONS, "cloud", "lora", "tags", "prices", "aliases"], "", file)
     draft = _Draft()
     for section, struct in SECTIONS.items():
         table = _table(file, section)
@@ -119,6 +125,7 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     clouds = _clouds(file, draft.origins)
     loras = _loras(file, draft.origins)
     prices = _prices(file, draft.origins)
+    tags = _named(TagConfig, "tags", "NAME", file, draft.origins)
     aliases = _aliases(file, draft.origins)
     _apply_environment(draft, environ, {name for cloud in clouds for name in key_variables(cloud)})
     for dotted, raw in (flags or {}).items():
@@ -127,11 +134,11 @@ def load(config_path: Path | None, environ: Mapping[str, str], flags: Mapping[st
         if raw is not None:
             draft.put(section, key, raw, "flag")
     sections: dict[str, Any] = {name: struct(**draft.values[name]) for name, struct in SECTIONS.items()}
-    config = Config(**sections, cloud=clouds, lora=loras, prices=prices, aliases=aliases)
+    config = Config(**sections, cloud=clouds, lora=loras, tags=tags, prices=prices, aliases=aliases)
     for key, problem in contradictions(config):
         raise ConfigError(f"{draft.origins.get(key, file.path)}: {key}: {problem}")
     origins = {key: draft.origins.get(key, "default") for key in _all_keys(config)}
-    return Loaded(config, origins, file.path, tuple(warnings(config)))
+    return Loaded(config, origins, file.path, tuple(warnings(config, origins)))
 
 
 def json_schema() -> dict[str, Any]:
@@ -242,15 +249,44 @@ def _listed(
         yield values
 
 
-def _prices(file: TomlFile, origins: dict[str, str]) -> dict[str, PriceConfig]:
-    prices = {}
-    for name, table in _table(file, "prices").items():
-        origins[f'prices."{name}"'] = file.where("prices", name)
+def _prices(file: TomlFile, origins: dict[str, str]) -> dict[str, PriceConfig | tuple[PriceConfig, ...]]:
+    """Convert [prices."provider/model"], and [[prices."provider/model"]] where there are several of one."""
+    prices: dict[str, PriceConfig | tuple[PriceConfig, ...]] = {}
+    listed = {name: tables for name, tables in _table(file, "prices").items() if isinstance(tables, list)}
+    for name, tables in listed.items():
+        origins[f'prices."{name}"'] = file.where("prices", name, "0")
+        if not all(isinstance(table, dict) for table in tables):
+            raise ConfigError(f'{file.where("prices", name)}: prices."{name}" lists what is no table')
+        prices[name] = tuple(
+            PriceConfig(**_struct_values(PriceConfig, f'prices."{name}"[{index}]', table, file, path, origins))
+            for index, table in enumerate(tables)
+            for path in [("prices", name, str(index))]
+        )
+    return prices | _named(PriceConfig, "prices", "provider/model", file, origins, besides=listed)
+
+
+def _named(
+    struct: type[T],
+    section: str,
+    example: str,
+    file: TomlFile,
+    origins: dict[str, str],
+    *,
+    besides: Container[str] = (),
+) -> dict[str, T]:
+    """Convert the tables of [section."NAME"], by their names."""
+    found = {}
+    for name, table in _table(file, section).items():
+        if name in besides:
+            continue
+        origins[f'{section}."{name}"'] = file.where(section, name)
         if not isinstance(table, dict):
-            raise ConfigError(f'{file.where("prices", name)}: a price is a table: write [prices."provider/model"]')
-        values = _struct_values(PriceConfig, f'prices."{name}"', table, file, ("prices", name), origins)
-        prices[name] = PriceConfig(**values)
-    return prices
+            raise ConfigError(
+                f'{file.where(section, name)}: {section}."{name}" is a table: write [{section}."{example}"]'
+            )
+        values = _struct_values(struct, f'{section}."{name}"', table, file, (section, name), origins)
+        found[name] = struct(**values)
+    return found
 
 
 def _struct_values(
@@ -292,8 +328,8 @@ def _apply_environment(draft: _Draft, environ: Mapping[str, str], key_names: set
         if name not in names:
             near = difflib.get_close_matches(name, [*names, *OTHER_VARIABLES], n=1, cutoff=0.0)[0]
             raise ConfigError(
-                f"unknown environment variable {name}; did you mean {near}? "
-                "HYBRID_<SECTION>_<KEY> sets a key; [[cloud]], [[lora]], prices and aliases are set in the file only"
+                f"unknown environment variable {name}; did you mean {near}? HYBRID_<SECTION>_<KEY> sets a key; "
+                "[[cloud]], [[lora]], tags, prices and aliases are set in the file only"
             )
         section, key = names[name]
         draft.put(section, key, _from_text(SECTIONS[section], key, text), name)
@@ -314,6 +350,10 @@ def _all_keys(config: Config) -> Iterable[str]:
         yield from (f"cloud[{index}].{key}" for key in _keys(CloudConfig))
     for index in range(len(config.lora)):
         yield from (f"lora[{index}].{key}" for key in _keys(LoraConfig))
-    for name in config.prices:
-        yield from (f'prices."{name}".{key}' for key in _keys(PriceConfig))
+    for name in config.tags:
+        yield from (f'tags."{name}".{key}' for key in _keys(TagConfig))
+    for name, price in config.prices.items():
+        label = f'prices."{name}"'
+        labels = [f"{label}[{index}]" for index in range(len(price))] if isinstance(price, tuple) else [label]
+        yield from (f"{one}.{key}" for one in labels for key in _keys(PriceConfig))
     yield from (f'aliases."{name}"' for name in config.aliases)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from msgspec.structs import fields
 
 from hybrid.config_schema import BACKENDS, CLOUD_KINDS, LATER, CloudConfig, Config
+from hybrid.types import MAX_TAG_CHARS
 
 RESERVED_NAMES = ("hybrid", "local", "cloud")
 
@@ -128,12 +129,22 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
                     f"has no meaning for kind {cloud.kind!r}; it is for {' and '.join(kinds)}",
                 )
     yield from _lora_problems(config)
+    yield from _tag_problems(config)
     for name in config.prices:
         if not all(name.partition("/")) or not _is_plain(name):
             yield f'prices."{name}"', 'expected "provider/model", such as [prices."openai/gpt-5-mini"]'
     for name, target in config.aliases.items():
         if problem := _alias_problem(name, target, config):
             yield f'aliases."{name}"', problem
+
+
+def _tag_problems(config: Config) -> Iterator[tuple[str, str]]:
+    folded: dict[str, str] = {}
+    for name in config.tags:
+        if not name or len(name) > MAX_TAG_CHARS or not name.isprintable():
+            yield f'tags."{name}"', f"a tag is 1 to {MAX_TAG_CHARS} printable characters"
+        if (other := folded.setdefault(name.casefold(), name)) != name:
+            yield f'tags."{name}"', f"is the tag {other!r} in other letters; tags are told apart without their case"
 
 
 def _lora_problems(config: Config) -> Iterator[tuple[str, str]]:
@@ -183,10 +194,9 @@ _VERSIONS = {
 """Hosts whose API lies in a folder, and that folder."""
 
 
-def warnings(config: Config) -> Iterator[str]:
+def warnings(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
     """Yield what is allowed but probably not what was meant, one sentence each."""
-    if config.cloud and not config.budget.usd_per_day:
-        yield "no cloud is called until budget.usd_per_day is set"
+    yield from _budget_warnings(config, origins)
     if not config.cloud and not config.local.model:
         yield "nothing can answer: local.model is empty and there is no [[cloud]]"
     if config.policy.hedge and config.policy.ttft_ms is None and config.policy.total_ms is None:
@@ -204,3 +214,14 @@ def warnings(config: Config) -> Iterator[str]:
     for name in config.prices:
         if name not in names:
             yield f'[prices."{name}"] is for no configured model'
+
+
+def _budget_warnings(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
+    caps_usd = config.budget.caps_usd
+    if config.cloud and not caps_usd:
+        yield "no cloud is called until [budget] has a cap, such as usd_per_day"
+    elif config.cloud and not all(caps_usd):
+        yield "no cloud is called: a cap of [budget] is 0"
+    for section, table in (("budget", config.budget), *((f'tags."{tag}"', own) for tag, own in config.tags.items())):
+        if table.usd_per_window is None and origins.get(f"{section}.window_hours", "default") != "default":
+            yield f"{section}.window_hours has no effect without {section}.usd_per_window"

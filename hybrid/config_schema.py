@@ -236,6 +236,13 @@ class PolicyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         Share,
         Meta(description="Of what was not calibrated, a local draft that scores lower is escalated."),
     ] = 0.35
+    value_usd: Annotated[
+        Decimal | None,
+        Meta(description="What a right answer instead of a wrong one is worth; a cloud that costs more is not paid."),
+    ] = None
+    p_cloud: Annotated[
+        Share, Meta(description="Chance that a cloud's answer is right, for that rule, until a calibration says.")
+    ] = 0.9
     cloud_order: Annotated[
         Literal["price", "listed"],
         Meta(
@@ -248,19 +255,49 @@ class PolicyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     ] = ()
 
 
-class BudgetConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[budget]: how much may be paid. Without usd_per_day no cloud is ever called."""
+class TagConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[tags."NAME"]: how much requests with that x-hybrid-tag may cost together, within [budget]."""
 
-    usd_per_day: Annotated[
-        Decimal | None, Meta(description="Most that is spent a day, in USD; unset: no cloud is called.")
+    usd_per_day: Annotated[Decimal | None, Meta(description="Most that is spent a day, in USD; unset: no cap.")] = None
+    usd_per_month: Annotated[
+        Decimal | None, Meta(description="Most that is spent a calendar month, in USD; unset: no cap.")
     ] = None
+    usd_per_window: Annotated[
+        Decimal | None, Meta(description="Most that is spent in any window_hours, in USD; unset: no cap.")
+    ] = None
+    window_hours: Annotated[
+        float, Meta(gt=0, le=8784, description="Hours of the rolling window that usd_per_window counts.")
+    ] = 24.0
+
+    @property
+    def caps_usd(self) -> tuple[Decimal, ...]:
+        """The caps that are set."""
+        return tuple(cap for cap in (self.usd_per_day, self.usd_per_month, self.usd_per_window) if cap is not None)
+
+    def __str__(self) -> str:
+        """The caps that are set, for people: `$5 a day, $2 in 5 hours`."""
+        spans = ("a day", "a month", f"in {self.window_hours:g} hours")
+        caps_usd = (self.usd_per_day, self.usd_per_month, self.usd_per_window)
+        return ", ".join(f"${cap} {span}" for cap, span in zip(caps_usd, spans, strict=True) if cap is not None)
+
+
+class BudgetConfig(TagConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """[budget]: how much may be paid by everybody together. Without any cap here no cloud is ever called."""
+
+    pace: Annotated[
+        Literal["even", "off"],
+        Meta(description="even: as money goes faster than it can last, only what is worth more is escalated."),
+    ] = "even"
     timezone: Annotated[
-        str, Meta(min_length=1, description='Where the day begins: "local" or an IANA name such as Europe/Berlin.')
+        str, Meta(min_length=1, description='Where days and months begin: "local" or an IANA name: Europe/Berlin.')
     ] = "local"
 
 
 class PriceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """[prices."provider/model"]: overrides or fills the price table; a model without a price is not called."""
+    """[prices."provider/model"]: overrides or fills the price table; a model without a price is not called.
+
+    With [[prices."provider/model"]] there may be several, of which the one that began last holds.
+    """
 
     input_usd_per_mtok: Annotated[Decimal, Meta(description="USD for a million prompt tokens.")]
     output_usd_per_mtok: Annotated[Decimal, Meta(description="USD for a million answer tokens.")]
@@ -273,6 +310,10 @@ class PriceConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     since: Annotated[dt.date | None, Meta(description="First day the price holds; unset: it always held.")] = None
 
 
+Prices: TypeAlias = Mapping[str, PriceConfig | tuple[PriceConfig, ...]]
+"""By "provider/model": one price, or several with the days from which they hold."""
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """hybrid.toml: one table a concern. Every key is optional; an unknown key is an error."""
 
@@ -282,8 +323,15 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     lora: tuple[LoraConfig, ...] = ()
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
-    prices: Mapping[str, PriceConfig] = field(default_factory=dict)
+    tags: Mapping[str, TagConfig] = field(default_factory=dict)
+    prices: Prices = field(default_factory=dict)
     aliases: Annotated[
         Mapping[str, str],
         Meta(description="Model names of existing apps: hybrid, local, local/NAME, cloud or cloud/NAME."),
     ] = field(default_factory=dict)
+
+
+def own_prices(config: Config, name: str) -> tuple[PriceConfig, ...]:
+    """The prices that are configured for a "provider/model"."""
+    own = config.prices.get(name, ())
+    return own if isinstance(own, tuple) else (own,)

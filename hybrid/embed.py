@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from hybrid.admission import Admission
 from hybrid.engine.fleet import Fleet
 from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import DeadlineExceeded, HybridError, InvalidRequest, ModelNotFound
@@ -25,15 +26,18 @@ class Embedder:
         model: what `hybrid` and `local` mean here; None: there is no local model.
     """
 
-    def __init__(self, *, fleet: Fleet, ledger: Ledger, aliases: Mapping[str, str], model: str | None) -> None:
+    def __init__(
+        self, *, fleet: Fleet, ledger: Ledger, admission: Admission, aliases: Mapping[str, str], model: str | None
+    ) -> None:
         self._fleet = fleet
+        self._admission = admission
         self._ledger = ledger
         self._aliases = aliases
         self._model = model
 
     async def embed(self, request: EmbeddingRequest, journal: Journal) -> Embeddings:
         """Answer one request, within its deadline; what happened goes to the ledger, also when it is cancelled."""
-        with self._recorded(request, journal):
+        with self._recorded(request, journal), self._admission.admitted(request, journal):
             name, journal.reason = self._resolve(request)
             try:
                 async with asyncio.timeout(request.deadline_s and request.deadline_s - journal.elapsed_s):
@@ -85,7 +89,6 @@ class Embedder:
             yield
         except HybridError as error:
             journal.fail(error)
-            error.request_id = journal.id
             raise
         except Exception as bug:
             journal.outcome, journal.error_code = Outcome.FAILED, "internal_error"

@@ -5,6 +5,7 @@ HybridError
 |   +-- InvalidRequest 400     +-- ContextLengthExceeded 400   +-- UnsupportedCapability 400
 |   +-- Unauthorized 401       +-- BudgetExhausted 402         +-- Forbidden 403
 |   +-- ModelNotFound 404      +-- RequestTooLarge 413         +-- QueueFull 429
+|   +-- ModelNotAllowed 403    +-- RateLimited 429
 +-- LocalError 5xx             our own engine or machine failed; another route may answer
 |   +-- LocalFailure 500       +-- WorkerDied 503              +-- ModelNotReady 503
 |   +-- ModelFileError 500     (a GGUF that is truncated, hostile or not one)
@@ -22,9 +23,12 @@ Each carries what a renderer needs (`status`, `code`, `type`, `param`, `src`) an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import ClassVar, Literal, TypeAlias
+
+from hybrid.types import RateLimit
 
 Source: TypeAlias = Literal["hybrid", "local", "cloud"]
 
@@ -41,6 +45,8 @@ class HybridError(Exception):
     retry_after_s: float | None = None
     request_id: str | None = None
     """The request's ledger row, set by whoever wrote it, so that the response can name it."""
+    rate_limits: tuple[RateLimit, ...] = ()
+    """How the request's client key stands against its limits, set likewise."""
 
 
 class CallerError(HybridError):
@@ -92,6 +98,26 @@ class Forbidden(CallerError):
     """The request came for a host or path this server does not answer."""
 
     status, code = 403, "forbidden"
+
+
+class ModelNotAllowed(CallerError):
+    """The client key may not use this model; the message names those it may. Status and code are OpenAI's for it."""
+
+    status, code = 403, "model_not_found"
+
+    def __init__(self, key: str, model: str, allowed: Iterable[str]) -> None:
+        super().__init__(f"the key {key!r} may not use the model {model!r}; it may use: {', '.join(allowed)}")
+
+
+class RateLimited(CallerError):
+    """The client key is over one of its limits; later the same request may be taken."""
+
+    status, code, type, is_retryable = 429, "rate_limit_exceeded", "rate_limit_error", True
+
+    def __init__(self, key: str, limit: str, allowed: int, retry_after_s: float) -> None:
+        what = f"{allowed} requests at once" if limit == "concurrency" else f"{allowed} {limit} a minute"
+        super().__init__(f"the key {key!r} is over its limit of {what}; retry in {math.ceil(retry_after_s)} s")
+        self.retry_after_s = retry_after_s
 
 
 class BudgetExhausted(CallerError):

@@ -16,7 +16,7 @@ from hybrid.plain import to_plain
 from hybrid.policy.model import Decision, Limits, Reason, Review, Signals
 from hybrid.record import kind_of_decision, write_inputs, write_outcome
 from hybrid.store.records import RequestClosed, RequestOpened
-from hybrid.types import ChatRequest, Head, Json, Outcome, Route, Usage
+from hybrid.types import ChatRequest, Head, Json, Outcome, RateLimit, Route, Usage
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,6 +67,8 @@ class Journal:
     queue_s: float | None = None
     ttft_s: float | None = None
     overhead_s: float | None = None
+    rate_limits: tuple[RateLimit, ...] = ()
+    is_private: bool = False
     local_problem: str | None = None
     waited_s: float = 0.0
     signals: Signals | None = None
@@ -120,6 +122,13 @@ class Journal:
         self.decided_s = self.elapsed_s
         self.note(f"decided: {kind_of_decision(decision)} ({decision.reason.value})")
 
+    def judge(self, review: Review) -> None:
+        """Record what was made of the draft; one that stands because of its price says so."""
+        self.review, self.confidence, self.is_calibrated = review, review.confidence, review.is_calibrated
+        if review.is_accepted and review.reason is not Reason.DEFAULT:
+            self.reason = review.reason
+            self.degraded = Reason.BUDGET if review.reason is Reason.BUDGET else self.degraded
+
     def released(self, route: Route, model: str, *, provider: str | None = None) -> Head:
         """Record that the answer begins to leave, and give its head."""
         self.route, self.model, self.provider = route, model, provider
@@ -142,10 +151,12 @@ class Journal:
             saved_usd=self.saved_usd,
             degraded=self.degraded.value if self.degraded else None,
             overhead_s=self.overhead_s,
+            rate_limits=self.rate_limits,
         )
 
     def fail(self, error: HybridError) -> None:
         """Record how it failed: the caller's fault is a rejection, anything else a failure."""
+        error.request_id, error.rate_limits = self.id, self.rate_limits
         self.outcome = Outcome.REJECTED if error.status < 500 else Outcome.FAILED
         self.error_code = error.code
         self.note(f"{self.outcome.value}: {error.code}: {error}")

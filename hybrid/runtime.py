@@ -6,13 +6,14 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from decimal import Decimal
 
+from hybrid.admission import Admission
 from hybrid.artefact import PromiseBook
 from hybrid.attempt import Attempt, Item
+from hybrid.budgets import Budgets
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.embed import Embedder
 from hybrid.engine.checker import Checker
@@ -72,10 +73,13 @@ class Runtime:
         clouds: Clouds,
         ledger: Ledger,
         keys: ClientKeys,
+        admission: Admission,
+        budgets: Budgets,
         speeds: SpeedBook | None = None,
         promises: PromiseBook | None = None,
     ) -> None:
         self._options = options
+        self._admission, self._budgets = admission, budgets
         self._speeds = speeds or SpeedBook()
         self._promises = promises or PromiseBook()
         self._fleet = fleet
@@ -85,7 +89,11 @@ class Runtime:
         self._keys = keys
         self._started_unix_s = int(time.time())
         self._embedder = Embedder(
-            fleet=fleet, ledger=ledger, aliases=options.aliases, model=options.embedding_model or fleet.default
+            fleet=fleet,
+            ledger=ledger,
+            admission=admission,
+            aliases=options.aliases,
+            model=options.embedding_model or fleet.default,
         )
 
     @property
@@ -100,14 +108,14 @@ class Runtime:
         journal = self._journal(dialect, request.model, arrived_s)
         self._ledger.open_request(journal.opened(request))
         try:
-            async with aclosing(self._answer(request, journal)) as items:
-                async for item in items:
-                    if isinstance(item, Tail):
-                        journal.outcome = Outcome.OK
-                    yield item
+            with self._admission.admitted(request, journal):
+                async with aclosing(self._answer(request, journal)) as items:
+                    async for item in items:
+                        if isinstance(item, Tail):
+                            journal.outcome = Outcome.OK
+                        yield item
         except HybridError as error:
             journal.fail(error)
-            error.request_id = journal.id
             raise
         except Exception as bug:
             journal.outcome, journal.error_code = Outcome.FAILED, "internal_error"
@@ -275,13 +283,13 @@ class Runtime:
         self, request: ChatRequest, target: _Target, local: Supervisor | None, journal: Journal
     ) -> Signals:
         """Gather everything the decision may know: the one place that reads clock, queue, speeds and ledger."""
-        is_private = request.tag is not None and request.tag.casefold() in self._options.private_tags
-        may_pay = target.policy is not PolicyChoice.LOCAL_ONLY and not is_private
-        clouds = self._clouds.named(target.cloud_name) if may_pay else ()
+        is_private = journal.is_private or (request.tag or "").casefold() in self._options.private_tags
         prompt_tokens, refusal = await self._count_prompt(request, local, journal)
+        clouds = () if is_private or target.policy is PolicyChoice.LOCAL_ONLY else self._clouds.named(target.cloud_name)
         options = tuple(self._option(cloud, request, target, prompt_tokens) for cloud in clouds)
         load, name = local.load if local is not None else None, self._local_name(target)
         is_ready = local is not None and local.state is WorkerState.READY and journal.local_problem is None
+        money = await self._budgets.look(request, options, journal)
         speeds = self._speeds.look_up(load, local.facts if local is not None else None, prompt_tokens)
         return Signals(
             policy=target.policy,
@@ -303,7 +311,8 @@ class Runtime:
             local_threads=load.threads if load else None,
             local_slowdown=load.slowdown if load else None,
             clouds=options,
-            budget_left_usd=await self._left_usd(options, journal) if clouds else None,
+            budget_left_usd=money.left_usd,
+            budget_lambda=money.lambda_,
             deadline_s=None if request.deadline_s is None else request.deadline_s - journal.elapsed_s,
             max_cost_usd=request.max_cost_usd,
             is_stream=request.is_stream,
@@ -319,14 +328,6 @@ class Runtime:
             # The token ids are the local vocabulary's: at a cloud the same numbers are other words.
             return replace(option, missing=option.missing | {str(Capability.LOGIT_BIAS)})
         return option
-
-    async def _left_usd(self, options: Sequence[CloudOption], journal: Journal) -> Decimal | None:
-        """Ask the ledger; what cannot be read cannot be spent, and local answers go on without it."""
-        try:
-            return await self._clouds.left_usd(max(option.reserve_usd or Decimal(0) for option in options))
-        except StoreError as unreadable:
-            journal.note(f"no money can be spent: {unreadable}")
-            return Decimal(0)
 
     def _in_local_terms(self, request: ChatRequest, local: Supervisor | None) -> LocalRequest:
         facts = local.facts if local is not None else None

@@ -13,6 +13,10 @@ Json: TypeAlias = Any
 """A decoded JSON value. mypy cannot follow recursive JSON through msgspec, so the alias names the intent."""
 
 
+MAX_TAG_CHARS = 128
+"""The longest x-hybrid-tag that is taken."""
+
+
 class Capability(StrEnum):
     """Something a request needs of whoever answers it. A route that lacks one is not taken."""
 
@@ -272,6 +276,33 @@ class Finished:
 Event: TypeAlias = TextDelta | ReasoningDelta | ToolCallDelta | Finished
 
 
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """How a client key stands against one of its limits: what is left now, and how long until nothing counts."""
+
+    name: Literal["requests", "tokens"]
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyRules:
+    """What a client key may do; None and () are no limit of its own.
+
+    models: names it may send, or that its names are aliases of.
+    is_private: its requests never leave this machine.
+    """
+
+    usd_per_day: Decimal | None = None
+    usd_per_month: Decimal | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+    models: tuple[str, ...] = ()
+    is_private: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
     """What is known when the first part of an answer is released: the `x-hybrid-*` response headers.
@@ -279,6 +310,7 @@ class Head:
     reason, degraded: words of `policy.model.Reason`; degraded is None when the answer is the one the policy wanted.
     confidence: in [0, 1], None when unknown; `is_calibrated` False says it is a score, not a probability.
     overhead_s: time from arrival to this moment that was ours: neither engine nor cloud.
+    rate_limits: of the request's client key, as it came in.
     """
 
     request_id: str
@@ -291,6 +323,7 @@ class Head:
     saved_usd: Decimal | None = None
     degraded: str | None = None
     overhead_s: float | None = None
+    rate_limits: tuple[RateLimit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,8 +363,15 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Cap:
-    """The most that may be spent in a window. `name` is the configuration key it came from."""
+    """The most that may be spent in a window. `name` is the configuration key it came from.
+
+    client_key, tag: whose money counts, where not everybody's; a cap has one of them at most. A tag is case-folded.
+    is_rolling: its window moves with the time, and reaches as far ahead of it as back.
+    """
 
     name: str
     window: Window
     limit_usd: Decimal
+    client_key: str | None = None
+    tag: str | None = None
+    is_rolling: bool = False

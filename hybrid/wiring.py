@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, date, datetime, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
+from hybrid.admission import Admission
 from hybrid.artefact import PromiseBook
+from hybrid.budgets import budget_zone, budgets_of
 from hybrid.catalog import installed, resolve
 from hybrid.catalog.tuned import Settings
 from hybrid.clouds import CloudModel, Clouds
-from hybrid.config import CloudConfig, Config, LoraConfig, data_dir, is_loopback, read_secrets
+from hybrid.config import Config, LoraConfig, data_dir, is_loopback, read_secrets
 from hybrid.engine.checker import Checker
 from hybrid.engine.fleet import Fleet, ModelPlan
 from hybrid.engine.process import SupervisorOptions
@@ -25,19 +24,15 @@ from hybrid.errors import ConfigError, StoreError
 from hybrid.latencies import LatencyBook
 from hybrid.lora import check_adapters
 from hybrid.placing import free_bytes, placed
-from hybrid.policy.budget import day_window
 from hybrid.policy.model import CloudOrder, Limits
-from hybrid.pricing import TokenPrice
+from hybrid.price_book import PriceBook, price_of
 from hybrid.runtime import Runtime
 from hybrid.runtime_options import RuntimeOptions
 from hybrid.speeds import open_speed_book
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
 from hybrid.tuning.apply import find_tuned
-from hybrid.types import Cap, Sampling
-
-if TYPE_CHECKING:
-    from hybrid.providers.prices import ListedPrice
+from hybrid.types import Sampling
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +44,6 @@ BARRIER_SPINS = "1000"
 By default it spins for milliseconds, and a thread that waits so for one that is not running keeps it from running:
 with other busy processes on two cores single steps took 1 to 3 s, with this they stayed under 0.1 s.
 """
-LOCALTIME = Path("/etc/localtime")
 
 
 def spawn_local(config: Config, model_path: Path | None, environ: Mapping[str, str]) -> Supervisor | None:
@@ -157,11 +151,19 @@ def _fleet(config: Config, environ: Mapping[str, str], first: Supervisor | None)
     )
 
 
-def _has_any(keys: ClientKeys) -> bool:
+def _requires_key(config: Config, keys: ClientKeys) -> bool:
+    """Whether clients need a key for where we listen. Raises: ConfigError if they do and there is none."""
+    if is_loopback(config.server.host):
+        return False
     try:
-        return keys.has_any()
+        if keys.has_any():
+            return True
     except StoreError as unreadable:
         raise ConfigError(f"clients need a key off loopback, and the keys cannot be read: {unreadable}") from unreadable
+    raise ConfigError(
+        f"server.host {config.server.host} can be reached from other machines, so clients need a key, "
+        "and there is none yet. Make one: hybrid keys add NAME"
+    )
 
 
 @asynccontextmanager
@@ -187,18 +189,16 @@ async def running(
         except StoreError as failed:
             log.error("%s; answering locally only until it can be written", failed)
         keys = ClientKeys(database)
-        requires_key = not is_loopback(config.server.host)
-        if requires_key and not _has_any(keys):
-            raise ConfigError(
-                f"server.host {config.server.host} can be reached from other machines, so clients need a key, "
-                "and there is none yet. Make one: hybrid keys add NAME"
-            )
-        clouds = Clouds(models, ledger, _caps(config), latencies=await _latencies(ledger))
+        admission = Admission(keys, config.aliases)
+        budgets = budgets_of(config, ledger, budget_zone(config), of_key=admission.allowance)
+        clouds = Clouds(models, ledger, budgets.caps, prices=PriceBook(config), latencies=await _latencies(ledger))
         yield Runtime(
-            _options(config, requires_key=requires_key),
+            _options(config, requires_key=_requires_key(config, keys)),
             fleet=fleet,
             checker=checker,
             clouds=clouds,
+            admission=admission,
+            budgets=budgets,
             ledger=ledger,
             keys=keys,
             speeds=open_speed_book(data_dir(environ)),
@@ -266,55 +266,6 @@ def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]
     return models
 
 
-def price_of(config: Config, cloud: CloudConfig, model: str) -> TokenPrice | None:
-    """Find what a model costs: the configuration first, the price table second, None where neither knows."""
-    own = config.prices.get(f"{cloud.name}/{model}")
-    if own is not None and (own.since is None or own.since <= date.today()):  # noqa: DTZ011 - the user's calendar
-        return TokenPrice(
-            input_usd_per_mtok=own.input_usd_per_mtok,
-            output_usd_per_mtok=own.output_usd_per_mtok,
-            cached_input_usd_per_mtok=own.cached_input_usd_per_mtok,
-            cache_write_usd_per_mtok=own.cache_write_usd_per_mtok,
-            source="config",
-            as_of=own.since,
-        )
-    from hybrid.providers.prices import lookup
-
-    listed = lookup(cloud.kind, cloud.base_url, model)
-    return None if listed is None else _token_price(listed)
-
-
-def _token_price(listed: ListedPrice) -> TokenPrice:
-    return TokenPrice(
-        input_usd_per_mtok=listed.input_usd_per_mtok,
-        output_usd_per_mtok=listed.output_usd_per_mtok,
-        cached_input_usd_per_mtok=listed.cached_input_usd_per_mtok,
-        cache_write_usd_per_mtok=listed.cache_write_usd_per_mtok,
-        steps=tuple((start, _token_price(step)) for start, step in listed.steps),
-        source=listed.source,
-        as_of=listed.as_of,
-    )
-
-
-def _caps(config: Config) -> Callable[[datetime], tuple[Cap, ...]]:
-    usd_per_day = config.budget.usd_per_day
-    if usd_per_day is None:
-        return lambda _now: ()
-    zone = budget_zone(config)
-    return lambda now: (Cap("budget.usd_per_day", day_window(now, zone), usd_per_day),)
-
-
-def budget_zone(config: Config) -> tzinfo:
-    """The time zone whose midnight begins a budget's day, with its daylight saving where that can be known."""
-    if config.budget.timezone != "local":
-        return ZoneInfo(config.budget.timezone)
-    try:
-        with LOCALTIME.open("rb") as file:
-            return ZoneInfo.from_file(file, key="local")
-    except (OSError, ValueError):
-        return datetime.now().astimezone().tzinfo or UTC
-
-
 def promise_book(config: Config, environ: Mapping[str, str]) -> PromiseBook:
     """The calibrations there are: the user's own first, then those that ship with the program."""
     policy = config.policy
@@ -342,6 +293,8 @@ def limits_of(config: Config) -> Limits:
         total_s=None if policy.total_ms is None else policy.total_ms / 1000,
         hold_tokens=policy.hold_tokens,
         min_confidence=policy.min_confidence,
+        value_usd=policy.value_usd,
+        p_cloud=policy.p_cloud,
         cloud_order=CloudOrder(policy.cloud_order),
         late_chance=policy.late_chance,
         hedge_chance=policy.hedge_chance if policy.hedge else None,

@@ -14,12 +14,12 @@ from genai_prices.data_snapshot import get_snapshot
 from hybrid.cloud_kinds import provider_of
 from hybrid.config import load
 from hybrid.config_schema import CLOUD_KINDS, CloudConfig, Config
+from hybrid.price_book import price_of
 from hybrid.pricing import worst_case_usd
 from hybrid.providers.anthropic import AnthropicProvider
 from hybrid.providers.gemini import GeminiProvider
 from hybrid.providers.openai import OpenAIProvider
 from hybrid.types import Capability, ChatRequest, Message, Sampling, TextPart
-from hybrid.wiring import price_of
 
 HOMES = {
     "openai": "https://api.openai.com/v1",

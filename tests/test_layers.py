@@ -16,6 +16,7 @@ DECISIONS = {"policy", "pricing"}
 EFFECTS = {"engine", "backends", "native", "providers", "devices", "store", "catalog"}
 CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_secrets"}
 REQUEST = {
+    "admission",
     "artefact",
     "attempt",
     "embed",
@@ -34,9 +35,11 @@ REQUEST = {
 }
 RECORD = {"explained", "plain", "record"}
 OFFLINE = {"calibration", "tuning"}
+MONEY = {"budgets", "forecast", "pacer", "price_book", "standing"}
 ORCHESTRATION = (
     REQUEST
     | RECORD
+    | MONEY
     | OFFLINE
     | {"runtime", "clouds", "climb", "cloud_health", "cloud_kinds", "glance", "wiring", "placing", "telemetry"}
 )
@@ -70,7 +73,9 @@ LATE_IMPORTS = {
     "hybrid.server.run": {"uvloop": "optional: not on every platform"},
     "hybrid.wiring": {
         "hybrid.cloud_kinds": "a machine without a cloud loads no HTTP client",
-        "hybrid.providers.prices": "the price table is read only where a cloud is configured",
+    },
+    "hybrid.price_book": {
+        "hybrid.providers.prices": "the price table is read only where a cloud has no price of yours",
     },
     "hybrid.cloud_kinds": {
         "hybrid.providers.openai": "a kind is loaded only where a cloud is of that kind",

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from hybrid.config import Config, Loaded, json_schema, load, read_secrets, secret_source
+from hybrid.config import Config, Loaded, json_schema, load, own_prices, read_secrets, secret_source
 
 app = typer.Typer(
     help="Show, check or describe the configuration.",
@@ -83,7 +83,10 @@ def _value(config: Config, key: str) -> Any:
     if key.startswith("aliases."):
         return config.aliases[key.removeprefix('aliases."').removesuffix('"')]
     if key.startswith("prices."):
-        return getattr(config.prices[table.removeprefix('prices."').removesuffix('"')], last)
+        name, _, index = table.removeprefix('prices."').rpartition('"')
+        return getattr(own_prices(config, name)[int(index.strip("[]") or 0)], last)
+    if key.startswith("tags."):
+        return getattr(config.tags[table.removeprefix('tags."').removesuffix('"')], last)
     if table.endswith("]"):
         listed, _, index = table.removesuffix("]").partition("[")
         return getattr(getattr(config, listed)[int(index)], last)
@@ -99,7 +102,7 @@ def _toml_lines(loaded: Loaded) -> Iterator[str]:
         if table != header:
             header = table
             yield ""
-            yield f"[[{table.partition('[')[0]}]]" if table.endswith("]") and "[" in table else f"[{table}]"
+            yield f"[[{table.rpartition('[')[0]}]]" if table.endswith("]") and "[" in table else f"[{table}]"
             if table.startswith("cloud["):
                 cloud = loaded.config.cloud[int(table[len("cloud[") : -1])]
                 yield f"# API key: {secret_source(cloud, os.environ)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hybrid.cli.printable import printable
+from hybrid.cli.report_money import money_facts, money_lines, read_money
 from hybrid.config import data_dir
 from hybrid.store.db import DATABASE_NAME
 from hybrid.store.reports import Group, GroupBy, Report, read_report
@@ -42,23 +44,40 @@ def report(
     by: Annotated[GroupBy, typer.Option(help="What to group by; a day is one of this machine's time zone.")] = "day",
     tag: Annotated[str | None, typer.Option(help="Only requests sent with this x-hybrid-tag.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,  # noqa: FBT002
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the groups as CSV for spreadsheets.")] = False,  # noqa: FBT002
+    config_path: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="hybrid.toml whose budgets are told; as for serve.")
+    ] = None,
     data_dir_option: DataDirOption = None,
 ) -> None:
-    """Say what was answered where, and what it cost and saved. Works while a server runs."""
+    """Say what was answered where, and what it cost, saved and will cost. Works while a server runs."""
+    if as_json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv", param_hint="--csv")
     path = (data_dir_option or data_dir()) / DATABASE_NAME
-    start = _start(since, datetime.now(UTC))
+    now = datetime.now(UTC)
+    start = _start(since, now)
     found = read_report(path, since=start, by=by, tag=tag)
     if found is None:
         print(f"no ledger at {path} yet: nothing was served", file=sys.stderr)
+    money = read_money(path, since=start, tag=tag, now=now, config_path=config_path)
     facts = found or Report()
-    if as_json:
+    if as_csv:
+        _write_csv(facts.groups, by)
+    elif as_json:
         # "number": money keeps its exact digits and is still a number to whoever reads it.
         encoder = msgspec.json.Encoder(decimal_format="number")
-        print(msgspec.json.format(encoder.encode(_facts(facts, since=start, by=by, tag=tag))).decode())
+        told = {**_facts(facts, since=start, by=by, tag=tag), **money_facts(money)}
+        print(msgspec.json.format(encoder.encode(told)).decode())
     elif found is not None:
         # Into a pipe nothing is folded or cut: whoever reads it there has no window's width.
         width = None if sys.stdout.isatty() else _PIPE_COLUMNS
-        _print(Console(highlight=False, width=width), facts, since=start, by=by, tag=tag)
+        console = Console(highlight=False, width=width)
+        _print(console, facts, since=start, tag=tag)
+        for line in money_lines(money):
+            console.print(f"  {line}", markup=False, soft_wrap=True)
+        if facts.groups:
+            console.print()
+            console.print(_table(facts.groups, by))
 
 
 def _start(since: str, now: datetime) -> datetime | None:
@@ -122,7 +141,7 @@ def _tokens(sums: Report | Group) -> dict[str, int]:
     }
 
 
-def _print(console: Console, facts: Report, *, since: datetime | None, by: GroupBy, tag: str | None) -> None:
+def _print(console: Console, facts: Report, *, since: datetime | None, tag: str | None) -> None:
     span = "ever" if since is None else f"since {since.astimezone():%Y-%m-%d %H:%M}"
     scope = "" if tag is None else f", tag {printable(tag)}"
     console.print(f"{facts.requests} requests {span}{scope}", markup=False)
@@ -142,9 +161,6 @@ def _print(console: Console, facts: Report, *, since: datetime | None, by: Group
             f"  hedged     {_counts(facts.hedges, facts.requests)}, ${_shown(facts.double_usd)} paid where local won",
             markup=False,
         )
-    if facts.groups:
-        console.print()
-        console.print(_table(facts.groups, by))
 
 
 def _counts(counts: Mapping[str, int], total: int) -> str:
@@ -157,9 +173,28 @@ def _shown(amount_usd: Decimal) -> str:
     return f"{amount_usd:.6f}"
 
 
+def _write_csv(groups: tuple[Group, ...], by: GroupBy) -> None:
+    """One row a group, the first one names the columns; money has every digit."""
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    counts = ("requests", "local", "cloud", "cache")
+    tokens = ("local_prompt_tokens", "local_completion_tokens", "cloud_prompt_tokens", "cloud_completion_tokens")
+    columns = (*counts, *tokens, "spent_usd", "saved_usd")
+    writer.writerow((by, *columns))
+    for group in groups:
+        values = (getattr(group, column) for column in columns)
+        writer.writerow(("" if group.key is None else _cell(group.key), *map(str, values)))
+
+
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula: a client wrote it."""
+    shown = printable(text)
+    return f"'{shown}" if shown[:1] in ("=", "+", "-", "@") else shown
+
+
 def _table(groups: tuple[Group, ...], by: GroupBy) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False, collapse_padding=True)
-    table.add_column(by, no_wrap=True)
+    # A long name is folded where the window is narrow; a figure is never cut.
+    table.add_column(by, overflow="fold", min_width=8)
     for heading in ("requests", "local", "cloud", "cache", "local tok", "cloud tok", "spent $", "saved $"):
         table.add_column(heading, justify="right", no_wrap=True)
     for group in groups:

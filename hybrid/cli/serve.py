@@ -65,7 +65,7 @@ def _load_local(loaded: Loaded, *, is_offline: bool) -> Supervisor | None:
     except ConfigError:
         raise
     except HybridError as unusable:
-        if is_offline or not loaded.config.cloud or loaded.config.budget.usd_per_day is None:
+        if is_offline or not loaded.config.cloud or not loaded.config.budget.caps_usd:
             raise
         _say(f"warning: no local model: {unusable}")
         return None
@@ -159,13 +159,12 @@ def _banner(loaded: Loaded, local: Supervisor | None, *, is_offline: bool) -> li
     if (embedder := embedder_name(config)) is not None:
         lines.append(f"  embed   {embedder}: loaded when asked for")
     clouds = ", ".join(f"{cloud.name} ({', '.join(cloud.models)})" for cloud in config.cloud)
-    budget = config.budget.usd_per_day
     if is_offline or not clouds:
         lines.append("  cloud   none" + (" (offline)" if is_offline else ""))
-    elif budget is None:
-        lines.append(f"  cloud   {clouds}: never called, because budget.usd_per_day is not set")
+    elif not config.budget.caps_usd:
+        lines.append(f"  cloud   {clouds}: never called, because [budget] has no cap, such as usd_per_day")
     else:
-        lines.append(f"  cloud   {clouds}; at most ${budget} a day")
+        lines.append(f"  cloud   {clouds}; at most {config.budget}")
         lines.append(
             f"  policy  what was calibrated keeps regret <= {config.policy.max_regret:g}; of all else, drafts "
             f"scoring under {config.policy.min_confidence:g} are escalated and nothing is promised"

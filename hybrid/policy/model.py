@@ -121,6 +121,7 @@ class Signals:
     local_threads, local_slowdown: that compute, and how many times slower than undisturbed; the speeds include it.
     speeds_from: `profile` while any of the two speeds is the last bench's.
     budget_left_usd: None where no budget is configured, which means no cloud.
+    budget_lambda: the budget's shadow price, >= 0; None where nothing is paced.
     cached_tokens: of the prompt, expected to be in the local cache; None while unknown.
     errors: how far such predictions were off. elapsed_s: since the request arrived. deadline_s: left of its own.
     """
@@ -145,6 +146,7 @@ class Signals:
     speeds_from: SpeedSource = SpeedSource.NONE
     clouds: tuple[CloudOption, ...] = ()
     budget_left_usd: Decimal | None = None
+    budget_lambda: float | None = None
     deadline_s: float | None = None
     max_cost_usd: Decimal | None = None
     is_stream: bool = False
@@ -163,6 +165,8 @@ class Limits:
     kind: of the task, as far as the request tells.
     is_limit_own: whether the limit of the answer's tokens is ours, and not the client's wish.
     hold_tokens: tokens of a stream held back for review before the first is released.
+    value_usd: what a right answer is worth where a wrong one would be given; None where nobody said.
+    p_cloud: the probability that a cloud's answer is right, where nothing better is known.
     cloud_order: which of the cloud models that could answer is tried first.
     late_chance: the cloud is asked instead where that lowers the chance to be late by at least this much.
     hedge_chance: the same for asking it as well, once local has become so unlikely; None: never both at once.
@@ -177,6 +181,8 @@ class Limits:
     no_promise: str | None = None
     kind: TaskKind = TaskKind.TEXT
     is_limit_own: bool = False
+    value_usd: Decimal | None = None
+    p_cloud: float = 0.9
     cloud_order: CloudOrder = CloudOrder.PRICE
     late_chance: float = 0.5
     hedge_chance: float | None = None

@@ -61,8 +61,11 @@ def route(signals: Signals, limits: Limits) -> Decision:
     if cloud.blocked_by is Reason.CLOUD_FAILURE:
         # A cloud that could answer rests: sent again later, the same request may succeed as it is.
         return Reject(reason=cloud.blocked_by, detail=detail, retry_after_s=cloud.retry_after_s, checks=checks)
-    # What the caller can mend comes first: a prompt that is too long stays so however much money there is.
-    return Reject(reason=local.blocked_by, detail=detail, checks=checks)
+    # What the caller can mend comes first: a prompt that is too long stays so however much money there is. Where only
+    # clouds could ever answer, what stops them is what is told.
+    is_cloud_the_reason = not signals.is_local_configured and bool(signals.clouds) and cloud.blocked_by is not None
+    told = cloud.blocked_by if is_cloud_the_reason else local.blocked_by
+    return Reject(reason=told or local.blocked_by, detail=detail, checks=checks)
 
 
 def _stay_local(signals: Signals, limits: Limits, cloud: Ladder, checks: tuple[Check, ...]) -> Decision:

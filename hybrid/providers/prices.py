@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -69,6 +72,29 @@ def lookup(kind: str, base_url: str | None, model: str, *, at: datetime | None =
         return None
     source = f"genai-prices {version('genai-prices')}: {provider.id}/{info.id}"
     return listed_price(info, source, at=at or datetime.now(UTC))
+
+
+def newest_entry(today: date) -> date | None:
+    """The newest day, up to today, that any entry of the data names: the data is at least as new. Reads no network.
+
+    The data does not say itself of when it is. Days are those prices hold from, and those its keepers noted.
+    """
+    from genai_prices.data_snapshot import get_snapshot
+
+    days = {day for provider in get_snapshot().providers for info in provider.models for day in _days(info)}
+    return max((day for day in days if day <= today), default=None)
+
+
+def _days(info: ModelInfo) -> Iterator[date]:
+    noted = re.findall(r"\b20\d\d-[01]\d-[0-3]\d\b", info.price_comments or "")
+    entries = [] if not isinstance(info.prices, list) else info.prices
+    for day in noted:
+        with contextlib.suppress(ValueError):
+            yield date.fromisoformat(day)
+    for entry in (*entries, *(getattr(info, "price_variants", None) or ())):
+        start = getattr(entry.constraint, "start_date", None)
+        if start is not None:
+            yield start
 
 
 def listed_price(info: ModelInfo, source: str, *, at: datetime) -> ListedPrice | None:

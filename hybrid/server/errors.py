@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from hybrid.errors import CallerError, HybridError
-from hybrid.server.hybrid_headers import safe_value
+from hybrid.server.hybrid_headers import rate_limit_headers, safe_value
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -82,6 +82,7 @@ def error_headers(error: HybridError) -> list[tuple[bytes, bytes]]:
         headers.append((b"x-hybrid-request-id", safe_value(error.request_id)))
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    headers += rate_limit_headers(error.rate_limits)
     if error.status >= 500 and not error.is_retryable:
         # OpenAI's clients retry every 5xx unless told not to, and each try may cost money.
         headers.append((b"x-should-retry", b"false"))

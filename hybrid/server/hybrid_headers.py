@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
 from hybrid.errors import InvalidRequest
-from hybrid.types import Head, Json, PolicyChoice
+from hybrid.types import MAX_TAG_CHARS, Head, Json, PolicyChoice, RateLimit
 
 MAX_DEADLINE_MS = 86_400_000
-MAX_TAG_CHARS = 128
 MAX_VALUE_CHARS = 256
 
 _PREFIX = "x-hybrid-"
@@ -65,7 +65,31 @@ def read_wishes(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
 
 def head_headers(head: Head) -> list[tuple[bytes, bytes]]:
     """Write what is known of an answer as response headers; what is unknown is absent."""
-    return [(f"{_PREFIX}{name}".encode(), safe_value(value)) for name, value in _facts(head)]
+    own = [(f"{_PREFIX}{name}".encode(), safe_value(value)) for name, value in _facts(head)]
+    return own + rate_limit_headers(head.rate_limits)
+
+
+def rate_limit_headers(limits: Iterable[RateLimit]) -> list[tuple[bytes, bytes]]:
+    """Write a key's limits in OpenAI's form: limit, remaining, and the time until all of it is free again."""
+    return [
+        (f"x-ratelimit-{kind}-{limit.name}".encode(), value.encode())
+        for limit in limits
+        for kind, value in (
+            ("limit", str(limit.limit)),
+            ("remaining", str(limit.remaining)),
+            ("reset", duration(limit.reset_s)),
+        )
+    ]
+
+
+def duration(span_s: float) -> str:
+    """Write a time span as those headers do: 120ms, 1s, 1.5s, 6m0s. Rounded up to a millisecond."""
+    ms = math.ceil(round(span_s * 1000, 3))
+    if ms < 1000:
+        return f"{ms}ms" if ms else "0s"
+    minutes, rest_ms = divmod(ms, 60_000)
+    seconds = f"{rest_ms / 1000:.3f}".rstrip("0").rstrip(".")
+    return f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
 def head_object(head: Head) -> dict[str, Json]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import time
@@ -35,6 +36,16 @@ _ADVICE = {
 }
 
 
+_SYSTEM_ADVICE = {
+    errno.EACCES: "check the permissions of the file and its folder",
+    errno.EPERM: "check the permissions of the file and its folder",
+    errno.EROFS: "its file system is read-only; name another data folder",
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "the disk quota is used up; free some space",
+    errno.EISDIR: "a folder is in its place; move it away",
+}
+
+
 @contextlib.contextmanager
 def store_errors(path: Path, doing: str) -> Iterator[None]:
     """Turn SQLite's and the system's errors into a StoreError that says what failed on which file and what to do."""
@@ -43,7 +54,9 @@ def store_errors(path: Path, doing: str) -> Iterator[None]:
     except sqlite3.Error as exc:
         raise StoreError(describe(exc, path, doing)) from exc
     except OSError as exc:
-        raise StoreError(f"cannot {doing} {path}: {exc.strerror or exc}") from exc
+        advice = _SYSTEM_ADVICE.get(exc.errno or 0)
+        why = f"{exc.strerror or exc}" + (f" ({advice})" if advice else "")
+        raise StoreError(f"cannot {doing} {path}: {why}") from exc
 
 
 def describe(exc: sqlite3.Error, path: Path, doing: str) -> str:

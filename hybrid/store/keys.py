@@ -12,17 +12,28 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from hybrid.errors import CommandError, StoreError, Unauthorized
 from hybrid.store.db import connect_reader, connect_writer, from_us, store_errors, to_us
+from hybrid.store.money import limit_nusd, usd_of
+from hybrid.types import KeyRules
 
 _LOG = logging.getLogger(__name__)
 
 PREFIX = "hyb_"
 """What every key begins with, so that a leaked one can be told from other vendors' and searched for."""
+
+SqlValue: TypeAlias = str | int | None
+
+_RULES = (
+    "usd_per_day_nusd", "usd_per_month_nusd", "requests_per_minute", "tokens_per_minute", "concurrency", "models",
+    "is_private",
+)  # fmt: skip
+"""The columns of a key's rules, in the order of `_stored`."""
 
 _SECRET_BYTES = 32
 _LONGEST_KEY_CHARS = 256
@@ -36,6 +47,7 @@ class ClientKey:
     name: str
     created_at: datetime
     revoked_at: datetime | None
+    rules: KeyRules = field(default_factory=KeyRules)
 
 
 class ClientKeys:
@@ -49,28 +61,30 @@ class ClientKeys:
         self, path: Path, *, refresh_after_s: float = 1.0, monotonic_s: Callable[[], float] = time.monotonic
     ) -> None:
         self._path, self._refresh_after_s, self._monotonic_s = path, refresh_after_s, monotonic_s
-        self._names_by_hash: dict[str, str] | None = None
+        self._keys_by_hash: dict[str, ClientKey] | None = None
         self._read_at_s = 0.0
         self._lock = threading.Lock()
 
-    def add(self, name: str) -> str:
+    def add(self, name: str, rules: KeyRules | None = None) -> str:
         """Make a key and return its secret, which is kept nowhere.
 
         Kept is its SHA-256. A slow, salted hash is for secrets people choose: these are 256 random bits, which
         nobody guesses at any speed, and every request pays for the comparison.
 
-        Raises: CommandError if the name is malformed or a valid key has it; StoreError.
+        Raises: CommandError if the name is malformed or a valid key has it; StoreError; ValueError.
         """
         if not _NAME.fullmatch(name):
             raise CommandError(
                 f"a key's name is 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit; got {name!r}"
             )
         secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
-        values = (name, _sha256(secret), to_us(datetime.now(UTC)))
+        values = (name, _sha256(secret), to_us(datetime.now(UTC)), *_stored(rules or KeyRules()))
         with closing(connect_writer(self._path)) as connection, store_errors(self._path, "write"):
             try:
                 connection.execute(
-                    "INSERT INTO client_keys (name, secret_sha256, created_at_us) VALUES (?, ?, ?)", values
+                    f"INSERT INTO client_keys (name, secret_sha256, created_at_us, {', '.join(_RULES)})"  # noqa: S608
+                    f" VALUES ({', '.join('?' * len(values))})",
+                    values,
                 )
             except sqlite3.IntegrityError as exc:
                 raise CommandError(f"there is a key {name!r} already; revoke it first, or choose another name") from exc
@@ -79,30 +93,22 @@ class ClientKeys:
 
     def list(self) -> tuple[ClientKey, ...]:
         """All keys there ever were, oldest first. Raises: StoreError."""
-        rows = self._select("SELECT name, created_at_us, revoked_at_us FROM client_keys ORDER BY id")
-        return tuple(
-            ClientKey(
-                row["name"],
-                from_us(row["created_at_us"]),
-                None if row["revoked_at_us"] is None else from_us(row["revoked_at_us"]),
-            )
-            for row in rows
-        )
+        return tuple(_key(row) for row in self._select("SELECT * FROM client_keys ORDER BY id"))
+
+    def change(self, name: str, rules: KeyRules) -> None:
+        """Give a valid key other rules; running servers follow them within their refresh time.
+
+        Raises: CommandError, naming the valid ones, if there is no such valid key; StoreError; ValueError.
+        """
+        statement = f"UPDATE client_keys SET {', '.join(f'{column} = ?' for column in _RULES)}"  # noqa: S608
+        self._update(statement, _stored(rules), name)
 
     def revoke(self, name: str) -> None:
         """End a key's validity; running servers notice within their refresh time. The name becomes free.
 
         Raises: CommandError, naming the valid ones, if there is no such valid key; StoreError.
         """
-        now_us = to_us(datetime.now(UTC))
-        with closing(connect_writer(self._path)) as connection, store_errors(self._path, "write"):
-            done = connection.execute(
-                "UPDATE client_keys SET revoked_at_us = ? WHERE name = ? AND revoked_at_us IS NULL", (now_us, name)
-            )
-        self._forget()
-        if done.rowcount == 0:
-            valid = ", ".join(key.name for key in self.list() if key.revoked_at is None)
-            raise CommandError(f"no valid key {name!r}; there are: {valid or 'none'}")
+        self._update("UPDATE client_keys SET revoked_at_us = ?", (to_us(datetime.now(UTC)),), name)
 
     def has_any(self) -> bool:
         """Whether any key is valid. Raises: StoreError if the file could never be read."""
@@ -119,10 +125,17 @@ class ClientKeys:
         if len(presented) > _LONGEST_KEY_CHARS:
             return None
         presented_hash, found = _sha256(presented), None
-        for kept_hash, name in self._valid().items():
+        for kept_hash, key in self._valid().items():
             if hmac.compare_digest(kept_hash, presented_hash):
-                found = name
+                found = key.name
         return found
+
+    def rules_of(self, name: str) -> KeyRules | None:
+        """What the valid key of that name may do; None if there is none (any more).
+
+        Raises: StoreError if the file could never be read.
+        """
+        return next((key.rules for key in self._valid().values() if key.name == name), None)
 
     def authenticate(self, presented: str | None, *, is_required: bool) -> str | None:
         """The name of the presented key; None where none is required and none of ours was shown.
@@ -143,29 +156,38 @@ class ClientKeys:
             raise Unauthorized("the client key is unknown or revoked; `hybrid keys add NAME` makes one")
         return name
 
-    def _valid(self) -> dict[str, str]:
+    def _update(self, statement: str, values: tuple[SqlValue, ...], name: str) -> None:
+        """Change the one valid key of that name, or say that there is none."""
+        with closing(connect_writer(self._path)) as connection, store_errors(self._path, "write"):
+            done = connection.execute(f"{statement} WHERE name = ? AND revoked_at_us IS NULL", (*values, name))
+        self._forget()
+        if done.rowcount == 0:
+            valid = ", ".join(key.name for key in self.list() if key.revoked_at is None)
+            raise CommandError(f"no valid key {name!r}; there are: {valid or 'none'}")
+
+    def _valid(self) -> dict[str, ClientKey]:
         with self._lock:
             now_s = self._monotonic_s()
-            if self._names_by_hash is None or now_s - self._read_at_s >= self._refresh_after_s:
+            if self._keys_by_hash is None or now_s - self._read_at_s >= self._refresh_after_s:
                 self._refresh()
                 self._read_at_s = now_s
-            assert self._names_by_hash is not None
-            return self._names_by_hash
+            assert self._keys_by_hash is not None
+            return self._keys_by_hash
 
     def _refresh(self) -> None:
         try:
-            rows = self._select("SELECT secret_sha256, name FROM client_keys WHERE revoked_at_us IS NULL")
+            rows = self._select("SELECT * FROM client_keys WHERE revoked_at_us IS NULL")
         except StoreError as exc:
             # With nothing known, to let nobody in is the only safe answer; with a set known, it stays.
-            if self._names_by_hash is None:
+            if self._keys_by_hash is None:
                 raise
             _LOG.warning("client keys could not be read again, those known stay valid: %s", exc)
             return
-        self._names_by_hash = {row["secret_sha256"]: row["name"] for row in rows}
+        self._keys_by_hash = {row["secret_sha256"]: _key(row) for row in rows}
 
     def _forget(self) -> None:
         with self._lock:
-            self._names_by_hash = None
+            self._keys_by_hash = None
 
     def _select(self, statement: str) -> tuple[sqlite3.Row, ...]:
         connection = connect_reader(self._path)
@@ -173,6 +195,31 @@ class ClientKeys:
             return ()
         with closing(connection), store_errors(self._path, "read"):
             return tuple(connection.execute(statement))
+
+
+def _stored(rules: KeyRules) -> tuple[SqlValue, ...]:
+    """The rules as `_RULES` has them. Raises: ValueError if an amount is no amount."""
+    day, month = (None if usd is None else limit_nusd(usd) for usd in (rules.usd_per_day, rules.usd_per_month))
+    rates = (rules.requests_per_minute, rules.tokens_per_minute, rules.concurrency)
+    return (day, month, *rates, "\n".join(rules.models), int(rules.is_private))
+
+
+def _key(row: sqlite3.Row) -> ClientKey:
+    day, month = (None if row[name] is None else usd_of(row[name]) for name in _RULES[:2])
+    return ClientKey(
+        row["name"],
+        from_us(row["created_at_us"]),
+        None if row["revoked_at_us"] is None else from_us(row["revoked_at_us"]),
+        KeyRules(
+            usd_per_day=day,
+            usd_per_month=month,
+            requests_per_minute=row["requests_per_minute"],
+            tokens_per_minute=row["tokens_per_minute"],
+            concurrency=row["concurrency"],
+            models=tuple(filter(None, row["models"].split("\n"))),
+            is_private=bool(row["is_private"]),
+        ),
+    )
 
 
 def _sha256(secret: str) -> str:

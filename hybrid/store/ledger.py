@@ -29,7 +29,7 @@ from hybrid.store.records import (
 )
 from hybrid.store.samples import Sample
 from hybrid.store.writer import Write, Writer
-from hybrid.types import Window
+from hybrid.types import Cap, Window
 
 __all__ = [
     "Balance",
@@ -186,7 +186,21 @@ class Ledger:
 
         Raises: StoreError if the file cannot be read; ValueError if the window has no zone.
         """
-        return await asyncio.to_thread(self._read, window)
+        [balance] = await self.balances((Cap("", window, Decimal(0)),))
+        return balance
+
+    async def balances(self, caps: Sequence[Cap]) -> tuple[Balance, ...]:
+        """What each cap counts, settled and open, all at the same moment. Raises: as `balance`."""
+        return await self.read(lambda connection: money.balances(connection, caps), empty=(Balance(),) * len(caps))
+
+    async def read(self, query: Callable[[sqlite3.Connection], T], *, empty: T) -> T:
+        """Ask the file something, in one snapshot and in a thread. Raises: StoreError if it cannot be read.
+
+        Args:
+            query: runs in another thread and may only read.
+            empty: the answer where there is no file yet.
+        """
+        return await asyncio.to_thread(self._read, query, empty)
 
     async def spent_usd(self, window: Window) -> Decimal:
         """What was settled of the reservations made within the window. Raises: as `balance`."""
@@ -285,21 +299,21 @@ class Ledger:
         self._writer.submit(Write(apply, what, answer, is_kept=is_kept, is_never_refused=is_never_refused))
         return await _outcome(answer)
 
-    def _read(self, window: Window) -> Balance:
+    def _read(self, query: Callable[[sqlite3.Connection], T], empty: T) -> T:
         with self._reader_lock, store_errors(self._path, "read"):
             if self._reader is None:
                 self._reader = connect_reader(self._path)
             if self._reader is None:
-                return Balance(Decimal(0), Decimal(0))
+                return empty
             try:
-                self._reader.execute("BEGIN")  # one snapshot for both sums
-                spent, reserved = money.spent_nusd(self._reader, window), money.open_nusd(self._reader)
+                self._reader.execute("BEGIN")  # one snapshot for all that is asked
+                answer = query(self._reader)
                 self._reader.execute("COMMIT")
             except sqlite3.Error:
                 self._reader.close()
                 self._reader = None
                 raise
-        return Balance(money.usd_of(spent), money.usd_of(reserved))
+        return answer
 
 
 def _settled_by(*, is_estimated: bool) -> str:

@@ -16,9 +16,9 @@ class Migration:
     statements: tuple[str, ...]
 
 
-SPEND_BUCKET_US = 900_000_000
-"""Width of a row of `spend_buckets`, 15 min: every zone's midnight today falls on such a boundary in UTC.
-Written into m001's trigger as a number; to change it takes a migration that rebuilds the table."""
+SPEND_WIDTHS_US = (86_400_000_000, 900_000_000)
+"""Widths of the rows of `spend_sums`, the widest first: a day of UTC, and 15 min, on whose boundary every zone's
+midnight falls today. Written into m004 as numbers; to change them takes a migration that rebuilds the table."""
 
 _OWNERS = """
 CREATE TABLE owners (
@@ -115,6 +115,44 @@ CREATE TABLE client_keys (
     revoked_at_us INTEGER
 )"""
 
+# What m001 kept for all spend together, now also for each client key and tag, and in days as well.
+_SPEND_SUMS = """
+CREATE TABLE spend_sums (
+    scope        TEXT NOT NULL,
+    width_us     INTEGER NOT NULL,
+    start_us     INTEGER NOT NULL,
+    settled_nusd INTEGER NOT NULL,
+    PRIMARY KEY (scope, width_us, start_us)
+) WITHOUT ROWID"""
+
+_SETTLED_INTO_SUMS = """
+CREATE TRIGGER reservation_settled AFTER UPDATE OF settled_nusd ON reservations
+WHEN OLD.settled_nusd IS NULL AND NEW.settled_nusd IS NOT NULL
+BEGIN
+    INSERT INTO spend_sums (scope, width_us, start_us, settled_nusd)
+    SELECT scope, width_us, NEW.reserved_at_us / width_us * width_us, NEW.settled_nusd
+    FROM (SELECT '' AS scope UNION ALL SELECT 'key:' || NEW.client_key UNION ALL SELECT 'tag:' || NEW.tag),
+        (SELECT 900000000 AS width_us UNION ALL SELECT 86400000000)
+    WHERE scope IS NOT NULL
+    ON CONFLICT DO UPDATE SET settled_nusd = settled_nusd + excluded.settled_nusd;
+END"""
+
+_SUM_UP = """
+WITH scoped AS (
+    SELECT '' AS scope, reserved_at_us, settled_nusd FROM reservations
+    UNION ALL SELECT 'key:' || client_key, reserved_at_us, settled_nusd FROM reservations
+    UNION ALL SELECT 'tag:' || tag, reserved_at_us, settled_nusd FROM reservations
+), widths AS (SELECT 900000000 AS width_us UNION ALL SELECT 86400000000)
+INSERT INTO spend_sums (scope, width_us, start_us, settled_nusd)
+SELECT scope, width_us, reserved_at_us / width_us * width_us AS start_us, SUM(settled_nusd)
+FROM scoped, widths WHERE scope IS NOT NULL AND settled_nusd IS NOT NULL
+GROUP BY scope, width_us, reserved_at_us / width_us"""
+
+_WHOSE_MONEY = """
+UPDATE reservations SET
+    client_key = (SELECT client_key FROM requests WHERE id = reservations.request_id),
+    tag = (SELECT lower(tag) FROM requests WHERE id = reservations.request_id)"""
+
 _SAMPLES = """
 CREATE TABLE samples (
     id      INTEGER PRIMARY KEY,
@@ -153,6 +191,37 @@ MIGRATIONS: tuple[Migration, ...] = (
             "CREATE INDEX samples_by_subject ON samples (kind, subject, id)",
             "ALTER TABLE requests ADD COLUMN hedge TEXT",
             "ALTER TABLE requests ADD COLUMN double_nusd INTEGER",
+        ),
+    ),
+    Migration(
+        "m004_spend_by_key_and_tag",
+        (
+            "ALTER TABLE reservations ADD COLUMN client_key TEXT",
+            "ALTER TABLE reservations ADD COLUMN tag TEXT",
+            "DROP TRIGGER reservation_is_final",
+            _WHOSE_MONEY,
+            _SETTLED_IS_FINAL,
+            "DROP TRIGGER reservation_settled",
+            "DROP TABLE spend_buckets",
+            _SPEND_SUMS,
+            _SUM_UP,
+            _SETTLED_INTO_SUMS,
+            "CREATE INDEX reservations_by_key ON reservations (client_key, reserved_at_us, settled_nusd)"
+            " WHERE client_key IS NOT NULL",
+            "CREATE INDEX reservations_by_tag ON reservations (tag, reserved_at_us, settled_nusd)"
+            " WHERE tag IS NOT NULL",
+        ),
+    ),
+    Migration(
+        "m005_key_rules",
+        (
+            "ALTER TABLE client_keys ADD COLUMN usd_per_day_nusd INTEGER",
+            "ALTER TABLE client_keys ADD COLUMN usd_per_month_nusd INTEGER",
+            "ALTER TABLE client_keys ADD COLUMN requests_per_minute INTEGER",
+            "ALTER TABLE client_keys ADD COLUMN tokens_per_minute INTEGER",
+            "ALTER TABLE client_keys ADD COLUMN concurrency INTEGER",
+            "ALTER TABLE client_keys ADD COLUMN models TEXT NOT NULL DEFAULT ''",
+            "ALTER TABLE client_keys ADD COLUMN is_private INTEGER NOT NULL DEFAULT 0",
         ),
     ),
 )

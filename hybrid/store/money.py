@@ -7,13 +7,17 @@ What may be spent rounds up and what limits it rounds down, so that rounding nev
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from hybrid.errors import StoreError
 from hybrid.store.db import to_us
-from hybrid.store.migrations import SPEND_BUCKET_US
-from hybrid.store.records import Grant, Refused, Reservation, Reserved
-from hybrid.types import Window
+from hybrid.store.migrations import SPEND_WIDTHS_US
+from hybrid.store.records import Balance, Grant, Refused, Reservation, Reserved
+from hybrid.types import Cap, Window
+
+EVERYBODY = ""
+"""The scope of all spend; a client key's is `key:NAME`, a tag's `tag:TAG`."""
 
 _NUSD_EXPONENT = 9
 _ONE_NUSD_IN_USD = Decimal("1e-9")
@@ -46,37 +50,48 @@ def usd_of(nusd: int) -> Decimal:
     return Decimal(f"{sign}{whole}.{part}" if part else f"{sign}{whole}")
 
 
-def spent_nusd(connection: sqlite3.Connection, window: Window) -> int:
+def spent_nusd(connection: sqlite3.Connection, window: Window, scope: str = EVERYBODY) -> int:
     """What was settled of the reservations made within a window.
 
-    Whole buckets are added up and only the window's two edges are counted row by row, so a day costs 96 rows
-    however many calls it had.
+    Whole days and quarters of an hour are added up and only the window's two edges are counted row by row, so a
+    month costs some two hundred rows however many calls it had.
     """
-    start_us, end_us = to_us(window.start), to_us(window.end)
-    first_us = -(-start_us // SPEND_BUCKET_US) * SPEND_BUCKET_US
-    last_us = end_us // SPEND_BUCKET_US * SPEND_BUCKET_US
-    if first_us >= last_us:
-        return _rows_nusd(connection, start_us, end_us)
-    (buckets,) = connection.execute(
-        "SELECT COALESCE(SUM(settled_nusd), 0) FROM spend_buckets WHERE start_us >= ? AND start_us < ?",
-        (first_us, last_us),
-    ).fetchone()
-    return int(buckets) + _rows_nusd(connection, start_us, first_us) + _rows_nusd(connection, last_us, end_us)
+    return _spent_nusd(connection, scope, to_us(window.start), to_us(window.end), SPEND_WIDTHS_US)
 
 
-def open_nusd(connection: sqlite3.Connection) -> int:
+def open_nusd(connection: sqlite3.Connection, scope: str = EVERYBODY) -> int:
     """What is promised to calls that are still out, in every process and whenever they began."""
+    where, name = _rows_of(scope)
     (total,) = connection.execute(
-        "SELECT COALESCE(SUM(reserved_nusd), 0) FROM reservations WHERE settled_nusd IS NULL"
+        f"SELECT COALESCE(SUM(reserved_nusd), 0) FROM reservations WHERE settled_nusd IS NULL{where}",  # noqa: S608
+        name,
     ).fetchone()
     return int(total)
+
+
+def balances(connection: sqlite3.Connection, caps: Sequence[Cap]) -> tuple[Balance, ...]:
+    """What each cap counts now, settled within its window and open."""
+    still_open = _open_by_scope(connection, caps)
+    return tuple(
+        Balance(usd_of(spent_nusd(connection, cap.window, scope_of(cap))), usd_of(still_open[scope_of(cap)]))
+        for cap in caps
+    )
+
+
+def scope_of(cap: Cap) -> str:
+    """Whose money a cap counts, as `spend_sums` has it. Raises: ValueError if it is of a key and a tag at once."""
+    if cap.client_key is not None and cap.tag is not None:
+        raise ValueError(f"{cap.name} counts a key's money or a tag's, not both")
+    if cap.client_key is not None:
+        return f"key:{cap.client_key}"
+    return EVERYBODY if cap.tag is None else f"tag:{cap.tag}"
 
 
 def check(wish: Reservation) -> None:
     """See that a reservation makes sense, before it gets in line.
 
-    Raises: ValueError if it has no cap, no amount, or a cap whose window does not hold its time: that cap would never
-        count it.
+    Raises: ValueError if it has no cap, no amount, or a cap whose window does not hold its time or that is for another
+        key or tag: that cap would never count it.
     """
     cost_nusd(wish.amount_usd)
     if not wish.caps:
@@ -88,6 +103,8 @@ def check(wish: Reservation) -> None:
             raise ValueError(
                 f"the window of {cap.name} does not hold {wish.now.isoformat()}, when {wish.id} is reserved"
             )
+        if scope_of(cap) not in _scopes(wish):
+            raise ValueError(f"{cap.name} does not count {wish.id}, which is another's spend")
 
 
 def reserve(connection: sqlite3.Connection, owner_id: int, wish: Reservation) -> Grant:
@@ -96,17 +113,25 @@ def reserve(connection: sqlite3.Connection, owner_id: int, wish: Reservation) ->
     Raises: sqlite3.IntegrityError if the id was used before.
     """
     amount_nusd = cost_nusd(wish.amount_usd)
-    open_total_nusd = open_nusd(connection)
+    still_open = _open_by_scope(connection, wish.caps)
     rooms = [
-        (limit_nusd(cap.limit_usd) - spent_nusd(connection, cap.window) - open_total_nusd, cap) for cap in wish.caps
+        (
+            limit_nusd(cap.limit_usd) - spent_nusd(connection, cap.window, scope_of(cap)) - still_open[scope_of(cap)],
+            cap,
+        )
+        for cap in wish.caps
     ]
     room_nusd, tightest = min(rooms, key=lambda room: room[0])
     if amount_nusd > room_nusd:
         return Refused(tightest, usd_of(max(0, room_nusd)))
     connection.execute(
-        "INSERT INTO reservations (id, request_id, owner_id, provider, model, reserved_at_us, reserved_nusd)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (wish.id, wish.request_id, owner_id, wish.provider, wish.model, to_us(wish.now), amount_nusd),
+        "INSERT INTO reservations"
+        " (id, request_id, owner_id, provider, model, reserved_at_us, reserved_nusd, client_key, tag)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(wish.id, wish.request_id, owner_id, wish.provider, wish.model, to_us(wish.now), amount_nusd),
+            *(wish.client_key, wish.tag),
+        ),
     )
     return Reserved(usd_of(amount_nusd))
 
@@ -134,12 +159,51 @@ def settle(connection: sqlite3.Connection, reservation_id: str, amount_nusd: int
     return int(row["reserved_nusd"])
 
 
-def _rows_nusd(connection: sqlite3.Connection, start_us: int, end_us: int) -> int:
+def _open_by_scope(connection: sqlite3.Connection, caps: Sequence[Cap]) -> dict[str, int]:
+    """What is open of each scope that the caps count; most of them count everybody's."""
+    return {scope: open_nusd(connection, scope) for scope in {scope_of(cap) for cap in caps}}
+
+
+def _scopes(wish: Reservation) -> tuple[str, ...]:
+    """Every scope that counts a reservation, as m004's trigger has them."""
+    return (EVERYBODY, f"key:{wish.client_key}", f"tag:{wish.tag}")
+
+
+def _spent_nusd(
+    connection: sqlite3.Connection, scope: str, start_us: int, end_us: int, widths_us: tuple[int, ...]
+) -> int:
+    if not widths_us:
+        return _rows_nusd(connection, scope, start_us, end_us)
+    width_us, *narrower = widths_us
+    first_us, last_us = -(-start_us // width_us) * width_us, end_us // width_us * width_us
+    if first_us >= last_us:
+        return _spent_nusd(connection, scope, start_us, end_us, tuple(narrower))
+    (whole,) = connection.execute(
+        "SELECT COALESCE(SUM(settled_nusd), 0) FROM spend_sums"
+        " WHERE scope = ? AND width_us = ? AND start_us >= ? AND start_us < ?",
+        (scope, width_us, first_us, last_us),
+    ).fetchone()
+    edges = ((start_us, first_us), (last_us, end_us))
+    return int(whole) + sum(_spent_nusd(connection, scope, *edge, tuple(narrower)) for edge in edges)
+
+
+def _rows_nusd(connection: sqlite3.Connection, scope: str, start_us: int, end_us: int) -> int:
+    if start_us >= end_us:
+        return 0
+    where, name = _rows_of(scope)
     (total,) = connection.execute(
-        "SELECT COALESCE(SUM(settled_nusd), 0) FROM reservations WHERE reserved_at_us >= ? AND reserved_at_us < ?",
-        (start_us, end_us),
+        "SELECT COALESCE(SUM(settled_nusd), 0) FROM reservations"  # noqa: S608 - fixed texts
+        f" WHERE reserved_at_us >= ? AND reserved_at_us < ?{where}",
+        (start_us, end_us, *name),
     ).fetchone()
     return int(total)
+
+
+def _rows_of(scope: str) -> tuple[str, tuple[str, ...]]:
+    """A scope as a condition on reservations, one of three fixed texts, and its parameter."""
+    kind, _, name = scope.partition(":")
+    column = {"key": "client_key", "tag": "tag"}.get(kind)
+    return ("", ()) if column is None else (f" AND {column} = ?", (name,))
 
 
 def _checked(usd: Decimal, rounding: str, *, least: int) -> int:

@@ -72,6 +72,7 @@ class Reservation:
     amount_usd: kept rounded up to 1e-9 USD.
     now: what places the spend in time: it counts in the window that holds this moment, whenever it is settled.
     caps: every one must have room. None at all is an error, not freedom.
+    client_key, tag: whose spend it is; the tag case-folded, as in the caps.
     """
 
     id: str
@@ -81,6 +82,8 @@ class Reservation:
     amount_usd: Decimal
     now: datetime
     caps: tuple[Cap, ...]
+    client_key: str | None = None
+    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +108,8 @@ Grant: TypeAlias = Reserved | Refused
 class Balance:
     """Money at one moment: settled within a window, and promised to calls that are still out."""
 
-    spent_usd: Decimal
-    reserved_usd: Decimal
+    spent_usd: Decimal = Decimal(0)
+    reserved_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from hybrid.store.db import connect_reader, from_us, store_errors, to_us
 from hybrid.store.money import open_nusd, usd_of
 from hybrid.types import Json, Route
 
-GroupBy: TypeAlias = Literal["day", "model", "route", "key", "reason"]
+GroupBy: TypeAlias = Literal["day", "model", "route", "reason", "key", "tag"]
 GROUPINGS: tuple[GroupBy, ...] = get_args(GroupBy)
 
 # Fixed texts, the only ones ever put into a statement. A day is one of this machine's time zone.
@@ -26,6 +26,7 @@ _GROUP_KEYS: Mapping[str, str] = {
     "model": "model",
     "route": "route",
     "key": "client_key",
+    "tag": "tag",
     "reason": "reason",
     "outcome": "outcome",
 }
@@ -53,7 +54,7 @@ WHERE reserved_at_us >= ? AND NOT EXISTS (SELECT 1 FROM requests WHERE id = rese
 
 _RESERVED_FOR_TAG = """
 SELECT COALESCE(SUM(reserved_nusd), 0) FROM reservations JOIN requests ON requests.id = reservations.request_id
-WHERE settled_nusd IS NULL AND tag = ?"""
+WHERE settled_nusd IS NULL AND requests.tag = ?"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import tomllib
 import pytest
 
 from hybrid.cli import main
+from hybrid.config import load
 
 KEY = "sk-live-secret"
 TOML = """
@@ -108,7 +109,23 @@ def test_warnings_are_for_people(config_file, capsys):
     """A warning goes to stderr and does not fail the check."""
     config_file.write_text(TOML.replace("usd_per_day", "# usd_per_day"))
     assert 0 == main(["config", "check", "--config", str(config_file)])
-    assert "hybrid: warning: no cloud is called until budget.usd_per_day is set\n" == capsys.readouterr().err
+    assert (
+        "hybrid: warning: no cloud is called until [budget] has a cap, such as usd_per_day\n" == capsys.readouterr().err
+    )
+
+
+def test_show_can_be_read_again(tmp_path, capsys):
+    """What show prints of tags and of a price that changes on a day is a configuration that says the same."""
+    text = (
+        '[budget]\nusd_per_month = 3\n[tags."a b"]\nusd_per_day = 0.5\n'
+        '[[prices."x/y"]]\ninput_usd_per_mtok = 1\noutput_usd_per_mtok = 2\n'
+        '[[prices."x/y"]]\ninput_usd_per_mtok = 3\noutput_usd_per_mtok = 4\nsince = 2026-12-01\n'
+    )
+    (tmp_path / "a.toml").write_text(text)
+    assert 0 == main(["config", "show", "--config", str(tmp_path / "a.toml")])
+    (tmp_path / "b.toml").write_text(capsys.readouterr().out)
+    first, second = (load(tmp_path / name, {}).config for name in ("a.toml", "b.toml"))
+    assert (first.tags, first.prices, first.budget) == (second.tags, second.prices, second.budget)
 
 
 def test_schema_is_json_schema(capsys):
@@ -116,6 +133,6 @@ def test_schema_is_json_schema(capsys):
     assert 0 == main(["config", "schema"])
     schema = json.loads(capsys.readouterr().out)
     assert "https://json-schema.org/draft/2020-12/schema" == schema["$schema"]
-    assert {"server", "local", "cloud", "lora", "policy", "budget", "prices", "aliases"} == set(
+    assert {"server", "local", "cloud", "lora", "policy", "budget", "tags", "prices", "aliases"} == set(
         schema["$defs"]["Config"]["properties"]
     )

@@ -41,7 +41,26 @@ def test_json(keys):
     _, listed, _ = keys("list", "--json")
     found = json.loads(listed)
     assert [("phone", True), ("laptop", False)] == [(key["name"], key["revoked_at"] is not None) for key in found]
-    assert {"name", "created_at", "revoked_at"} == set(found[0])
+    rules = {"usd_per_day", "usd_per_month", "requests_per_minute", "tokens_per_minute", "concurrency", "models"}
+    assert {"name", "created_at", "revoked_at", "is_private", *rules} == set(found[0])
+
+
+def test_what_a_key_may_do(keys):
+    """add takes every rule, set changes those it names and no other, `none` takes one away, list shows them all."""
+    given = ("--usd-per-day", "0.10", "--usd-per-month", "2", "--rpm", "60", "--tpm", "9000", "--concurrency", "4")
+    keys("add", "phone", *given, "--models", "hybrid, cloud/m", "--private")
+    before = json.loads(keys("list", "--json")[1])[0]
+    assert (0.1, 2, 60, 9000, 4) == tuple(
+        before[name]
+        for name in ("usd_per_day", "usd_per_month", "requests_per_minute", "tokens_per_minute", "concurrency")
+    )
+    assert (["hybrid", "cloud/m"], True) == (before["models"], before["is_private"])
+    assert keys("set", "phone", "--rpm", "none", "--usd-per-day", "5", "--no-private")[0] == 0
+    after = json.loads(keys("list", "--json")[1])[0]
+    assert {**before, "requests_per_minute": None, "usd_per_day": 5, "is_private": False} == after
+    assert "valid; $5 a day; $2 a month; 9000 tokens a minute; 4 at once; models hybrid, cloud/m" in keys("list")[1]
+    keys("set", "phone", "--models", "none")
+    assert [] == json.loads(keys("list", "--json")[1])[0]["models"]
 
 
 def test_no_keys_yet(keys):
@@ -55,6 +74,12 @@ def test_no_keys_yet(keys):
     [
         pytest.param(("add", "a/b"), "letters, digits", id="bad-name"),
         pytest.param(("revoke", "nobody"), "no valid key 'nobody'", id="unknown"),
+        pytest.param(("set", "nobody", "--rpm", "1"), "no valid key 'nobody'", id="set-unknown"),
+        pytest.param(("add", "a", "--rpm", "0"), "--rpm: expected a whole number from 1", id="no-requests"),
+        pytest.param(("add", "a", "--tpm", "1.5"), "--tpm: expected a whole number", id="half-a-token"),
+        pytest.param(("add", "a", "--usd-per-day", "nan"), "--usd-per-day: expected an amount", id="no-amount"),
+        pytest.param(("add", "a", "--usd-per-month", "-1"), "--usd-per-month: expected an amount", id="negative"),
+        pytest.param(("add", "a", "--models", "a,,b"), "--models: expected model names", id="no-name"),
     ],
 )
 def test_what_cannot_be_done(keys, args, expected):

@@ -36,7 +36,15 @@ def cloud_toml(base_url: str, *, usd_per_day: str = "1", name: str = "big") -> s
 class Serving:
     """One `hybrid serve` on a free port. Use as a context manager; leaving it ends the process as Ctrl-C would."""
 
-    def __init__(self, folder: Path, config: str = FAKE_MODEL, *arguments: str, environ: dict[str, str] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        config: str = FAKE_MODEL,
+        *arguments: str,
+        environ: dict[str, str] | None = None,
+        command: tuple[str, ...] = HYBRID,
+    ):
+        self._command = command
         folder.mkdir(parents=True, exist_ok=True)
         self._config = folder / "hybrid.toml"
         self._config.write_text(config)
@@ -48,7 +56,7 @@ class Serving:
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            [*HYBRID, "serve", "--port", "0", "--config", str(self._config), *self._arguments],
+            [*self._command, "serve", "--port", "0", "--config", str(self._config), *self._arguments],
             env=self._environ,
             stderr=subprocess.PIPE,
             text=True,

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from hybrid.errors import InvalidRequest
-from hybrid.server.hybrid_headers import Wishes, head_headers, head_object, read_wishes, safe_value
+from hybrid.server.hybrid_headers import Wishes, duration, head_headers, head_object, read_wishes, safe_value
 from hybrid.types import PolicyChoice
 
 from .scripted import HEAD, TAIL
@@ -104,3 +104,21 @@ def test_hostile_text_adds_no_header():
     """Line breaks, controls and other scripts become question marks, and length is bounded."""
     assert safe_value("a\r\nx-evil: 1\x00é") == b"a??x-evil: 1??"
     assert len(safe_value("x" * 10_000)) == 256
+
+
+@pytest.mark.parametrize(
+    ("span_s", "expected"),
+    [
+        pytest.param(0.0, "0s", id="nothing"),
+        pytest.param(0.0000001, "0s", id="less-than-a-clock-tells"),
+        pytest.param(0.0121, "13ms", id="rounded-up"),
+        pytest.param(0.9999, "1s", id="up-to-a-second"),
+        pytest.param(1.5, "1.5s", id="with-a-fraction"),
+        pytest.param(60, "1m0s", id="a-minute"),
+        pytest.param(360, "6m0s", id="as-in-their-manual"),
+        pytest.param(61.25, "1m1.25s", id="more"),
+    ],
+)
+def test_spans_are_written_as_theirs(span_s, expected):
+    """The reset headers hold a span in the form of OpenAI's."""
+    assert expected == duration(span_s)

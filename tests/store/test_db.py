@@ -60,7 +60,7 @@ def test_opening_again_applies_nothing(tmp_path):
 
 def test_a_failing_step_leaves_no_trace(tmp_path):
     """A migration whose second statement fails undoes its first, and the steps before it stay."""
-    broken = Migration("m003_broken", ("CREATE TABLE half (a)", "CREATE TABLE requests (a)"))
+    broken = Migration(f"m{len(MIGRATIONS) + 1:03d}_broken", ("CREATE TABLE half (a)", "CREATE TABLE requests (a)"))
     with pytest.raises(StoreError, match="already exists"):
         connect_writer(tmp_path / "hybrid.sqlite3", (*MIGRATIONS, broken))
     with closing(connect_writer(tmp_path / "hybrid.sqlite3")) as connection:
@@ -70,10 +70,10 @@ def test_a_failing_step_leaves_no_trace(tmp_path):
 
 def test_a_newer_schema_is_refused(tmp_path):
     """A store with a step we do not know is not touched; the error says to upgrade."""
-    newer = Migration("m003_from_the_future", ("CREATE TABLE future (a)",))
+    newer = Migration("m999_from_the_future", ("CREATE TABLE future (a)",))
     connect_writer(tmp_path / "hybrid.sqlite3", (*MIGRATIONS, newer)).close()
     for connect in (connect_writer, connect_reader):
-        with pytest.raises(StoreError, match=r"m003_from_the_future.*upgrade hybrid"):
+        with pytest.raises(StoreError, match=r"m999_from_the_future.*upgrade hybrid"):
             connect(tmp_path / "hybrid.sqlite3")
 
 

@@ -17,11 +17,12 @@ from hybrid.errors import StoreError
 from hybrid.policy.budget import day_window
 from hybrid.store import money, rows
 from hybrid.store.db import migrate
-from hybrid.store.migrations import MIGRATIONS, SPEND_BUCKET_US
+from hybrid.store.migrations import MIGRATIONS, SPEND_WIDTHS_US
 from hybrid.store.records import Refused, Reservation, Reserved
 from hybrid.types import Cap, Window
 
 START = datetime(2026, 6, 1, 23, 50, tzinfo=UTC)
+DAY_US, QUARTER_US = SPEND_WIDTHS_US
 DEAD = rows.ProcessMark(pid=2**22 + 1, started_s=1.0)  # above the highest pid that Linux can be told to give
 
 amounts = st.decimals(min_value=0, max_value=3, places=10)
@@ -193,19 +194,22 @@ def test_every_cap_must_have_room():
         assert Refused(tight, Decimal("0.25")) == refused
 
 
-@given(
-    offsets=st.lists(st.integers(min_value=-3 * SPEND_BUCKET_US, max_value=3 * SPEND_BUCKET_US), max_size=12),
-    start=st.integers(min_value=-3 * SPEND_BUCKET_US, max_value=3 * SPEND_BUCKET_US),
-    length=st.integers(min_value=0, max_value=4 * SPEND_BUCKET_US),
+steps = st.one_of(
+    st.integers(min_value=-3 * QUARTER_US, max_value=3 * QUARTER_US),
+    st.integers(min_value=-3 * DAY_US, max_value=3 * DAY_US),
+    st.integers(min_value=-3, max_value=3).map(lambda days: days * DAY_US),
 )
+
+
+@given(offsets=st.lists(steps, max_size=12), start=steps, length=st.integers(min_value=0, max_value=6 * DAY_US))
 @settings(deadline=None)
 def test_any_window_is_exact(offsets, start, length):
-    """A window that cuts buckets anywhere counts each reservation inside it once: start in, end out."""
+    """A window that cuts days and quarters anywhere counts each reservation inside it once: start in, end out."""
     with closing(store()) as connection:
         owner_id = rows.register(connection, DEAD, 0)
         middle = START.replace(minute=45)
         window = Window(middle + timedelta(microseconds=start), middle + timedelta(microseconds=start + length))
-        everything = Cap("all", Window(START - timedelta(days=1), START + timedelta(days=1)), Decimal(100))
+        everything = Cap("all", Window(START - timedelta(days=9), START + timedelta(days=9)), Decimal(100))
         for number, offset in enumerate(offsets):
             at = middle + timedelta(microseconds=offset)
             money.reserve(connection, owner_id, wish(f"r{number}", Decimal(1), everything, now=at))
