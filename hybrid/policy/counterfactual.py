@@ -26,7 +26,7 @@ UNSET = 0.97
 """The distance of a number where there was none."""
 BROKEN = 2.0
 """The distance of what works and then would not: true of every request, and nobody's wish."""
-WORKING = ("is_local_configured", "is_local_ready", "is_healthy")
+WORKING = ("is_local_configured", "is_local_ready")
 SHARES = ("confidence", "_chance", "_rate", "_share", "_regret", "delta", "p_cloud", "p_local", "quality")
 """How the names of facts end that lie in [0, 1]."""
 

@@ -126,6 +126,14 @@ class Judgement:
     score: float
 
 
+def judge(promise: Promise, draft: Draft) -> Judgement | None:
+    """Judge a draft; None where it has none of the features that the calibration used.
+
+    Raises: ValueError for a draft without tokens or with numbers that are not finite.
+    """
+    return judge_by(promise, draft_features(draft, promise.option_prior))
+
+
 def judge_by(promise: Promise, found: Mapping[str, float]) -> Judgement | None:
     """Judge a draft by its features; None where it has none of those that the calibration used.
 

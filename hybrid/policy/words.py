@@ -25,7 +25,10 @@ NUMBERS = {
     "signals.max_cost_usd": "an allowed cost of {}",
     "signals.budget_left_usd": "a budget left of {}",
     "reserve_usd": "a price of {} for {cloud}",
+    "expected_usd": "an expected price of {} for {cloud}",
     "context_tokens": "a context of {} in {cloud}",
+    "ttft_s": "a first token of {cloud} in {}",
+    "total_s": "an answer of {cloud} in {}",
 }
 FLAGS = {
     ("draft.flaw", None): "had no verifier found a fault",
@@ -41,8 +44,6 @@ FLAGS = {
     ("limits.promise", None): "without a promise for this kind of task",
     ("limits.is_limit_own", True): "had the answer's limit been ours and not the client's",
     ("limits.is_limit_own", False): "had the answer's limit been the client's wish",
-    ("is_healthy", True): "with {cloud} not resting",
-    ("is_healthy", False): "with {cloud} resting",
     ("resting", None): "with {cloud} not resting",
 }
 """By the fact and its needed value."""

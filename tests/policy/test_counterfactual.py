@@ -135,12 +135,12 @@ NEEDY = replace(FACTS, needs=frozenset({Capability.TOOLS}), clouds=())
             id="hopeless",
         ),
         pytest.param(
-            taken(replace(FACTS, is_local_ready=False, clouds=(replace(CLOUD, is_healthy=False),))),
+            taken(replace(FACTS, is_local_ready=False, clouds=(replace(CLOUD, resting="c failed lately"),))),
             "with the local model ready, it would have been answered locally",
             id="not-ready",
         ),
         pytest.param(
-            taken(replace(FACTS, is_local_ready=False, clouds=(replace(CLOUD, is_healthy=False),))),
+            taken(replace(FACTS, is_local_ready=False, clouds=(replace(CLOUD, resting="c failed lately"),))),
             "with c/small not resting, c/small would have answered",
             id="resting",
         ),
