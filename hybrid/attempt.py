@@ -10,6 +10,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TypeAlias, TypeVar
 
+from hybrid.audit import Answered, both
 from hybrid.climb import Climb
 from hybrid.clouds import Clouds, is_worth_falling_back
 from hybrid.engine.checker import Checker
@@ -74,6 +75,11 @@ class Attempt:
         self._further: FurtherSamples | None = None
         self._race: Race | None = None
         self._runs: list[LocalRun] = []
+        self._cloud_said: list[Event] = []
+
+    def answered(self) -> Answered | None:
+        """What both sides said, once the answer is out; None without a whole local draft to compare."""
+        return both(self._request, self._signals, self._limits, self._local, self._answers, self._cloud_said)
 
     def _in_local_terms(self) -> LocalRequest:
         facts = self._local.facts if self._local is not None else None
@@ -327,6 +333,8 @@ class Attempt:
                         yield journal.released(Route.CLOUD, climb.cloud.model, provider=climb.cloud.provider.name)
                     if isinstance(event, Finished):
                         usage = event.usage
+                    if held:
+                        self._cloud_said.append(event)
                     yield event
         except _HoldExpired:
             waited = f"no answer within {climb.patience_s:g} s, and a local draft waits"

@@ -68,6 +68,8 @@ class Watch:
 
     def __init__(self, promise: Promise) -> None:
         self.promise = promise
+        # A decision's record takes it along, and decides nothing by what drift is told against.
+        self._plain = replace(promise, reference={})
         self._detector = Detector(promise.max_regret, promise.delta)
         self._labels: deque[Labelled] = deque(maxlen=RECENT_LABELS)
         self._taken = self._rows = self._regretted = 0
@@ -121,12 +123,26 @@ class Watch:
         return bool(self._alarms)
 
     @property
+    def alarms(self) -> tuple[str, ...]:
+        """What is wrong, a sentence each."""
+        return tuple(self._alarms.values())
+
+    @property
+    def drafts_alarm(self) -> str | None:
+        """What is wrong with the drafts' numbers, which a later process cannot see again."""
+        return self._alarms.get("drafts")
+
+    def resume(self, drafts_alarm: str) -> None:
+        """Take over an alarm of an earlier process about its drafts; the next drafts decide whether it goes on."""
+        self._raise("drafts", drafts_alarm)
+
+    @property
     def standing(self) -> Standing:
         """What holds now."""
         rows, bad = self._rows, self._regretted
         return Standing(
             threshold=self._threshold(),
-            alarms=tuple(self._alarms.values()),
+            alarms=self.alarms,
             why=self._why(),
             labels=self._taken,
             rows=rows,
@@ -141,11 +157,11 @@ class Watch:
     def in_force(self) -> Promise:
         """The promise as it stands: tightened or withdrawn after an alarm, and saying so."""
         if not self._alarms:
-            return self.promise
-        threshold, why = self._threshold(), f"{'; '.join(self._alarms.values())}; {self._why()}"
+            return self._plain
+        threshold, why = self._threshold(), f"{'; '.join(self.alarms)}; {self._why()}"
         if math.isfinite(threshold):
-            return replace(self.promise, threshold=threshold, alarm=why)
-        return replace(self.promise, threshold=threshold, looks=(), alarm=why, is_withdrawn=True)
+            return replace(self._plain, threshold=threshold, alarm=why)
+        return replace(self._plain, threshold=threshold, looks=(), alarm=why, is_withdrawn=True)
 
     def _threshold(self) -> float:
         if not self._alarms:
