@@ -131,7 +131,7 @@ class Auditor:
             cloud = said(answered.cloud)
             provider, model = journal.provider or "", journal.model or ""
             if cloud is not None:
-                origin = Origin.HEDGE if _is_hedged(journal) else Origin.ESCALATION
+                origin = Origin.ESCALATION if journal.hedge is None else Origin.HEDGE
                 self._start(self._label(answered, journal.id, journal, cloud, origin, (provider, model)))
         elif (option := self._drawn(answered, journal)) is not None:
             if self._waiting >= MOST_WAITING:
@@ -278,8 +278,3 @@ def _features(answered: Answered) -> dict[str, float]:
     except ValueError:
         return {}
     return {name: value for name, value in found.items() if abs(value) < float("inf")}
-
-
-def _is_hedged(journal: Journal) -> bool:
-    """Whether the cloud ran beside local from the start, by the decision's own word."""
-    return getattr(journal.decision, "hedge", None) is not None

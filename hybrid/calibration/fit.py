@@ -159,7 +159,7 @@ def fit(
         dropped=dropped,
         missing=tuple(zip(names, np.isnan(table).mean(axis=0).tolist(), strict=True)),
         seed=seed,
-        **_counted(right, is_known),
+        **_counted(right, len(labels)),
         **_said(everything, names, len(right)),
         **_measured(p, right, parts),
     )
@@ -173,9 +173,9 @@ def predict(model: LinearModel, values: ArrayLike, names: Sequence[str]) -> Floa
     return np.array([np.nan if p is None else p for p in rows], dtype=np.float64)
 
 
-def _counted(right: Bools, is_known: Bools) -> dict[str, Any]:
+def _counted(right: Bools, of: int) -> dict[str, Any]:
     """How many rows there were."""
-    return {"n": len(right), "n_right": int(right.sum()), "n_unknown": int((~is_known).sum())}
+    return {"n": len(right), "n_right": int(right.sum()), "n_unknown": of - len(right)}
 
 
 def _measured(p: Floats, right: Bools, parts: Folds) -> dict[str, Any]:
