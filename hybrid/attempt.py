@@ -333,8 +333,7 @@ class Attempt:
                         yield journal.released(Route.CLOUD, climb.cloud.model, provider=climb.cloud.provider.name)
                     if isinstance(event, Finished):
                         usage = event.usage
-                    if held:
-                        self._cloud_said.append(event)
+                    self._cloud_said += [event] if held else []
                     yield event
         except _HoldExpired:
             waited = f"no answer within {climb.patience_s:g} s, and a local draft waits"

@@ -22,7 +22,7 @@ from hybrid.errors import HybridError
 from hybrid.journal import Journal
 from hybrid.labelling import COMPARABLE, Said, agree, said
 from hybrid.policy.model import CloudOption, Draft, Limits, Reason, RunLocal, Signals
-from hybrid.policy.promise import draft_features, judge
+from hybrid.policy.promise import draft_features, judge_by
 from hybrid.store.labels import Label, Origin
 from hybrid.store.ledger import Ledger
 from hybrid.types import ChatRequest, Event, Json, Outcome, PolicyChoice, Route
@@ -264,7 +264,7 @@ def _judged(answered: Answered) -> _Judged | None:
     if promise is None:
         return None
     try:
-        found = judge(promise, answered.draft)
+        found = judge_by(promise, draft_features(answered.draft, promise.option_prior))
     except ValueError:
         return None
     return None if found is None else _Judged(found.p_local, found.p_cloud, found.score, _features(answered))

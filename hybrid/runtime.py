@@ -373,8 +373,7 @@ class Runtime:
         self, request: ChatRequest, target: _Target, local: Supervisor | None, journal: Journal
     ) -> AsyncGenerator[Item, None]:
         signals = await self.observe(request, target, local, journal)
-        loaded = None if local is None else local.facts
-        limits = promised(self._limits(local), request, loaded, self._promises, self._audits)
+        limits = promised(self._limits(local), request, local, self._promises, self._audits)
         decision = route(signals, limits)
         journal.decide(signals, limits, decision)
         if isinstance(decision, Reject):
