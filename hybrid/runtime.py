@@ -396,6 +396,5 @@ class Runtime:
                 async for item in items:
                     yield item
         finally:
-            # Whoever reads an answer may close it at its Tail.
             if journal.outcome is Outcome.OK and (answered := attempt.answered()) is not None:
                 self._audits.answered(answered, journal)

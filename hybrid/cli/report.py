@@ -75,13 +75,11 @@ def report(
         width = None if sys.stdout.isatty() else _PIPE_COLUMNS
         console = Console(highlight=False, width=width)
         _print(console, facts, since=start, tag=tag)
-        for line in money_lines(money):
-            console.print(f"  {line}", markup=False, soft_wrap=True)
+        for line in (*(f"  {line}" for line in money_lines(money)), *promise_lines(standings)):
+            console.print(line, markup=False, soft_wrap=True)
         if facts.groups:
             console.print()
             console.print(_table(facts.groups, by))
-        for line in promise_lines(standings):
-            console.print(line, markup=False, soft_wrap=True)
 
 
 def _start(since: str, now: datetime) -> datetime | None:
