@@ -15,6 +15,10 @@ from hybrid.policy.review import look_at, review
 from hybrid.types import Event, Finished, FinishReason, TextDelta, TokenSignal, Usage
 
 
+class HoldExpired(Exception):
+    """The first token is due: judge what is there."""
+
+
 @dataclass(slots=True)
 class DraftLog:
     """The signals of one answer as they arrive.
