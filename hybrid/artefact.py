@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from hybrid.errors import DatasetError
 from hybrid.policy.calibrated import Isotonic, LinearModel, Platt
 from hybrid.policy.features import FEATURE_VERSION
 from hybrid.policy.promise import Counted, Look, Origin, Promise, certify
+from hybrid.policy.reference import Reference, reference_of
 from hybrid.policy.tasks import TaskKind
 from hybrid.types import Json
 
@@ -100,11 +102,20 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return Counted(thresholds=self.thresholds, kept=self.kept, regretted=self.regretted, n=self.n)
 
 
+class Spread(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`policy.reference.Reference`."""
+
+    cuts: tuple[float, ...]
+    shares: tuple[float, ...]
+    n: int
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of task that was calibrated. Most fields are as in `policy.promise.Promise`.
 
     dataset, dataset_digest, recipe_digest, rows: what it was measured on. labels: where right and wrong come from:
     `gold`, or a cloud's name. report: the fit's figures, for people and programs.
+    reference: how `p_local` and the features in use were spread over the rows, by name; drift is told against it.
     """
 
     task: str
@@ -126,6 +137,13 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     samples: int = 1
     looks: tuple[LookAt, ...] = ()
     report: Mapping[str, object] = {}
+    reference: Mapping[str, Spread] = {}
+
+    @property
+    def id(self) -> str:
+        """A digest of what scores and thresholds come from: labels of another one say nothing of this."""
+        essence = self.task, self.kind, self.local, self.cloud, self.ranks_by_gain, self.option_prior, self.counts
+        return hashlib.sha256(msgspec.json.encode(essence)).hexdigest()[:16]
 
     def promise(self, max_regret: float, delta: float) -> Promise:
         """What it lets one promise. Raises: ValueError if its numbers make no sense."""
@@ -149,7 +167,15 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
             looks=tuple(
                 Look(tokens=look.tokens, threshold=look.threshold, model=look.local.model()) for look in self.looks
             ),
+            id=self.id,
+            reference={name: Reference(one.cuts, one.shares, one.n) for name, one in self.reference.items()},
         )
+
+
+def spreads_of(rows: Mapping[str, Sequence[float]]) -> dict[str, Spread]:
+    """Keep how each named number is spread; those that never vary are left out."""
+    found = ((name, reference_of(values)) for name, values in rows.items())
+    return {name: Spread(cuts=one.cuts, shares=one.shares, n=one.n) for name, one in found if one is not None}
 
 
 class Artefact(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TypeAlias, TypeVar
 
+from hybrid.audit import Answered, both
 from hybrid.climb import Climb
 from hybrid.clouds import Clouds, is_worth_falling_back
 from hybrid.engine.checker import Checker
@@ -28,7 +29,7 @@ from hybrid.errors import (
 from hybrid.further import FurtherSamples, Sample, pick
 from hybrid.journal import Journal
 from hybrid.latencies import LocalRun
-from hybrid.local_answer import LocalAnswers, count_ends
+from hybrid.local_answer import HoldExpired, LocalAnswers, count_ends
 from hybrid.local_request import LocalRequest
 from hybrid.policy.model import Escalate, Limits, Reason, RunLocal, Signals, without_promise
 from hybrid.policy.worth import weigh
@@ -74,6 +75,11 @@ class Attempt:
         self._further: FurtherSamples | None = None
         self._race: Race | None = None
         self._runs: list[LocalRun] = []
+        self._cloud_said: list[Event] = []
+
+    def answered(self) -> Answered | None:
+        """What both sides said, once the answer is out; None without a whole local draft to compare."""
+        return both(self._request, self._signals, self._limits, self._local, self._answers, self._cloud_said)
 
     def _in_local_terms(self) -> LocalRequest:
         facts = self._local.facts if self._local is not None else None
@@ -185,7 +191,7 @@ class Attempt:
                 return Escalate(reason=hopeless.reason, option=decision.fallback, may_fall_back=True)
             try:
                 held.append(await self._next(generation, until_s=self._hold_until_s(decision)))
-            except _HoldExpired:
+            except HoldExpired:
                 self._journal.note("judged early: the first token is due")
                 self._limits = without_promise(
                     self._limits, "it was judged before its end, for the first token was due"
@@ -259,7 +265,7 @@ class Attempt:
     async def _next(self, generation: Generation, *, until_s: float | None = None) -> Event:
         """Wait for the next event of the local generation, and write down what it tells.
 
-        Raises: DeadlineExceeded, or _HoldExpired `until_s` seconds after arrival if tokens are there to be judged.
+        Raises: DeadlineExceeded, or HoldExpired `until_s` seconds after arrival if tokens are there to be judged.
         """
         journal, answers = self._journal, self._said
         while not self._heard:
@@ -298,7 +304,7 @@ class Attempt:
             # Which limit it was is known beforehand; the clock may be read a little before the timer's own time.
             if until_s is not None and until_s == deadline_s:
                 raise DeadlineExceeded(f"no answer within the request's deadline of {deadline_s:g} s") from late
-            raise _HoldExpired from late
+            raise HoldExpired from late
 
     # ---- cloud
 
@@ -327,8 +333,9 @@ class Attempt:
                         yield journal.released(Route.CLOUD, climb.cloud.model, provider=climb.cloud.provider.name)
                     if isinstance(event, Finished):
                         usage = event.usage
+                    self._cloud_said += [event] if held else []
                     yield event
-        except _HoldExpired:
+        except HoldExpired:
             waited = f"no answer within {climb.patience_s:g} s, and a local draft waits"
             failed: HybridError = ProviderTimeout(climb.cloud.provider.name, waited)
         except HybridError as error:
@@ -391,7 +398,3 @@ class Attempt:
     def _saved(self, usage: Usage) -> Decimal | None:
         price = self._clouds.reference_price
         return None if price is None else saved_usd(price, usage, self._journal.cost_usd)
-
-
-class _HoldExpired(Exception):
-    """The first token is due: judge what is there."""

@@ -249,6 +249,10 @@ class PolicyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             description="Of the clouds that can answer, the cheapest for the request goes first, or the first listed."
         ),
     ] = "price"
+    audit_share: Annotated[
+        Share,
+        Meta(description="Share of accepted local answers that the cloud is asked about afterwards."),
+    ] = 0.0
     private_tags: Annotated[
         tuple[Annotated[str, Meta(min_length=1)], ...],
         Meta(description="Values of x-hybrid-tag whose requests never leave this machine."),

@@ -8,10 +8,15 @@ from dataclasses import dataclass, field, replace
 from hybrid.engine.checker import Checker
 from hybrid.engine.formats.listen import Listener
 from hybrid.further import Sample
+from hybrid.labelling import Said
 from hybrid.local_request import LocalRequest
 from hybrid.policy.model import Agreement, Draft, Limits, Review
 from hybrid.policy.review import look_at, review
 from hybrid.types import Event, Finished, FinishReason, TextDelta, TokenSignal, Usage
+
+
+class HoldExpired(Exception):
+    """The first token is due: judge what is there."""
 
 
 @dataclass(slots=True)
@@ -149,6 +154,15 @@ class LocalAnswers:
             if verdict is not None:
                 return verdict
         return None
+
+    @property
+    def whole(self) -> tuple[Draft, Said] | None:
+        """The one answer, as a draft and as what it says; None where there are several, or it has no end or token."""
+        answer = self._answers[0]
+        if len(self._answers) > 1 or answer.end is None or not answer.log.logprobs:
+            return None
+        is_cut = answer.end.reason is FinishReason.LENGTH
+        return answer.log.draft(answer.end.reason), Said("".join(answer.text), answer.listener.calls, is_cut)
 
     @property
     def usage(self) -> Usage | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from hybrid.admission import Admission
 from hybrid.artefact import PromiseBook
 from hybrid.attempt import Attempt, Item
+from hybrid.audit import Auditor
 from hybrid.budgets import Budgets
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.embed import Embedder
@@ -26,7 +27,7 @@ from hybrid.lora import join_name, split_name
 from hybrid.policy.latency import tighter_s
 from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
-from hybrid.policy.tasks import kind_of
+from hybrid.promised import promised
 from hybrid.rejection import rejection
 from hybrid.runtime_options import RuntimeOptions
 from hybrid.speeds import SpeedBook
@@ -75,6 +76,7 @@ class Runtime:
         keys: ClientKeys,
         admission: Admission,
         budgets: Budgets,
+        audits: Auditor,
         speeds: SpeedBook | None = None,
         promises: PromiseBook | None = None,
     ) -> None:
@@ -87,6 +89,7 @@ class Runtime:
         self._clouds = clouds
         self._ledger = ledger
         self._keys = keys
+        self._audits = audits
         self._started_unix_s = int(time.time())
         self._embedder = Embedder(
             fleet=fleet,
@@ -194,6 +197,7 @@ class Runtime:
             is_ready = True
         health = self._ledger.health()
         state["ledger"] = "ok" if health.is_ok else health.error
+        state["audit"] = self._audits.facts()
         return is_ready, state
 
     def authenticate(self, presented: str | None) -> str | None:
@@ -221,14 +225,6 @@ class Runtime:
         if facts is None:
             return self._options.limits
         return replace(self._options.limits, local_context_tokens=facts.context_tokens)
-
-    def _promised(self, limits: Limits, request: ChatRequest, local: Supervisor | None) -> Limits:
-        """Add what may be promised of a local answer to this request, or why nothing may."""
-        asked = [message.text for message in request.messages if message.role == "user"]
-        kind = kind_of(asked[-1] if asked else "", request.needs)
-        found = self._promises.find(local.facts if local is not None else None, kind, request.tag)
-        is_limit_own = request.max_output_tokens is None
-        return replace(limits, promise=found.promise, no_promise=found.why, kind=kind, is_limit_own=is_limit_own)
 
     def _resolve(self, request: ChatRequest) -> _Target:
         """Find out what the client's model name and policy header mean together.
@@ -377,7 +373,7 @@ class Runtime:
         self, request: ChatRequest, target: _Target, local: Supervisor | None, journal: Journal
     ) -> AsyncGenerator[Item, None]:
         signals = await self.observe(request, target, local, journal)
-        limits = self._promised(self._limits(local), request, local)
+        limits = promised(self._limits(local), request, local, self._promises, self._audits)
         decision = route(signals, limits)
         journal.decide(signals, limits, decision)
         if isinstance(decision, Reject):
@@ -395,6 +391,10 @@ class Runtime:
             options=self._options,
         )
         items = attempt.local(decision) if isinstance(decision, RunLocal) else attempt.cloud(decision)
-        async with aclosing(items):
-            async for item in items:
-                yield item
+        try:
+            async with aclosing(items):
+                async for item in items:
+                    yield item
+        finally:
+            if journal.outcome is Outcome.OK and (answered := attempt.answered()) is not None:
+                self._audits.answered(answered, journal)

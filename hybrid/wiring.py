@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from hybrid.admission import Admission
 from hybrid.artefact import PromiseBook
+from hybrid.audit import Auditor
 from hybrid.budgets import budget_zone, budgets_of
 from hybrid.catalog import installed, resolve
 from hybrid.catalog.tuned import Settings
 from hybrid.clouds import CloudModel, Clouds
 from hybrid.config import Config, LoraConfig, data_dir, is_loopback, read_secrets
+from hybrid.drift_book import DriftBook
 from hybrid.engine.checker import Checker
 from hybrid.engine.fleet import Fleet, ModelPlan
 from hybrid.engine.process import SupervisorOptions
@@ -192,18 +194,21 @@ async def running(
         admission = Admission(keys, config.aliases)
         budgets = budgets_of(config, ledger, budget_zone(config), of_key=admission.allowance)
         clouds = Clouds(models, ledger, budgets.caps, prices=PriceBook(config), latencies=await _latencies(ledger))
-        yield Runtime(
-            _options(config, requires_key=_requires_key(config, keys)),
-            fleet=fleet,
-            checker=checker,
-            clouds=clouds,
-            admission=admission,
-            budgets=budgets,
-            ledger=ledger,
-            keys=keys,
-            speeds=open_speed_book(data_dir(environ)),
-            promises=promise_book(config, environ),
-        )
+        auditor = Auditor(clouds, ledger, DriftBook(database, ledger), share=config.policy.audit_share)
+        async with aclosing(auditor) as audits:
+            yield Runtime(
+                _options(config, requires_key=_requires_key(config, keys)),
+                fleet=fleet,
+                checker=checker,
+                clouds=clouds,
+                admission=admission,
+                budgets=budgets,
+                ledger=ledger,
+                keys=keys,
+                audits=audits,
+                speeds=open_speed_book(data_dir(environ)),
+                promises=promise_book(config, environ),
+            )
     finally:
         for provider in {id(model.provider): model.provider for model in models}.values():
             await provider.aclose()

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from hybrid.artefact import Counts, LookAt, Task, weights_of
+from hybrid.artefact import Counts, LookAt, Spread, Task, spreads_of, weights_of
 from hybrid.calibration.certify import regrets, trace
 from hybrid.calibration.curves import deferral
 from hybrid.calibration.datasets import Dataset, Scorer
@@ -19,8 +19,10 @@ from hybrid.calibration.recipes import KINDS, Recipe
 from hybrid.calibration.resample import bootstrap
 from hybrid.calibration.table import Table, has_gold
 from hybrid.errors import CommandError
+from hybrid.policy.calibrated import probability
 from hybrid.policy.features import OPTION_FEATURES, PRIOR_FEATURES, SAMPLE_FEATURES, TOKEN_FEATURES
 from hybrid.policy.promise import Certified, certify
+from hybrid.policy.watch import P_LOCAL
 
 BARE: Mapping[Scorer, str] = {
     "choice": "option_margin",
@@ -71,10 +73,10 @@ def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, go
     """
     prior = table.option_prior()
     rows = table.features(prior)
-    local = _fit(rows, table.local_right, BARE[scorer], goal.seed)
+    local = fit_rows(rows, table.local_right, BARE[scorer], goal.seed)
     cloud = _fit_cloud(rows, table.cloud_right, BARE[scorer], goal.seed)
     score, ranks_by_gain = _score(table, local, cloud)
-    counts = _counts(score, regrets(table.local_right, table.cloud_right))
+    counts = counts_of(score, regrets(table.local_right, table.cloud_right))
     certified = certify(counts.counted(), goal.max_regret, goal.delta)
     looks = fit_looks(table, prior, score >= certified.threshold, goal.seed)
     task = _task(table, dataset, scorer, recipe, goal, local)
@@ -84,6 +86,7 @@ def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, go
         ranks_by_gain=ranks_by_gain,
         option_prior=prior,
         counts=counts,
+        reference=reference(local, rows),
         looks=tuple(
             LookAt(tokens=look.tokens, threshold=look.threshold, local=weights_of(look.model)) for look in looks
         ),
@@ -114,7 +117,23 @@ def _task(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, goal: 
     )
 
 
-def _fit(rows: Sequence[Mapping[str, float]], right: NDArray[np.bool_], bare: str, seed: int) -> Fit:
+def reference(local: Fit, rows: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    """Keep how the model's probability and its features are spread over the rows, for drift to be told against."""
+    told = [probability(local.model, row) for row in rows]
+    return spreads_of(
+        {P_LOCAL: [p for p in told if p is not None]}
+        | {name: [row[name] for row in rows if name in row] for name in local.model.features}
+    )
+
+
+def fit_rows(
+    rows: Sequence[Mapping[str, float]],
+    right: NDArray[np.bool_],
+    bare: str,
+    seed: int,
+    weights: NDArray[np.float64] | None = None,
+) -> Fit:
+    """Fit on rows of features, of which those that belong together are tried together."""
     names = sorted({name for row in rows for name in row})
     wanted = {
         "tokens": TOKEN_FEATURES,
@@ -124,7 +143,8 @@ def _fit(rows: Sequence[Mapping[str, float]], right: NDArray[np.bool_], bare: st
     }
     groups = {name: [one for one in group if one in names] for name, group in wanted.items()}
     groups = {name: group for name, group in groups.items() if len(group) > 1}
-    return fit(names, matrix(rows, names), right, groups=groups, bare=bare if bare in names else None, seed=seed)
+    bare_name = bare if bare in names else None
+    return fit(names, matrix(rows, names), right, groups=groups, bare=bare_name, weights=weights, seed=seed)
 
 
 def _fit_cloud(
@@ -134,7 +154,7 @@ def _fit_cloud(
     if right is None:
         return None
     try:
-        return _fit(rows, right, bare, seed)
+        return fit_rows(rows, right, bare, seed)
     except CommandError:
         return None
 
@@ -159,7 +179,8 @@ def _score(table: Table, local: Fit, cloud: Fit | None) -> tuple[NDArray[np.floa
     return (gain, True) if interval is not None and interval.low > 0 else (plain, False)
 
 
-def _counts(score: NDArray[np.float64], regretted: NDArray[np.bool_]) -> Counts:
+def counts_of(score: NDArray[np.float64], regretted: NDArray[np.bool_]) -> Counts:
+    """Count what each threshold would keep and regret."""
     found = trace(score, regretted)
     places = np.arange(len(found.thresholds))
     if len(places) > MOST_COUNTS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,7 @@ def fit(
     groups: Mapping[str, Sequence[str]] | None = None,
     alone: Sequence[str] | None = None,
     bare: str | None = None,
+    weights: ArrayLike | None = None,
     seed: int = 0,
 ) -> Fit:
     """Fit the chance that an answer is good.
@@ -128,6 +130,8 @@ def fit(
         groups: name to features, tried as sets of their own.
         alone: the features worth a try by themselves, such as all but a probe's hundred dimensions; all without it.
         bare: the feature to keep where nothing beats it by more than chance.
+        weights: shape (rows,), > 0: how many requests each row stands for. The model is fitted with them; the report's
+            figures count each row once.
     Raises: CommandError if there are too few rows, one label only, an infinite value, or no feature that varies;
         ValueError for shapes and names that do not fit.
     """
@@ -139,24 +143,23 @@ def fit(
     _check_labels(right)
     is_full = len(right) >= LEAST_FOR_SEVERAL
     candidates = _candidates(names, groups or {}, names if alone is None else alone, is_full=is_full)
+    heavy = None if weights is None else np.asarray(weights, dtype=np.float64)[is_known]
     at_bare = names.index(bare) if bare in names else None
+    how = partial(train, names, candidates=candidates, seed=seed, may_be_isotonic=is_full, bare=at_bare)
 
     def trained(rows: NDArray[np.intp]) -> Trained:
-        return train(names, known[rows], right[rows], candidates, seed, may_be_isotonic=is_full, bare=at_bare)
+        return how(known[rows], right[rows], weights=None if heavy is None else heavy[rows])
 
     parts = folds_of(right, seed)
     p = out_of_fold(len(right), parts, lambda rows, held_out: predict(trained(rows).model, known[held_out], names))
     everything = trained(np.arange(len(right)))
     spread = np.full(len(labels), np.nan)
     spread[is_known] = p
-    kept_missing = tuple(zip(names, np.isnan(table).mean(axis=0).tolist(), strict=True))
     report = FitReport(
-        n=len(right),
-        n_right=int(right.sum()),
-        n_unknown=int((~is_known).sum()),
         dropped=dropped,
-        missing=kept_missing,
+        missing=tuple(zip(names, np.isnan(table).mean(axis=0).tolist(), strict=True)),
         seed=seed,
+        **_counted(right, len(labels)),
         **_said(everything, names, len(right)),
         **_measured(p, right, parts),
     )
@@ -168,6 +171,11 @@ def predict(model: LinearModel, values: ArrayLike, names: Sequence[str]) -> Floa
     table = np.asarray(values, dtype=np.float64)
     rows = (probability(model, dict(zip(names, row, strict=True))) for row in table.tolist())
     return np.array([np.nan if p is None else p for p in rows], dtype=np.float64)
+
+
+def _counted(right: Bools, of: int) -> dict[str, Any]:
+    """How many rows there were."""
+    return {"n": len(right), "n_right": int(right.sum()), "n_unknown": of - len(right)}
 
 
 def _measured(p: Floats, right: Bools, parts: Folds) -> dict[str, Any]:

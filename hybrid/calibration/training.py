@@ -86,25 +86,31 @@ def train(
     *,
     may_be_isotonic: bool,
     bare: int | None = None,
+    weights: Floats | None = None,
 ) -> Trained:
     """Choose among candidates, fit the winner on all rows, and calibrate it on its out-of-fold scores.
 
     Args:
         values: shape (n, features), NaN where missing.
         bare: the column to keep where nothing beats it.
+        weights: of the rows, such as the inverse of the chance that each is among them. Sets of
+            features are compared by ranking, for which each row counts once.
     """
+    # To mean 1, so that the penalty weighs as much as without them.
+    weights = None if weights is None else weights / weights.mean()
     parts = folds_of(correct, seed)
-    tried = tuple(_try(values, correct, candidate, parts) for candidate in candidates)
+    tried = tuple(_try(values, correct, candidate, parts, weights) for candidate in candidates)
     chosen = simplest_of_the_best(tried, correct, bare)
     means, scales = standards(values[:, chosen.candidate.columns])
-    inner = _regression(standardised(values[:, chosen.candidate.columns], means, scales), correct, chosen.strength)
+    columns = standardised(values[:, chosen.candidate.columns], means, scales)
+    inner = _regression(columns, correct, chosen.strength, weights)
     model = LinearModel(
         features=tuple(names[column] for column in chosen.candidate.columns),
         means=tuple(means.tolist()),
         scales=tuple(scales.tolist()),
         coefficients=tuple(inner.coef_[0].tolist()),
         intercept=float(inner.intercept_[0]),
-        calibration=_calibrate(chosen.logits, correct, seed, may_be_isotonic=may_be_isotonic),
+        calibration=_calibrate(chosen.logits, correct, seed, weights, may_be_isotonic=may_be_isotonic),
     )
     return Trained(model, chosen, tried)
 
@@ -155,7 +161,7 @@ def standardised(values: Floats, means: Floats, scales: Floats) -> Floats:
     return np.nan_to_num((values - means) / scales, nan=0.0)
 
 
-def fit_platt(scores: Floats, correct: Bools) -> Platt:
+def fit_platt(scores: Floats, correct: Bools, weights: Floats | None = None) -> Platt:
     """Fit p = logistic(slope * score + offset) to Platt's smoothed targets, which keeps p off 0 and 1.
 
     A slope below 0 says that the score misleads; then p is the (smoothed) mean, whatever the score.
@@ -164,34 +170,43 @@ def fit_platt(scores: Floats, correct: Bools) -> Platt:
     targets = np.where(correct, (n_right + 1) / (n_right + 2), 1 / (n_wrong + 2))
     twice = np.concatenate([scores, scores])[:, None]
     classes = np.repeat([True, False], len(scores))
-    inner = _regression(twice, classes, UNPENALISED, np.concatenate([targets, 1 - targets]))
+    whole = np.ones(len(scores)) if weights is None else weights
+    inner = _regression(twice, classes, UNPENALISED, np.concatenate([targets * whole, (1 - targets) * whole]))
     slope = float(inner.coef_[0][0])
     if slope < 0:
-        mean = float(targets.mean())
+        mean = float(np.average(targets, weights=whole))
         return Platt(0.0, float(np.log(mean / (1 - mean))))
     return Platt(slope, float(inner.intercept_[0]))
 
 
-def fit_isotonic(scores: Floats, correct: Bools) -> Isotonic:
+def fit_isotonic(scores: Floats, correct: Bools, weights: Floats | None = None) -> Isotonic:
     """Fit the rising step-and-line function nearest to the labels, kept off 0 and 1 by one row in n + 2."""
     edge = 1 / (len(scores) + 2)
-    inner = IsotonicRegression(y_min=edge, y_max=1 - edge, out_of_bounds="clip").fit(scores, correct)
+    inner = IsotonicRegression(y_min=edge, y_max=1 - edge, out_of_bounds="clip").fit(scores, correct, weights)
     knots, heights = np.unique(inner.X_thresholds_, return_index=True)
     rising = np.maximum.accumulate(inner.y_thresholds_[heights])
     return Isotonic(tuple(knots.tolist()), tuple(np.clip(rising, 0.0, 1.0).tolist()))
 
 
-def _try(values: Floats, correct: Bools, candidate: Candidate, parts: Folds) -> Tried:
+def _try(values: Floats, correct: Bools, candidate: Candidate, parts: Folds, weights: Floats | None) -> Tried:
     """Cross-validate a candidate at each strength, and keep the one of the least log loss."""
     columns = values[:, candidate.columns]
     strengths = STRENGTHS if len(candidate.columns) > 1 else (SINGLE_STRENGTH,)
     found = []
     for strength in strengths:
-        logits = out_of_fold(len(correct), parts, partial(_logits, columns, correct, strength))
-        found.append((log_loss([logistic(logit) for logit in logits], correct), strength, logits))
+        logits = out_of_fold(len(correct), parts, partial(_logits, columns, correct, strength, weights))
+        p = [logistic(logit) for logit in logits]
+        found.append(
+            (log_loss(p, correct) if weights is None else _weighted_loss(p, correct, weights), strength, logits)
+        )
     loss, strength, logits = min(found, key=lambda one: one[0])
     placed = placements(logits, correct, parts)
     return Tried(candidate, strength, logits, placed, float(placed[correct].mean()), loss)
+
+
+def _weighted_loss(p: Sequence[float], correct: Bools, weights: Floats) -> float:
+    said = np.clip(np.where(correct, p, 1 - np.asarray(p)), 1e-15, 1.0)
+    return float(-np.average(np.log(said), weights=weights))
 
 
 def out_of_fold(n: int, parts: Folds, predict: Callable[[NDArray[np.intp], NDArray[np.intp]], Floats]) -> Floats:
@@ -203,36 +218,45 @@ def out_of_fold(n: int, parts: Folds, predict: Callable[[NDArray[np.intp], NDArr
 
 
 def _logits(
-    columns: Floats, correct: Bools, strength: float, rows: NDArray[np.intp], held_out: NDArray[np.intp]
+    columns: Floats,
+    correct: Bools,
+    strength: float,
+    weights: Floats | None,
+    rows: NDArray[np.intp],
+    held_out: NDArray[np.intp],
 ) -> Floats:
     means, scales = standards(columns[rows])
-    inner = _regression(standardised(columns[rows], means, scales), correct[rows], strength)
+    inner_weights = None if weights is None else weights[rows]
+    inner = _regression(standardised(columns[rows], means, scales), correct[rows], strength, inner_weights)
     found: Floats = inner.decision_function(standardised(columns[held_out], means, scales))
     return found
 
 
-def _calibrate(logits: Floats, correct: Bools, seed: int, *, may_be_isotonic: bool) -> CalibrationMap:
+def _calibrate(
+    logits: Floats, correct: Bools, seed: int, weights: Floats | None, *, may_be_isotonic: bool
+) -> CalibrationMap:
     """Platt, unless isotonic's cross-validated Brier score is better by more than one standard error."""
     if not may_be_isotonic:
-        return fit_platt(logits, correct)
+        return fit_platt(logits, correct, weights)
     parts = folds_of(correct, seed + 1)
     errors = []
     for fit in (fit_platt, fit_isotonic):
-        p = out_of_fold(len(correct), parts, partial(_mapped, fit, logits, correct))
-        errors.append((p - correct) ** 2)
+        p = out_of_fold(len(correct), parts, partial(_mapped, fit, logits, correct, weights))
+        errors.append((p - correct) ** 2 * (1.0 if weights is None else weights))
     worse = errors[0] - errors[1]
     is_isotonic = worse.mean() > worse.std(ddof=1) / np.sqrt(len(worse))
-    return fit_isotonic(logits, correct) if is_isotonic else fit_platt(logits, correct)
+    return fit_isotonic(logits, correct, weights) if is_isotonic else fit_platt(logits, correct, weights)
 
 
 def _mapped(
-    fit: Callable[[Floats, Bools], CalibrationMap],
+    fit: Callable[[Floats, Bools, Floats | None], CalibrationMap],
     logits: Floats,
     correct: Bools,
+    weights: Floats | None,
     rows: NDArray[np.intp],
     held_out: NDArray[np.intp],
 ) -> Floats:
-    calibration = fit(logits[rows], correct[rows])
+    calibration = fit(logits[rows], correct[rows], None if weights is None else weights[rows])
     return np.array([calibration(logit) for logit in logits[held_out].tolist()])
 
 

@@ -20,10 +20,10 @@ from hybrid.calibration.datasets import Dataset
 from hybrid.calibration.recipes import RECIPES
 from hybrid.calibration.session import Asked, Model
 from hybrid.calibration.table import tabulate
+from hybrid.cli.calibrate_ledger import DatasetOption, LedgerOption, check_source, from_ledger
 from hybrid.cli.calibration import (
     CloudOption,
     ConfigOption,
-    DatasetOption,
     LimitOption,
     ModelOption,
     SamplesOption,
@@ -44,7 +44,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command("calibrate")
 def calibrate_model(
-    dataset: DatasetOption,
+    dataset: DatasetOption = None,
+    is_ledger: LedgerOption = False,  # noqa: FBT002
     model: ModelOption = None,
     cloud: CloudOption = None,
     max_regret: Annotated[
@@ -66,11 +67,15 @@ def calibrate_model(
     config_path: ConfigOption = None,
 ) -> None:
     """Learn when this model's answers are right, and which share of them may stay local under a promise."""
+    check_source(dataset, limit, samples, is_ledger=is_ledger)
     config, path = configured(config_path, model)
     goal = _goal(config, task=task, max_regret=max_regret, delta=delta, seed=seed)
-    found, questions, asked = answered(config, path, dataset, limit=limit, seed=seed, samples=samples)
-    name, asked = with_cloud(cloud, recorded_name(cloud, questions), config, questions, asked)
-    made = [_calibrated(one, questions, replace(goal, cloud=name)) for one in asked]
+    if dataset is None:
+        found, made = from_ledger(config, path, replace(goal, cloud=cloud))
+    else:
+        found, questions, asked = answered(config, path, dataset, limit=limit, seed=seed, samples=samples)
+        name, asked = with_cloud(cloud, recorded_name(cloud, questions), config, questions, asked)
+        made = [_calibrated(one, questions, replace(goal, cloud=name)) for one in asked]
     written = _written(out_dir or calibration_dir(os.environ), found, made)
     if as_json:
         print(json.dumps([_facts(one) for one in made], indent=2))

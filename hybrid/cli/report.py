@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -18,9 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from hybrid.cli.printable import printable
+from hybrid.cli.promises import promise_lines
 from hybrid.cli.report_money import money_facts, money_lines, read_money
 from hybrid.config import data_dir
 from hybrid.store.db import DATABASE_NAME
+from hybrid.store.labels import KeptStanding, read_standings
 from hybrid.store.reports import Group, GroupBy, Report, read_report
 from hybrid.types import Json
 
@@ -60,21 +62,21 @@ def report(
     if found is None:
         print(f"no ledger at {path} yet: nothing was served", file=sys.stderr)
     money = read_money(path, since=start, tag=tag, now=now, config_path=config_path)
-    facts = found or Report()
+    facts, standings = found or Report(), () if found is None else read_standings(path)
     if as_csv:
         _write_csv(facts.groups, by)
     elif as_json:
         # "number": money keeps its exact digits and is still a number to whoever reads it.
         encoder = msgspec.json.Encoder(decimal_format="number")
-        told = {**_facts(facts, since=start, by=by, tag=tag), **money_facts(money)}
+        told = {**_facts(facts, standings, since=start, by=by, tag=tag), **money_facts(money)}
         print(msgspec.json.format(encoder.encode(told)).decode())
     elif found is not None:
         # Into a pipe nothing is folded or cut: whoever reads it there has no window's width.
         width = None if sys.stdout.isatty() else _PIPE_COLUMNS
         console = Console(highlight=False, width=width)
         _print(console, facts, since=start, tag=tag)
-        for line in money_lines(money):
-            console.print(f"  {line}", markup=False, soft_wrap=True)
+        for line in (*(f"  {line}" for line in money_lines(money)), *promise_lines(standings)):
+            console.print(line, markup=False, soft_wrap=True)
         if facts.groups:
             console.print()
             console.print(_table(facts.groups, by))
@@ -102,7 +104,9 @@ def _start(since: str, now: datetime) -> datetime | None:
         ) from None
 
 
-def _facts(facts: Report, *, since: datetime | None, by: GroupBy, tag: str | None) -> dict[str, Json]:
+def _facts(
+    facts: Report, standings: Sequence[KeptStanding], *, since: datetime | None, by: GroupBy, tag: str | None
+) -> dict[str, Json]:
     return {
         "since": None if since is None else since.isoformat(),
         "tag": tag,
@@ -116,6 +120,8 @@ def _facts(facts: Report, *, since: datetime | None, by: GroupBy, tag: str | Non
         "saved_usd": facts.saved_usd,
         "hedges": facts.hedges,
         "double_usd": facts.double_usd,
+        "audits": {"answers": facts.audits, "spent_usd": facts.audits_usd},
+        "promises": [{"task": one.task, "at": one.at.isoformat(), **one.facts} for one in standings],
         "by": by,
         "groups": [_group_facts(group) for group in facts.groups],
     }
@@ -161,6 +167,8 @@ def _print(console: Console, facts: Report, *, since: datetime | None, tag: str 
             f"  hedged     {_counts(facts.hedges, facts.requests)}, ${_shown(facts.double_usd)} paid where local won",
             markup=False,
         )
+    if facts.audits or facts.audits_usd:
+        console.print(f"  audits     {facts.audits} local answers compared, ${_shown(facts.audits_usd)} of the spend")
 
 
 def _counts(counts: Mapping[str, int], total: int) -> str:

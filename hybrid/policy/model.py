@@ -32,6 +32,8 @@ class Reason(StrEnum):
     CACHE = "cache"
     LOCAL_FAILURE = "local_failure"
     CLOUD_FAILURE = "cloud_failure"
+    AUDIT = "audit"
+    """Of a call that no client waits for: the cloud is asked to compare it with a local answer that was given."""
 
 
 class SpeedSource(StrEnum):

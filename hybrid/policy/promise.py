@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from hybrid.policy.bounds import most_errors, upper_bound
 from hybrid.policy.calibrated import LinearModel, probability
 from hybrid.policy.features import features, prior_features
 from hybrid.policy.model import Draft
+from hybrid.policy.reference import Reference
 from hybrid.policy.tasks import TaskKind
 
 LEAST_LOCAL_SHARE = 0.02
@@ -87,6 +88,9 @@ class Promise:
     base_rate, cloud_rate: share of right answers, local's and the cloud's; the latter None where it is not known.
     is_at_chance: whether nothing about a draft tells if it is right. samples: answers drawn to each prompt.
     looks: where a growing draft is given up, in order. origin: None where it is of no artefact.
+    id: of the calibration it comes from. reference: how p_local and the features were spread there.
+    alarm: what the labels since then say against it, and what is in force because of that; empty where nothing.
+    is_withdrawn: whether nothing certifies it now. Drafts are still made and judged, so that labels may.
     """
 
     task: str
@@ -106,6 +110,10 @@ class Promise:
     samples: int = 1
     looks: tuple[Look, ...] = ()
     origin: Origin | None = None
+    id: str = ""
+    reference: Mapping[str, Reference] = field(default_factory=dict)
+    alarm: str = ""
+    is_withdrawn: bool = False
 
     @property
     def is_feasible(self) -> bool:

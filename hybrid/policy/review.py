@@ -89,7 +89,7 @@ def _whole(found: Evidence, limits: Limits, assumed: float | None) -> Review:
             is_accepted=False,
             reason=Reason.VERIFIER,
             confidence=confidence,
-            is_calibrated=judgement is not None,
+            is_calibrated=judgement is not None and not (promise is not None and promise.is_withdrawn),
             checks=(fault,),
         )
     if promise is None or judgement is None:
@@ -175,19 +175,23 @@ def _promised(promise: Promise, judgement: Judgement, found: Evidence) -> Review
     if is_accepted and likely < LIKELY:
         reason = Reason.ABSTAIN
     name = "gain of staying local" if promise.ranks_by_gain else "probability"
+    stated = "uncertified" if promise.is_withdrawn else "calibrated"
     limit = f"{promise.threshold:.4f}" if math.isfinite(promise.threshold) else "none that keeps the promise"
+    says = f"regret <= {promise.max_regret:g} with confidence {1 - promise.delta:g}"
+    if promise.is_withdrawn:
+        says = "no promise"
+    alarm = f"; alarm: {promise.alarm}" if promise.alarm else ""
     check = Check(
         "confidence",
         is_accepted,
-        f"calibrated {name} {judgement.score:.4f} of {found.tokens} tokens "
-        f"{_sign(is_accepted=is_accepted)} threshold {limit} ({promise.task}: regret <= {promise.max_regret:g} "
-        f"with confidence {1 - promise.delta:g})",
+        f"{stated} {name} {judgement.score:.4f} of {found.tokens} tokens "
+        f"{_sign(is_accepted=is_accepted)} threshold {limit} ({promise.task}: {says}{alarm})",
     )
     return Review(
         is_accepted=is_accepted,
         reason=reason,
         confidence=judgement.p_local,
-        is_calibrated=True,
+        is_calibrated=not promise.is_withdrawn,
         score=judgement.score,
         threshold=promise.threshold if math.isfinite(promise.threshold) else None,
         p_cloud=judgement.p_cloud,

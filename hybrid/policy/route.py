@@ -177,7 +177,7 @@ def _in(spread: Spread) -> str:
 def _promise_check(limits: Limits) -> Check | None:
     """Tell a kind of task of which calibration says that no local answer can keep the promise: drafting is in vain."""
     promise = limits.promise
-    if promise is None or promise.is_feasible:
+    if promise is None or promise.is_feasible or promise.is_withdrawn:
         return None
     why = "its drafts do not tell right from wrong" if promise.is_at_chance else "no threshold keeps the promise"
     detail = (

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hybrid.errors import StoreError
-from hybrid.store import money, rows, samples
+from hybrid.store import labels, money, rows, samples
 from hybrid.store.db import connect_reader, store_errors, to_us
 from hybrid.store.records import (
     Balance,
@@ -118,6 +118,14 @@ class Ledger:
         """Give the numbers that were measured lately, the oldest first. Raises: StoreError if the file fails."""
         now_us = to_us(self._clock())
         return await self._ask(lambda connection: samples.recent(connection, now_us), "reading what was measured")
+
+    def keep_label(self, label: labels.Label) -> None:
+        """Write down whether local and cloud agreed on a request, soon and in order."""
+        self._tell(lambda connection: labels.insert_label(connection, label), f"the label of {label.request_id}")
+
+    def keep_standing(self, standing: labels.KeptStanding) -> None:
+        """Write down what is known of a promise, soon and in order."""
+        self._tell(lambda connection: labels.upsert_standing(connection, standing), f"the state of {standing.task}")
 
     async def reserve(self, wish: Reservation) -> Grant:
         """Set aside the worst case of a cloud call, if every cap has room for it. On disk when this returns.

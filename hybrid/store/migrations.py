@@ -162,6 +162,39 @@ CREATE TABLE samples (
     value   REAL NOT NULL
 )"""
 
+# request_id is no foreign key: a label outlives a request row that was lost to a full backlog.
+_LABELS = """
+CREATE TABLE labels (
+    id                   INTEGER PRIMARY KEY,
+    request_id           TEXT NOT NULL UNIQUE,
+    made_at_us           INTEGER NOT NULL,
+    origin               TEXT NOT NULL CHECK (origin IN ('escalation', 'audit', 'hedge')),
+    weight               REAL NOT NULL CHECK (weight >= 1),
+    rate                 REAL NOT NULL CHECK (rate BETWEEN 0 AND 1),
+    kind                 TEXT NOT NULL,
+    task                 TEXT,
+    calibration          TEXT,
+    fingerprint          TEXT NOT NULL,
+    template_fingerprint TEXT NOT NULL,
+    provider             TEXT NOT NULL,
+    model                TEXT NOT NULL,
+    p_local              REAL,
+    p_cloud              REAL,
+    score                REAL,
+    is_accepted          INTEGER NOT NULL,
+    is_flawed            INTEGER NOT NULL,
+    agrees               INTEGER NOT NULL,
+    features_json        TEXT NOT NULL
+)"""
+
+_STANDINGS = """
+CREATE TABLE standings (
+    calibration TEXT PRIMARY KEY,
+    task        TEXT NOT NULL,
+    at_us       INTEGER NOT NULL,
+    facts_json  TEXT NOT NULL
+)"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "m001_ledger",
@@ -224,4 +257,5 @@ MIGRATIONS: tuple[Migration, ...] = (
             "ALTER TABLE client_keys ADD COLUMN is_private INTEGER NOT NULL DEFAULT 0",
         ),
     ),
+    Migration("m006_labels", (_LABELS, "CREATE INDEX labels_by_calibration ON labels (calibration)", _STANDINGS)),
 )

@@ -39,13 +39,19 @@ SELECT {key} AS group_key, COUNT(*) AS requests,
     COALESCE(SUM((SELECT SUM(settled_nusd) FROM reservations WHERE request_id = requests.id)), 0) AS spent_nusd,
     COALESCE(SUM(saved_nusd), 0) AS saved_nusd
 FROM requests
-WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag)
+WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag) AND dialect <> 'audit'
 GROUP BY group_key ORDER BY group_key"""
 
 _HEDGES = """
 SELECT hedge, COUNT(*) AS requests, COALESCE(SUM(double_nusd), 0) AS double_nusd FROM requests
 WHERE hedge IS NOT NULL AND created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag)
 GROUP BY hedge ORDER BY hedge"""
+
+# No client waits for these calls, so they count as money and not as requests.
+_AUDITS = """
+SELECT SUM(outcome = 'ok') AS audits,
+    SUM((SELECT SUM(settled_nusd) FROM reservations WHERE request_id = requests.id)) AS spent_nusd
+FROM requests WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag) AND dialect = 'audit'"""
 
 # Paid calls whose request row was lost to a full backlog still were paid.
 _ORPHANS = """
@@ -83,6 +89,7 @@ class Report:
 
     routes: answered requests by route; what nobody answered is in `outcomes` alone.
     hedges: requests that both sides were asked, by who won. double_usd: what the cloud cost where local did.
+    audits: local answers that the cloud was asked about afterwards; `audits_usd` of `spent_usd` is for these.
     """
 
     requests: int = 0
@@ -99,6 +106,8 @@ class Report:
     hedges: Mapping[str, int] = field(default_factory=dict)
     double_usd: Decimal = Decimal(0)
     groups: tuple[Group, ...] = ()
+    audits: int = 0
+    audits_usd: Decimal = Decimal(0)
 
 
 def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | None = None) -> Report | None:
@@ -117,6 +126,8 @@ def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | N
             _groups(connection, key, since_us, tag) for key in ("route", "outcome", "reason", by)
         )
         hedges = connection.execute(_HEDGES, {"since_us": since_us, "tag": tag}).fetchall()
+        audits = connection.execute(_AUDITS, {"since_us": since_us, "tag": tag}).fetchone()
+        audits_usd = usd_of(audits["spent_nusd"] or 0)
         orphans_nusd = 0 if tag is not None else connection.execute(_ORPHANS, (since_us,)).fetchone()[0]
         reserved_nusd = (
             open_nusd(connection) if tag is None else connection.execute(_RESERVED_FOR_TAG, (tag,)).fetchone()[0]
@@ -130,12 +141,14 @@ def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | N
         local_completion_tokens=sum(group.local_completion_tokens for group in routes),
         cloud_prompt_tokens=sum(group.cloud_prompt_tokens for group in routes),
         cloud_completion_tokens=sum(group.cloud_completion_tokens for group in routes),
-        spent_usd=sum((group.spent_usd for group in routes), usd_of(orphans_nusd)),
+        spent_usd=sum((group.spent_usd for group in routes), usd_of(orphans_nusd) + audits_usd),
         reserved_usd=usd_of(reserved_nusd),
         saved_usd=sum((group.saved_usd for group in routes), Decimal(0)),
         hedges={row["hedge"]: row["requests"] for row in hedges},
         double_usd=usd_of(sum(row["double_nusd"] for row in hedges)),
         groups=groups,
+        audits=audits["audits"] or 0,
+        audits_usd=audits_usd,
     )
 
 
@@ -150,6 +163,7 @@ def find_requests(path: Path, prefix: str, *, limit: int = 5) -> tuple[str, ...]
     with closing(connection), store_errors(path, "read"):
         rows = connection.execute(
             "SELECT id FROM requests WHERE substr(id, 1, length(:prefix)) = :prefix"
+            " AND (:prefix <> '' OR dialect <> 'audit')"
             " ORDER BY id = :prefix DESC, created_at_us DESC, rowid DESC LIMIT :limit",
             {"prefix": prefix, "limit": limit},
         )

@@ -153,3 +153,55 @@ def _echo_or_else(request) -> str:
     """What the echo would say, but for every third question."""
     text = request.body["messages"][-1]["content"]
     return "quite another thing" if int(text.split()[-1]) % 3 == 0 else text
+
+
+def test_what_was_served_calibrates_too(tmp_path):
+    """Escalated drafts and audited answers in the ledger make an artefact, and it says what sample they are."""
+
+    def answer(request) -> Answer:
+        text = request.body["messages"][-1]["content"]
+        is_same = "[doubt]" not in text or int(text.split()[-1]) % 4 == 3
+        return Answer(chunks=(text,) if is_same else ("no", "."))
+
+    async def scenario() -> None:
+        async with FakeProvider(answer) as cloud:
+            config = FAKE_MODEL + "[policy]\naudit_share = 1.0\n" + cloud_toml(cloud.base_url)
+            _write(tmp_path, _questions(), config)
+            with Serving(tmp_path, config) as server:
+                for row in _questions()[1:]:
+                    await asyncio.to_thread(server.ask, str(row["question"]))
+                while server.client.get(server.url.replace("/v1", "/readyz")).json()["audit"]["running"]:  # noqa: ASYNC110 - the server has no event here
+                    await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    done = _run(tmp_path, "calibrate", "--from-ledger", "--json")
+
+    assert 0 == done.returncode, done.stderr
+    assert "20 labels of escalated drafts, which are a selected sample, and 19 of audited answers" in done.stderr
+    (task,) = json.loads(done.stdout)
+    assert ("text", "big/m", 39, "platt on one feature") == (
+        task["task"],
+        task["labels"],
+        task["rows"],
+        task["report"]["method"],
+    )
+    [path] = (tmp_path / "calibration").glob("*.json")
+    assert ["ledger"] == [one.dataset for one in read_artefact(path).tasks]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "name one source of labels"),
+        (("--dataset", "set.jsonl", "--from-ledger"), "name one source of labels"),
+        (("--from-ledger", "--limit", "5"), "--limit and --samples are about a dataset"),
+        (("--from-ledger",), "the ledger has none for this model"),
+    ],
+)
+def test_sources_that_make_no_sense_are_told(tmp_path, arguments, says):
+    """One source, with its own options, and labels in it."""
+    _write(tmp_path, _questions())
+    done = _run(tmp_path, "calibrate", *arguments)
+
+    assert 1 == done.returncode
+    assert says in done.stderr
