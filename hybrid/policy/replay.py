@@ -7,10 +7,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from hybrid.policy.calibrated import around
-from hybrid.policy.model import Basis, Decision, Limits, Review, Signals
+from hybrid.policy.model import Basis, Decision, Limits, Review, RunLocal, Signals
 from hybrid.policy.promise import Promise
 from hybrid.policy.review import review_by
 from hybrid.policy.route import route
+from hybrid.policy.worth import weigh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +37,12 @@ def replay(taken: Taken, *, assumed: float | None = None) -> Made:
     Args:
         assumed: a confidence to take in the place of the draft's own, to ask what would have been.
     """
-    review = None if taken.basis is None else review_by(taken.basis, assumed=assumed)
-    return Made(route(taken.signals, taken.limits), review)
+    decision, basis = route(taken.signals, taken.limits), taken.basis
+    review = None if basis is None else review_by(basis, assumed=assumed)
+    option = decision.fallback if isinstance(decision, RunLocal) else None
+    if review is not None and basis is not None and basis.look is None and option is not None:
+        review = weigh(review, option, taken.signals.budget_lambda, basis.limits)
+    return Made(decision, review)
 
 
 def taken_by(signals: Signals, limits: Limits, review: Review | None) -> Taken:
