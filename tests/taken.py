@@ -13,6 +13,7 @@ from hybrid.policy.calibrated import Isotonic, LinearModel, Platt
 from hybrid.policy.features import OPTION_FEATURES, PRIOR_FEATURES, SAMPLE_FEATURES, TOKEN_FEATURES
 from hybrid.policy.model import Agreement, CloudOption, Draft, Limits, Signals
 from hybrid.policy.promise import Look, Origin, Promise
+from hybrid.policy.spread import LEVELS, Spread
 from hybrid.policy.tasks import TaskKind
 from hybrid.types import FinishReason
 
@@ -25,6 +26,8 @@ MONEY = st.decimals(0, 1000, places=9)
 st.register_type_strategy(float, POSITIVE)
 st.register_type_strategy(int, st.integers(0, 10**6))
 st.register_type_strategy(str, TEXTS)
+SPREADS = st.lists(st.floats(1e-3, 1e3), min_size=len(LEVELS), max_size=len(LEVELS))
+st.register_type_strategy(Spread, SPREADS.map(lambda values: Spread(tuple(sorted(values)))))
 st.register_type_strategy(Decimal, MONEY)
 
 

@@ -16,7 +16,7 @@ from hybrid.policy.calibrated import Isotonic, LinearModel, Platt
 from hybrid.policy.features import OPTION_FEATURES, PRIOR_FEATURES, SAMPLE_FEATURES, TOKEN_FEATURES
 from hybrid.policy.model import Agreement, CloudOption, Draft, Limits, Signals, without_promise
 from hybrid.policy.promise import Look, Origin, Promise
-from hybrid.policy.replay import replay
+from hybrid.policy.replay import replay, weighed
 from hybrid.policy.review import look_at, review
 from hybrid.policy.route import route
 from hybrid.policy.tasks import TaskKind
@@ -95,7 +95,7 @@ def bare(verdict):
 def test_what_was_written_is_decided_again(signals, limits, draft, is_early):
     """Record, JSON, replay: the same decision and the same verdict, whatever went in."""
     at_review = without_promise(limits, "it was judged before its end") if is_early else limits
-    verdict = None if draft is None else review(draft, at_review)
+    verdict = None if draft is None else weighed(review(draft, at_review), route(signals, limits), signals)
     row, _ = written(signals, limits, verdict)
     made = replay(read_inputs(row).taken)
 
@@ -156,6 +156,7 @@ def test_limits_that_changed_before_the_review():
     """What was promised to the route and taken back before the review is told apart."""
     limits = Limits(promise=PROMISE)
     verdict = review(DRAFT, without_promise(limits, "it was judged early"))
+    verdict = weighed(verdict, route(SIGNALS_ONE, limits), SIGNALS_ONE)
     row, _ = written(SIGNALS_ONE, limits, verdict)
 
     assert {"promise": None, "no_promise": "it was judged early"} == row["reviewed"]["limits"]

@@ -109,14 +109,14 @@ def _lasting_obstacle(option: CloudOption, signals: Signals) -> tuple[Reason | N
     if option.context_tokens is not None and wanted > option.context_tokens:
         return Reason.CONTEXT, f"needs {wanted} tokens, {option.model} holds {option.context_tokens}"
     if signals.budget_left_usd is None:
-        return Reason.BUDGET, "no budget is configured (budget.usd_per_day), so no cloud is called"
+        return Reason.BUDGET, "no budget is configured ([budget] has no cap), so no cloud is called"
     if option.reserve_usd is None:
         return Reason.BUDGET, f'no price is known for {option.model} (set [prices."{option.provider}/{option.model}"])'
     if signals.max_cost_usd is not None and option.reserve_usd > signals.max_cost_usd:
         return Reason.BUDGET, f"may cost ${option.reserve_usd}, the request allows ${signals.max_cost_usd}"
     if option.reserve_usd > signals.budget_left_usd:
-        return Reason.BUDGET, f"may cost ${option.reserve_usd}, ${signals.budget_left_usd} are left today"
-    return None, f"may cost ${option.reserve_usd} of ${signals.budget_left_usd} left today"
+        return Reason.BUDGET, f"may cost ${option.reserve_usd}, ${signals.budget_left_usd} are left"
+    return None, f"may cost ${option.reserve_usd} of ${signals.budget_left_usd} left"
 
 
 def _said(ordered: Sequence[CloudOption], signals: Signals, limits: Limits) -> str:

@@ -37,12 +37,18 @@ def replay(taken: Taken, *, assumed: float | None = None) -> Made:
     Args:
         assumed: a confidence to take in the place of the draft's own, to ask what would have been.
     """
-    decision, basis = route(taken.signals, taken.limits), taken.basis
-    review = None if basis is None else review_by(basis, assumed=assumed)
+    decision = route(taken.signals, taken.limits)
+    review = None if taken.basis is None else review_by(taken.basis, assumed=assumed)
+    return Made(decision, None if review is None else weighed(review, decision, taken.signals))
+
+
+def weighed(review: Review, decision: Decision, signals: Signals) -> Review:
+    """What a doubt about a whole draft comes to where the cloud it would go to has its price."""
     option = decision.fallback if isinstance(decision, RunLocal) else None
-    if review is not None and basis is not None and basis.look is None and option is not None:
-        review = weigh(review, option, taken.signals.budget_lambda, basis.limits)
-    return Made(decision, review)
+    basis = review.basis
+    if option is None or basis is None or basis.look is not None:
+        return review
+    return weigh(review, option, signals.budget_lambda, basis.limits)
 
 
 def taken_by(signals: Signals, limits: Limits, review: Review | None) -> Taken:

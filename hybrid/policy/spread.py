@@ -22,6 +22,10 @@ class Spread:
 
     values: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.values) != len(LEVELS):
+            raise ValueError(f"a spread has {len(LEVELS)} quantiles; got {len(self.values)}")
+
     def at(self, level: float) -> float:
         """Give the quantile at a level in (0, 1): straight lines in the logarithm between those that are held."""
         values = self.values

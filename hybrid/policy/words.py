@@ -44,7 +44,8 @@ FLAGS = {
     ("limits.promise", None): "without a promise for this kind of task",
     ("limits.is_limit_own", True): "had the answer's limit been ours and not the client's",
     ("limits.is_limit_own", False): "had the answer's limit been the client's wish",
-    ("resting", None): "with {cloud} not resting",
+    ("is_healthy", True): "with {cloud} not resting",
+    ("is_healthy", False): "with {cloud} resting",
 }
 """By the fact and its needed value."""
 

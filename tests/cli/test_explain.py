@@ -11,6 +11,7 @@ import pytest
 
 from hybrid.cli import main
 from hybrid.policy.model import CloudOption, Draft, Limits, Review, Signals
+from hybrid.policy.replay import weighed
 from hybrid.policy.review import review
 from hybrid.policy.route import route
 from hybrid.record import write_inputs, write_outcome
@@ -141,7 +142,9 @@ DOUBTED: Review = review(Draft(logprobs=(-0.5, -1.9)), Limits(ttft_s=1.5))
 def recorded() -> dict[str, Json]:
     """A decision as this version writes it: a local draft that was doubted."""
     signals, limits = FACTS, Limits(ttft_s=1.5)
-    body = write_inputs(signals, limits, DOUBTED) | write_outcome(route(signals, limits), DOUBTED)
+    decision = route(signals, limits)
+    verdict = weighed(DOUBTED, decision, signals)
+    body = write_inputs(signals, limits, verdict) | write_outcome(decision, verdict)
     return {**body, "events": [{"at_s": 0.5, "what": "a note of many words, " * 9}]}
 
 

@@ -43,6 +43,7 @@ PROMISE = Promise(
 )  # fmt: skip
 PROMISED = replace(SET, promise=PROMISE)
 DRAFTED = "it would have been drafted locally, and judged then"
+RESTING = replace(CLOUD, is_healthy=False, resting="c failed lately")
 
 
 def taken(signals=FACTS, limits=SET, draft=None):
@@ -135,12 +136,20 @@ NEEDY = replace(FACTS, needs=frozenset({Capability.TOOLS}), clouds=())
             id="hopeless",
         ),
         pytest.param(
-            taken(replace(FACTS, is_local_ready=False, clouds=(replace(CLOUD, resting="c failed lately"),))),
+            taken(
+                replace(
+                    FACTS, is_local_ready=False, clouds=(replace(CLOUD, is_healthy=False, resting="c failed lately"),)
+                )
+            ),
             "with the local model ready, it would have been answered locally",
             id="not-ready",
         ),
         pytest.param(
-            taken(replace(FACTS, is_local_ready=False, clouds=(replace(CLOUD, resting="c failed lately"),))),
+            taken(
+                replace(
+                    FACTS, is_local_ready=False, clouds=(replace(CLOUD, is_healthy=False, resting="c failed lately"),)
+                )
+            ),
             "with c/small not resting, c/small would have answered",
             id="resting",
         ),

@@ -155,8 +155,8 @@ def test_the_checks_say_the_order_and_each_obstacle():
     """For `hybrid explain`: one line a model as they were listed, and one with the order they are tried in."""
     checks = climbable(facts(clouds=(DEAR, replace(MIDDLE, **RESTING), CHEAP)), LIMITS).checks
     assert [
-        ("cloud a/dear", True, "may cost $0.90 of $5 left today"),
+        ("cloud a/dear", True, "may cost $0.90 of $5 left"),
         ("cloud b/middle", False, "it rests"),
-        ("cloud c/cheap", True, "may cost $0.20 of $5 left today"),
+        ("cloud c/cheap", True, "may cost $0.20 of $5 left"),
         ("cloud_order", True, "by price: c/cheap (about $0.01), a/dear (about $0.09)"),
     ] == [(check.rule, check.is_passed, check.detail) for check in checks]
