@@ -72,7 +72,7 @@ class World:
             for number, one in enumerate(providers)
         ]
         self.ledger, self.window = ledger, cap.window
-        self.clouds = Clouds(models, ledger, lambda _now: (cap,))
+        self.clouds = Clouds(models, ledger, lambda _now, _request: (cap,))
         usual = {"model": "cloud", "messages": (Message("user", (TextPart("Hi"),)),), "is_stream": True}
         self.request = ChatRequest(**{**usual, **request})
         self.journal = Journal(id="req_1", dialect="openai", arrived_s=time.monotonic(), requested_model="cloud")
