@@ -16,7 +16,8 @@ from hybrid.store.ledger import Ledger
 from hybrid.store.samples import Sample
 from tests.e2e.serving import Serving, body, cloud_toml
 
-ONE_SLOT = '[local]\nmodel = ""\nbackend = "fake"\nslots = 1\n'
+ONE_SLOT = '[local]\nmodel = ""\nbackend = "fake"\nslots = 1\nspeculation = "off"\n'
+"""Without guessed tokens: an endless echo would guess itself right, and be at its limit within seconds."""
 HEDGING = "[policy]\nttft_ms = 3000\ntotal_ms = 3000\nhedge = true\nlate_chance = 1.0\n"
 """Never the cloud instead; beside local it is asked about half way to the limit, which leaves a busy machine time."""
 SILENT = Answer(fault=Fault.NO_HEADERS)
