@@ -132,7 +132,8 @@ class Attempt:
             held = []
         finally:
             if self._further is not None:
-                self._further.cancel()
+                journal.local_completion_tokens += self._further.cancel()
+                self._further = None
         if doubt is None:
             await race.close()
             yield self._local_tail(decision)
@@ -217,7 +218,6 @@ class Attempt:
         if further is None or self._limits.promise is None:
             return
         others = await self._in_time(further.result())
-        self._journal.local_completion_tokens += further.tokens
         draft = Sample(tuple(held), self._said.signals)
         asked = [message.text for message in self._request.messages if message.role == "user"]
         picked = pick(draft, others, self._limits.kind, asked[-1] if asked else "")

@@ -85,10 +85,13 @@ class FurtherSamples:
         """Wait for all of them. Raises: LocalError if the worker cannot, InvalidRequest if it will not."""
         return await asyncio.shield(self._task)
 
-    def cancel(self) -> None:
-        """Stop drawing; slots are free at once."""
+    def cancel(self) -> int:
+        """Stop drawing; slots are free at once. Returns: the tokens that were drawn, whether wanted or not."""
         self._task.cancel()
+        # What went wrong with samples that nobody waited for is of no interest.
+        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._local.release(self._order.id)
+        return self.tokens
 
     async def _draw(self) -> list[Sample]:
         order = self._order

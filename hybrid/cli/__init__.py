@@ -88,10 +88,11 @@ def _run(name: str, args: list[str]) -> int:
     try:
         app: Callable[..., object] = importlib.import_module(COMMANDS[name].module).app
     except ModuleNotFoundError as missing:
-        if missing.name not in EXTRAS:
+        package = (missing.name or "").partition(".")[0]
+        if package not in EXTRAS:
             raise
-        extra = EXTRAS[missing.name]
-        what = f"hybrid {name} needs {missing.name}, which the extra {extra!r} brings"
+        extra = EXTRAS[package]
+        what = f"hybrid {name} needs {package}, which the extra {extra!r} brings"
         raise CommandError(f"{what}: .venv/bin/pip install '.[{extra}]' in the source tree") from missing
     try:
         app(args=args, prog_name=f"hybrid {name}")
