@@ -95,15 +95,17 @@ class Drafter:
     ) -> list[int]:
         others = len(step.work) - len(works)
 
-        def whole_step_s(tokens: int) -> float:
-            seconds = step_s(tokens + others)
+        def known_s(tokens: int) -> float:
+            seconds = step_s(tokens)
             assert seconds is not None
             return seconds
 
         acceptances = [
             max(work.sequence.acceptance, LONG_PRIOR_ACCEPTANCE * work.sequence.repeats.is_long) for work in works
         ]
-        return draft_lengths(acceptances, available, whole_step_s, most_tokens=most_tokens, round_s=round_s)
+        return draft_lengths(
+            acceptances, available, known_s, most_tokens=most_tokens, others=others, round_s=round_s
+        )
 
 
 def _about(sequences: int) -> int:

@@ -211,13 +211,16 @@ class KvCache:
         """
         source = None if match.slot is None else self._held[match.slot]
         is_whole = source is not None and match.length == source.tokens.size
-        if source is not None and not source.is_running and (is_whole or self._is_next_to_go(match.slot)):
-            assert match.slot is not None
-            self._cut(match.slot, match.length)
+        if source is not None and not source.is_running and is_whole:
+            slot = match.slot
+        else:
+            slot = self._free_id(keep=match.slot) if self._has_one_pool else self._place(match.slot)
+        assert slot is not None
+        if source is not None and slot == match.slot:
+            self._cut(slot, match.length)
             source.is_running = True
             self.pool.run(source.cells.view)
-            return match.slot
-        slot = self._free_id(keep=match.slot)
+            return slot
         held = self._held[slot] = _Held(isolation)
         if source is not None and match.slot is not None:
             self._backend.copy(match.slot, slot, match.length)
@@ -229,11 +232,46 @@ class KvCache:
                 held.cells.extend(self.pool.take(match.length))
         return slot
 
-    def _is_next_to_go(self, slot: int | None) -> bool:
-        """Whether the cache of this idle sequence would be emptied for a new one, there being no free one."""
-        if self._has_one_pool or self._free_ids:
-            return False
-        return slot == min((held.used, other) for other, held in self._held.items() if not held.is_running)[1]
+    def _place(self, source: int | None) -> int:
+        """Choose a slot with a cache of its own, beside running ones where that can be.
+
+        Only neighbours are computed in one pass over the weights: of eight sequences in two places a step took 41 ms
+        instead of 36 (135M Q4_1, 2 cores). What the chosen slot holds moves to where the longest unused sequence
+        was, so it is still that one which goes. `source` is where the new sequence's beginning is; it is chosen
+        itself, to be cut back, only where it would be the next to go anyway.
+        """
+        idle = sorted((held.used, slot) for slot, held in self._held.items() if not held.is_running)
+        oldest = [slot for _, slot in idle]
+        if source is not None and source in oldest and (self._free_ids or source != oldest[0]):
+            oldest.remove(source)
+        last_wanted = self._free_ids[::-1] + oldest
+        chosen = max(last_wanted, key=lambda slot: (self._running_beside(slot), -last_wanted.index(slot)))
+        if chosen in self._free_ids:
+            self._free_ids.remove(chosen)
+        elif chosen != source:
+            spare = next(slot for slot in last_wanted if slot != source)
+            if spare != chosen:
+                self._move(chosen, spare)
+            else:
+                self._drop(chosen)
+            self._free_ids.remove(chosen)
+        return chosen
+
+    def _running_beside(self, slot: int) -> int:
+        """Count the running sequences in the slots next to this one."""
+        beside = (self._held.get(slot - 1), self._held.get(slot + 1))
+        return sum(1 for held in beside if held is not None and held.is_running)
+
+    def _move(self, slot: int, target: int) -> None:
+        """Let an idle sequence have another slot, which is free or held by an idle one; its own is free then."""
+        if target in self._held:
+            self._drop(target)
+        self._free_ids.remove(target)
+        held = self._held.pop(slot)
+        self._backend.copy(slot, target, held.tokens.size)
+        self._backend.forget(slot)
+        self._held[target] = held
+        self._free_ids.append(slot)
 
     def reserve(self, count: int) -> None:
         """Make sure `count` cells are free, evicting idle sequences. There are as many: the plan saw to that."""

@@ -10,6 +10,7 @@ arXiv:2211.17192, for deterministic drafts.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ LEAST_GAIN = 0.02
 """A drafted token less likely to be kept than this is never worth its place in a batch."""
 WORTH_GAIN_EACH = 0.05
 """And so much more for each further sequence: on CPUs a batch uses all there is, and all of it lose what is lost."""
+LONGEST_FOR_OTHERS = 2.0
 LEAST_STEP_S = 1e-9
 FIRST_GAIN, MOST_GAIN, GAIN_LEARNING = 1.2, 3.0, 0.1
 FIRST_REST_STEPS, LONGEST_REST_STEPS = 30, 960
@@ -78,6 +80,7 @@ def draft_lengths(
     step_s: Callable[[int], float],
     *,
     most_tokens: int,
+    others: int = 0,
     round_s: float = 0.0,
 ) -> list[int]:
     """Choose how many drafted tokens each decoding sequence takes along, so that most tokens a second come out.
@@ -85,17 +88,21 @@ def draft_lengths(
     Args:
         acceptances: for each sequence the chance that it draws a drafted token, given those before it, in [0, 1).
         available: how many drafted tokens there are for each.
-        step_s: seconds of a step of so many tokens.
+        step_s: seconds of a step of so many tokens, those of the others among them.
+        others: sequences that decode in the same step and have no drafts. They gain nothing and wait for the step's
+            end, which therefore takes at most `LONGEST_FOR_OTHERS` times as long as it would without.
         most_tokens: how many drafted tokens all may take together.
         round_s: seconds to make one more drafted token for every sequence; 0 where they are only looked up.
     Returns: a length for each, all 0 where nothing promises `WORTH_GAIN`.
     """
     lengths = [0] * len(acceptances)
-    best, best_rate = lengths[:], 0.0
+    best, best_rate, longest_s = lengths[:], 0.0, math.inf
+    plain = len(acceptances) + others
     if acceptances:
-        worth = WORTH_GAIN + WORTH_GAIN_EACH * (len(acceptances) - 1)
-        best_rate = len(acceptances) / max(step_s(len(acceptances)), LEAST_STEP_S) * worth
-    expected = float(len(acceptances))
+        plain_s = max(step_s(plain), LEAST_STEP_S)
+        best_rate = plain / plain_s * (WORTH_GAIN + WORTH_GAIN_EACH * (plain - 1))
+        longest_s = LONGEST_FOR_OTHERS * plain_s if others else math.inf
+    expected = float(plain)
     gains = [
         (gain, -place, number)
         for number, acceptance in enumerate(acceptances)
@@ -105,8 +112,9 @@ def draft_lengths(
     for drafted, (gain, _, number) in enumerate(sorted(gains, reverse=True)[: max(0, most_tokens)], start=1):
         lengths[number] += 1
         expected += gain
-        rate = expected / max(step_s(len(acceptances) + drafted) + round_s * max(lengths), LEAST_STEP_S)
-        if rate > best_rate:
+        seconds = max(step_s(plain + drafted) + round_s * max(lengths), LEAST_STEP_S)
+        rate = expected / seconds
+        if rate > best_rate and seconds <= longest_s:
             best, best_rate = lengths[:], rate
     return best
 
