@@ -34,11 +34,12 @@ class Drafter:
         self.is_on = is_on
         self._worth: defaultdict[int, Worth] = defaultdict(Worth)
 
-    def draft(self, step: Plan, step_s: Callable[[int], float | None], *, most_tokens: int) -> None:
+    def draft(self, step: Plan, step_s: Callable[[int, int], float | None], *, most_tokens: int) -> None:
         """Add drafts to `step` where they promise more tokens a second.
 
         Args:
-            step_s: seconds of a step of so many tokens; None while no step was measured, and nothing is drafted.
+            step_s: seconds of a step of so many sequences and drafted tokens; None while no step was measured, and
+                nothing is drafted.
             most_tokens: how many the batch and the cache have room for.
         """
         for work in step.decoding:
@@ -47,7 +48,7 @@ class Drafter:
                 work.draft = list(work.sequence.constraint.forced_run[:-1][: min(_room(work), most_tokens)])
                 most_tokens -= len(work.draft)
         free = [work for work in step.decoding if work.sequence.can_draft]
-        if not self.is_on or not free or most_tokens < 1 or step_s(1) is None:
+        if not self.is_on or not free or most_tokens < 1 or step_s(1, 0) is None:
             return
         if not self._worth[_about(len(step.decoding))].may_draft():
             return
@@ -88,24 +89,23 @@ class Drafter:
         step: Plan,
         works: Seq[Work],
         available: Seq[int],
-        step_s: Callable[[int], float | None],
+        step_s: Callable[[int, int], float | None],
         most_tokens: int,
         *,
         round_s: float = 0.0,
     ) -> list[int]:
-        others = len(step.work) - len(works)
+        sequences = len(step.work)
 
         def known_s(tokens: int) -> float:
-            seconds = step_s(tokens)
+            seconds = step_s(sequences, tokens - sequences)
             assert seconds is not None
             return seconds
 
         acceptances = [
             max(work.sequence.acceptance, LONG_PRIOR_ACCEPTANCE * work.sequence.repeats.is_long) for work in works
         ]
-        return draft_lengths(
-            acceptances, available, known_s, most_tokens=most_tokens, others=others, round_s=round_s
-        )
+        others = sequences - len(works)
+        return draft_lengths(acceptances, available, known_s, most_tokens=most_tokens, others=others, round_s=round_s)
 
 
 def _about(sequences: int) -> int:

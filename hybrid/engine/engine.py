@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hybrid.backends.base import Backend
 from hybrid.engine.drafting import Drafter
-from hybrid.engine.kv_cache import KvCache, common_length
+from hybrid.engine.kv_cache import MIN_SHARED_TOKENS, KvCache, common_length
 from hybrid.engine.neighbours import Neighbours, no_reading
 from hybrid.engine.options import first_options
 from hybrid.engine.pace import Pace
@@ -27,8 +27,9 @@ from hybrid.types import FinishReason, TokenLogprob
 
 HEADROOM_CELLS = 32
 """Cells left free when a sequence is admitted, so that it is not preempted by its neighbours' next tokens."""
-WORTH_WAITING_TOKENS = 64
-"""A prompt waits for a running one to compute a common beginning that is this much longer than what is there."""
+WORTH_WAITING_TOKENS = MIN_SHARED_TOKENS
+"""A prompt waits for a running one to compute a common beginning that is this much longer than what is there: it
+computes nothing in the meantime that the other one would not have to share the machine with."""
 
 
 UNUSED_DRAW = RowDraw(params=SampleParams(temperature=0.0), seed=0, position=0)
@@ -147,7 +148,7 @@ class Engine:
             return report
         if step.prefill_tokens == 0:
             room = min(self._backend.facts.batch_tokens, self.cache.available_cells) - step.tokens
-            self._drafter.draft(step, self.pace.decode_s, most_tokens=room if self._can_judge else 0)
+            self._drafter.draft(step, self.pace.drafting_s, most_tokens=room if self._can_judge else 0)
         self.cache.reserve(step.tokens)
         self._run(step, report)
         return report

@@ -29,6 +29,10 @@ LEAST_STEP_S = 1e-9
 """A clock may stand still between two readings; nothing here divides by nothing."""
 DRIFT = 0.1
 """Weight of the newest step in how fast the machine is now against when the other sizes were seen."""
+MOST_DRAFT_COST = 8.0
+COST_FORGETTING = 0.001
+"""How much of the way back to 1 the cost of drafts beside other sequences goes with each step without any: a batch
+that was too dear may be another one later."""
 
 
 @dataclass(slots=True)
@@ -45,6 +49,7 @@ class Pace:
     _sizes: list[int] = field(default_factory=list)
     _prefill_slowdown: float | None = None
     _decode_slowdown: float | None = None
+    _draft_cost: float = 1.0
 
     def prefill_budget_tokens(self, *, decoding: int, prefilling: int = 1, batch_tokens: int) -> int:
         """Give the prompt tokens the next step may take.
@@ -75,7 +80,9 @@ class Pace:
         if sequences and not prefill_tokens:
             self.decode_step_s = _smooth(self.decode_step_s, step_s, step_s)
             self.decode_token_s = _smooth(self.decode_token_s, step_s * sequences / max(drawn, 1), step_s)
-            self._note_size(sequences + drafted, step_s)
+            if sequences == 1 or not drafted:
+                self._note_size(sequences + drafted, step_s)
+            self._note_draft_cost(step_s, sequences, drafted)
         elif prefill_tokens >= MIN_CHUNK_TOKENS:
             share_s = max(step_s - (self.decode_step_s or 0.0) * bool(sequences), step_s * 0.25)
             self.prefill_token_s = _smooth(self.prefill_token_s, share_s / prefill_tokens, step_s)
@@ -116,6 +123,27 @@ class Pace:
             return self._step_s[below] + (tokens - below) * (self.prefill_token_s or self._step_s[below] / below)
         share = (tokens - below) / (above - below)
         return self._step_s[below] + share * (self._step_s[above] - self._step_s[below])
+
+    def drafting_s(self, sequences: int, drafted: int) -> float | None:
+        """Predict a step of so many sequences with so many drafted tokens in all; None while none was measured.
+
+        Of one sequence they are computed in one pass. Beside others they may cost more than that many sequences
+        more would: where each has a cache of its own, llama.cpp makes a pass of its own for each length of draft.
+        """
+        plain_s, whole_s = self.decode_s(sequences), self.decode_s(sequences + drafted)
+        if plain_s is None or whole_s is None or sequences == 1:
+            return whole_s
+        return plain_s + max(whole_s - plain_s, 0.0) * self._draft_cost
+
+    def _note_draft_cost(self, step_s: float, sequences: int, drafted: int) -> None:
+        """Learn how many times dearer drafts beside other sequences are than their number says."""
+        if not drafted:
+            self._draft_cost += COST_FORGETTING * (1.0 - self._draft_cost)
+            return
+        plain_s, whole_s = self.decode_s(sequences), self.decode_s(sequences + drafted)
+        if sequences > 1 and plain_s is not None and whole_s is not None and whole_s > plain_s:
+            cost = min(max((step_s - plain_s) / (whole_s - plain_s), 0.0), MOST_DRAFT_COST)
+            self._draft_cost = _smooth(self._draft_cost, cost, step_s)
 
     def _note_size(self, tokens: int, step_s: float) -> None:
         tokens = min(tokens, MAX_KNOWN_SIZES)

@@ -313,6 +313,26 @@ def test_without_a_common_pool_a_beginning_is_copied_or_its_cache_cut_back(slots
     assert slots * 4096 == engine.free_cells
 
 
+def test_without_a_common_pool_sequences_run_side_by_side():
+    """A pass over the weights computes neighbouring slots only: who comes gets the slot beside, and nothing is lost."""
+    engine = _engine(slots=4, has_one_pool=False)
+    for name in ("one", "two", "three", "four"):
+        _ask(engine, name, f"{name} is what this conversation of many words is about")
+        _finish(engine)
+    again = _ask(engine, "again", "three is what this conversation of many words is about, still")
+    engine.step()
+    for name in ("five", "six"):
+        _ask(engine, name, f"{name} is another matter")
+        engine.step()
+
+    slots = sorted(sequence.slot for sequence in engine.running)
+    assert list(range(slots[0], slots[0] + 3)) == slots
+    assert again.cached_tokens > 40
+    _finish(engine)
+    newest = _sequence("four again", "four is what this conversation of many words is about, still")
+    assert engine.cache.look_up(newest.prompt, "").length > 40  # the longest unused went, not the one in the way
+
+
 class Schedules(RuleBasedStateMachine):
     """Random schedules of submit, cancel and step: the backend's own checks and these invariants must hold."""
 

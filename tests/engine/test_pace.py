@@ -92,3 +92,31 @@ def test_nothing_measured_stays_unknown():
     pace.follow(1.0, prefill=False, decode=False)
     pace.follow(3.0, prefill=False, decode=False)
     assert (None, None) == (pace.prefill_tok_s, pace.decode_tok_s)
+
+
+def _batch_of_four(*, draft_step_s: float) -> Pace:
+    pace = Pace()
+    pace.observe(step_s=0.1, prefill_tokens=50, sequences=0)
+    for _ in range(5):
+        pace.observe(step_s=0.03, prefill_tokens=0, sequences=4, drawn=4)
+    for _ in range(20):
+        pace.observe(step_s=draft_step_s, prefill_tokens=0, sequences=4, drafted=10, drawn=9)
+    return pace
+
+
+def test_drafts_beside_others_cost_what_they_cost():
+    """Ten drafted tokens among four sequences took 0.09 s, not the 0.05 s of so many more tokens; that is known then."""
+    pace = _batch_of_four(draft_step_s=0.09)
+    assert 0.09 == pytest.approx(pace.drafting_s(4, 10), rel=0.05)
+    assert 0.03 == pytest.approx(pace.drafting_s(4, 0), rel=0.05)
+    assert 0.05 == pytest.approx(pace.decode_s(14), rel=0.05)
+
+
+def test_a_dear_batch_is_tried_again():
+    """What drafts cost beside others is forgotten, for the next batch may be another."""
+    pace = _batch_of_four(draft_step_s=0.2)
+    dear_s = pace.drafting_s(4, 10)
+    for _ in range(3000):
+        pace.observe(step_s=0.03, prefill_tokens=0, sequences=4, drawn=4)
+    assert pace.drafting_s(4, 10) == pytest.approx(pace.decode_s(14), rel=0.2)
+    assert dear_s > 2 * pace.drafting_s(4, 10)

@@ -78,6 +78,22 @@ def test_draft_lengths(acceptances, available, step_s, round_s, expected):
     assert expected == draft_lengths(acceptances, available, step_s.__getitem__, most_tokens=100, round_s=round_s)
 
 
+@pytest.mark.parametrize(
+    ("step_s", "others", "expected"),
+    [
+        pytest.param({size: 0.02 + 0.005 * size for size in range(1, 99)}, 0, 10, id="alone-it-pays"),
+        pytest.param({size: 0.02 + 0.005 * size for size in range(1, 99)}, 7, 0, id="beside-seven-they-would-lose"),
+        pytest.param({size: 0.01 + 0.0005 * size for size in range(1, 99)}, 1, 16, id="where-they-cost-little"),
+        pytest.param(
+            {1: 1.0, 2: 1.0, 3: 1.0, 4: 1.2, **dict.fromkeys(range(5, 99), 2.1)}, 1, 2, id="nobody-waits-twice"
+        ),
+    ],
+)
+def test_drafts_must_pay_for_those_without(step_s, others, expected):
+    """Who has no drafts waits for the step all the same: its token counts, and it waits at most twice as long."""
+    assert [expected] == draft_lengths([0.95], [16], step_s.__getitem__, most_tokens=16, others=others)
+
+
 def test_the_room_of_the_step_bounds_all_drafts_together():
     """Three sequences that could draft five each share the four tokens that are left."""
     assert 4 == sum(draft_lengths([0.9] * 3, [5] * 3, FLAT.__getitem__, most_tokens=4))
