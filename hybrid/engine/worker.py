@@ -35,7 +35,6 @@ from hybrid.engine.frames import (
     Cancel,
     Embed,
     End,
-    Frame,
     Load,
     LoadFailed,
     Prepare,
@@ -54,7 +53,7 @@ from hybrid.engine.pressure import PressureReader
 from hybrid.engine.prompt_keeper import Closing, PromptKeeper, Restored
 from hybrid.engine.prompt_store import PromptStore, open_store
 from hybrid.engine.sequence import Sequence
-from hybrid.engine.wire import receive, send
+from hybrid.engine.wire import Outbox, receive, send
 from hybrid.errors import HybridError, InvalidRequest, LocalError
 from hybrid.fingerprints import template_fingerprint
 from hybrid.native import SampleParams
@@ -77,7 +76,7 @@ Order: TypeAlias = Sequence | EmbeddingJob | str | Restored | Closing | None
 
 
 class Worker:
-    """The two threads of a worker and what they share: an inbox one way, a locked socket the other."""
+    """The two threads of a worker and what they share: an inbox one way, an outbox the other."""
 
     def __init__(
         self,
@@ -90,7 +89,8 @@ class Worker:
         is_adaptive: bool = True,
     ) -> None:
         self._connection = connection
-        self._send_lock = threading.Lock()
+        self._outbox = Outbox(connection)
+        self._send = self._outbox.put
         self._backend = backend
         self._intake = Intake(backend, template, hear(backend.facts.chat_template), send=self._send)
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
@@ -102,6 +102,7 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the gateway closes the socket. Messages here, in the main thread; the model in its own."""
+        self._outbox.start()
         model_thread = threading.Thread(target=self._own_model, name="model", daemon=True)
         model_thread.start()
         self._intake.start()
@@ -269,9 +270,6 @@ class Worker:
             others_cores=engine.neighbours.others_cores,
         )
 
-    def _send(self, frame: Frame) -> None:
-        send(self._connection, self._send_lock, frame)
-
 
 class _Closed(Exception):
     """The model's thread has nothing left to do."""
@@ -324,11 +322,11 @@ def main(argv: list[str]) -> None:
         template = ChatTemplate(facts.chat_template, bos_text=facts.bos_text, eos_text=facts.eos_text)
         drafter = load_drafter(options, backend)
     except LocalError as failed:
-        send(connection, threading.Lock(), LoadFailed(str(failed)))
+        send(connection, LoadFailed(str(failed)))
         os._exit(1)
     store = open_store(Path(options.prompt_folder), options.prompt_bytes, Path(options.model_path), facts)
     worker = Worker(connection, backend, template, drafter, store, is_adaptive=options.is_adaptive)
-    send(connection, threading.Lock(), _ready(backend))
+    send(connection, _ready(backend))
     worker.run()
     os._exit(0)
 
