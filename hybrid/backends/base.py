@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 if TYPE_CHECKING:
     import numpy as np
     from llguidance import LLTokenizer
@@ -95,8 +97,7 @@ class ModelFacts:
     can_generate: bool
 
 
-@dataclass(frozen=True, slots=True)
-class BatchEntry:
+class BatchEntry(msgspec.Struct, frozen=True):
     """Consecutive tokens of one sequence for one step; `position` is that of the first token.
 
     logits: for how many of the tokens, counted from the last, rows of logits are made.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import llama_cpp as llama
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -96,7 +97,7 @@ class LlamaCppEmbedder:
     def compute(self, pieces: Sequence[BatchEntry]) -> list[Vector | None]:
         """Run one `llama_decode` over all pieces."""
         # Every place is wanted: its hidden state is part of the mean, or of what llama.cpp pools.
-        self._batch.fill([replace(piece, logits=len(piece.tokens)) for piece in pieces])
+        self._batch.fill([msgspec.structs.replace(piece, logits=len(piece.tokens)) for piece in pieces])
         status = int(llama.llama_decode(self._ctx, self._batch.native))
         if status != 0:
             for piece in pieces:

@@ -14,7 +14,7 @@ from hybrid.backends.base import Backend, BatchEntry
 from hybrid.engine.kv_cache import common_length
 from hybrid.engine.scheduler import Plan, Work
 from hybrid.engine.sequence import Sequence
-from hybrid.engine.speculation import LONG_PRIOR_ACCEPTANCE, MAX_DRAFT_TOKENS, Worth, draft_lengths, learned
+from hybrid.engine.speculation import LONG_PRIOR_ACCEPTANCE, MAX_DRAFT_TOKENS, Glances, Worth, draft_lengths, learned
 from hybrid.errors import LocalFailure, ModelFileError
 
 SMOOTHING = 0.2
@@ -33,6 +33,7 @@ class Drafter:
         self._model = model
         self.is_on = is_on
         self._worth: defaultdict[int, Worth] = defaultdict(Worth)
+        self._glances = Glances()
 
     def draft(self, step: Plan, step_s: Callable[[int, int], float | None], *, most_tokens: int) -> None:
         """Add drafts to `step` where they promise more tokens a second.
@@ -50,7 +51,7 @@ class Drafter:
         free = [work for work in step.decoding if work.sequence.can_draft]
         if not self.is_on or not free or most_tokens < 1 or step_s(1, 0) is None:
             return
-        if not self._worth[_about(len(step.decoding))].may_draft():
+        if not self._worth[_about(len(step.decoding))].may_draft() or not self._glances.is_due():
             return
         found = {id(work): work.sequence.repeat(_room(work)) for work in free}
         repeating = [work for work in free if found[id(work)]]
@@ -69,6 +70,8 @@ class Drafter:
             for work, length in zip(free, lengths, strict=True):
                 if not length:
                     _note(work.sequence, drafted=0, accepted=0)
+
+        self._glances.saw(has_found=any(work.draft for work in free), beside_others=len(step.decoding) > 1)
 
     def judged(self, work: Work, accepted: int) -> None:
         """Learn how many of a draft's tokens its sequence drew itself."""

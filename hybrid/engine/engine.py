@@ -288,8 +288,10 @@ class Engine:
     def _settle(self, work: Work, found: list[Sampled | Exception], report: StepReport) -> int:
         """Keep what was computed rightly, and tell the tokens that were drawn; gives how many those are."""
         sequence, draft = work.sequence, work.draft
-        drawn = [sampled.token for sampled in found if isinstance(sampled, Sampled)]
-        accepted = next((n for n, token in enumerate(draft) if drawn[n : n + 1] != [token]), len(draft))
+        accepted = 0
+        if draft:
+            drawn = [sampled.token for sampled in found if isinstance(sampled, Sampled)]
+            accepted = next((n for n, token in enumerate(draft) if drawn[n : n + 1] != [token]), len(draft))
         kept = sequence.tokens_at(sequence.computed, work.count) + draft[:accepted]
         assert sequence.slot is not None
         self.cache.extend(sequence.slot, kept)

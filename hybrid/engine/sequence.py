@@ -100,5 +100,7 @@ class Sequence:
     def tokens_at(self, start: int, count: int) -> list[int]:
         """Give `count` token ids from position `start`, across the seam of prompt and output."""
         n_prompt = len(self.prompt)
+        if start >= n_prompt:
+            return self.output[start - n_prompt : start - n_prompt + count]
         head: list[int] = self.prompt[start : min(start + count, n_prompt)].tolist()
-        return head + self.output[max(start - n_prompt, 0) : max(start + count - n_prompt, 0)]
+        return head + self.output[: max(start + count - n_prompt, 0)]

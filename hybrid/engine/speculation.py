@@ -33,6 +33,7 @@ LONGEST_FOR_OTHERS = 2.0
 LEAST_STEP_S = 1e-9
 FIRST_GAIN, MOST_GAIN, GAIN_LEARNING = 1.2, 3.0, 0.1
 FIRST_REST_STEPS, LONGEST_REST_STEPS = 30, 960
+LONGEST_GLANCE_STEPS = 16
 WORTH_GAIN = 1.05
 """Drafting is done where it promises this much more a second: the estimates are no better than that."""
 
@@ -144,6 +145,31 @@ class Worth:
             self.next_rest_steps = min(2 * self.next_rest_steps, LONGEST_REST_STEPS)
         elif self.gain > FIRST_GAIN:
             self.next_rest_steps = FIRST_REST_STEPS
+
+
+@dataclass(slots=True)
+class Glances:
+    """When is it worth looking for drafts at all? Where a batch has no use for them, looking costs each step 3 %.
+
+    After a look in vain the next ones wait, up to `LONGEST_GLANCE_STEPS`. One sequence alone always looks: it gains
+    the most and a look costs the least.
+    """
+
+    _wait_steps: int = 0
+    _next_wait_steps: int = 1
+
+    def is_due(self) -> bool:
+        """Whether to look in this step; counts the steps that do not."""
+        self._wait_steps = max(0, self._wait_steps - 1)
+        return not self._wait_steps
+
+    def saw(self, *, has_found: bool, beside_others: bool) -> None:
+        """Note what a look found."""
+        if has_found or not beside_others:
+            self._wait_steps, self._next_wait_steps = 0, 1
+        else:
+            self._next_wait_steps = min(2 * self._next_wait_steps, LONGEST_GLANCE_STEPS)
+            self._wait_steps = self._next_wait_steps
 
 
 def _gains(acceptance: float, count: int) -> Iterable[float]:

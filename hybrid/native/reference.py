@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,8 +68,7 @@ class RowStatistics:
     margin: float
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(msgspec.Struct, frozen=True):
     """A drawn token, its statistics as in `RowStatistics`, and the likeliest tokens of the raw row.
 
     top: (token, natural log-probability), likeliest first, equals by lowest id.
@@ -113,8 +113,7 @@ class SampleParams:
             raise ValueError(f"sampling parameters out of range: {wrong}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowDraw:
+class RowDraw(msgspec.Struct, frozen=True, kw_only=True):
     """How to draw from one row of a step: the arguments of `sample_row`, and whether there is anything to choose.
 
     forced: the token that is taken whatever the row says; None draws one.
@@ -215,7 +214,7 @@ def sample_rows(logits: Float32Rows, draws: Sequence[RowDraw], *, threads: int =
 
 
 def _try_row(row: Float32Row, draw: RowDraw) -> Sampled | ValueError:
-    edits = {field.name: getattr(draw, field.name) for field in fields(draw) if field.name != "forced"}
+    edits = {name: getattr(draw, name) for name in draw.__struct_fields__ if name != "forced"}
     try:
         if draw.forced is None:
             return sample_row(row, **edits)

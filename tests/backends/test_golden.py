@@ -110,8 +110,8 @@ def test_company_changes_answers_only_within_rounding(backend, company, gap_step
     """However a batch is composed, each answer is the golden one up to a near-tie, within the tolerance."""
     arrivals = [(name, place * gap_steps) for place, name in enumerate(NAMES[:company])]
     found = _run(backend, arrivals, shares=shares)
-    # Those that arrive together have too little in common to wait for each other.
-    assert (shares and gap_steps > 0) is any(cached for _, _, cached in found.values())
+    # Those that arrive together wait for what they have in common.
+    assert shares is any(cached for _, _, cached in found.values())
     for name, (tokens, logprobs, _) in found.items():
         _check_within_rounding(name, tokens, logprobs)
 
