@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+class Interrupted(Exception):
+    """A step was ended early, as asked; the cache holds what it held before it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Adapter:
     """A LoRA file, and how strongly it is applied: 1 as it was trained, 0 not at all."""
@@ -70,6 +74,7 @@ class ModelFacts:
     state_format: what saved cells depend on beside the file and its context, such as versions; None: not to be saved.
     fingerprint: SHA-256 over the file's size and its header bytes, and the KV cache's formats where they are not
         16-bit: names what computes the logits without reading a gigabyte.
+    can_interrupt: whether `interrupt` does anything.
     dimensions: numbers in an embedding. can_generate: whether it writes text; an encoder only embeds.
     """
 
@@ -93,6 +98,7 @@ class ModelFacts:
     bos_text: str
     eos_text: str
     state_format: str | None = None
+    can_interrupt: bool = False
     dimensions: int
     can_generate: bool
 
@@ -179,8 +185,11 @@ class Backend(Protocol):
         """Run one step. Gives the rows of logits that were asked for, in order, shape (n_rows, vocab_tokens).
 
         A view that the next `decode` overwrites.
-        Raises: LocalFailure if the step failed; the cache then holds what it held before it.
+        Raises: LocalFailure if the step failed, Interrupted if it was ended; the cache then holds what it held before.
         """
+
+    def interrupt(self) -> None:
+        """Let the `decode` that runs in another thread end soon, or the next one if none does. Any thread may ask."""
 
     def truncate(self, slot: int, length: int) -> None:
         """Free the KV cells of a slot from position `length` on. Only with `can_truncate`."""

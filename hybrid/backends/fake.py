@@ -125,6 +125,9 @@ class FakeBackend:
             time.sleep(SLOW_STEP_S)
         return np.stack(rows) if rows else np.empty((0, VOCAB_TOKENS), dtype=np.float32)
 
+    def interrupt(self) -> None:
+        """Nothing: its steps are short."""
+
     def truncate(self, slot: int, length: int) -> None:
         """Free the cells of a slot from `length` on. Checks that there are some to free."""
         if not 0 <= length < len(self._slots[slot]):

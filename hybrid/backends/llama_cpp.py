@@ -17,13 +17,14 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.backends.base import BackendOptions, BatchEntry, ModelFacts
+from hybrid.backends.base import BackendOptions, BatchEntry, Interrupted, ModelFacts
 from hybrid.backends.llama_batch import LlamaBatch
 from hybrid.backends.llama_cpp_adapters import load_adapters, set_adapter
 from hybrid.backends.llama_cpp_embed import LlamaCppEmbedder, can_generate
 from hybrid.errors import LocalFailure, ModelFileError
 from hybrid.fingerprints import model_fingerprint
 from hybrid.gguf import GgufHeader, read_header
+from hybrid.native import abort_callback_address
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -34,6 +35,8 @@ ALL_LAYERS = 9_999
 EMBEDDER_CELLS = 64
 """The context for generating, of a model that never does: llama.cpp's own least is about this."""
 PIECE_BUFFER_BYTES = 256
+ABORTED = 2
+"""What `llama_decode` gives when the abort callback said so."""
 # ggml's levels: 1 debug, 2 info, 3 warning, 4 error, 5 continuation of the line before.
 GGML_WARNING, GGML_ERROR = 3, 4
 CACHE_FORMATS = {
@@ -75,6 +78,7 @@ class LlamaCppBackend:
         self._ctx = _make_context(self._model, options, context_tokens, threads)
         self._memory = llama.llama_get_memory(self._ctx)
         self._batch = LlamaBatch(int(llama.llama_n_batch(self._ctx)))
+        self._interrupt = ctypes.c_bool(False)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
         self._rows_address = 0
@@ -102,6 +106,7 @@ class LlamaCppBackend:
             has_one_pool=options.has_one_pool,
             can_share_cells=_keeps_every_cell(self._model),
             can_truncate=_keeps_every_cell(self._model),
+            can_interrupt=self._watch_interrupt(),
             sequence_ids=int(llama.llama_n_seq_max(self._ctx)),
             batch_tokens=int(llama.llama_n_batch(self._ctx)),
             threads=threads,
@@ -115,6 +120,15 @@ class LlamaCppBackend:
             can_generate=not options.is_embedder and can_generate(self._model, header),
             state_format=_state_format(options),
         )
+
+    def _watch_interrupt(self) -> bool:
+        """Let llama.cpp look at the flag between two operations, if what that leaves can be undone: say so."""
+        address = abort_callback_address()
+        if not address or not _keeps_every_cell(self._model):
+            return False
+        flag = ctypes.c_void_p(ctypes.addressof(self._interrupt))
+        llama.llama_set_abort_callback(self._ctx, ctypes.cast(address, llama.ggml_abort_callback), flag)
+        return True
 
     def _special_text(self, token: int) -> str:
         return "" if token < 0 else self._piece_bytes(token, is_special=True).decode("utf-8", "replace")
@@ -190,12 +204,21 @@ class LlamaCppBackend:
                 raise ValueError(f"slot {entry.slot} is given no token, or one that the vocabulary lacks")
         count = self._batch.fill(entries)
         status = int(llama.llama_decode(self._ctx, self._batch.native))
+        self._interrupt.value = False
+        if status == ABORTED:
+            for entry in entries:  # the micro-batches before the last stay in the cache
+                llama.llama_memory_seq_rm(self._memory, entry.slot, entry.position, -1)
+            raise Interrupted
         if status != 0:
             kind = "no KV cells are free" if status == 1 else f"status {status}"
             raise LocalFailure(f"llama_decode failed on {self._batch.tokens} tokens: {kind}")
         if count == 0:
             return self._no_rows
         return self._rows_at(ctypes.addressof(llama.llama_get_logits(self._ctx).contents), count)
+
+    def interrupt(self) -> None:
+        """Raise the flag. Raised too late it ends the next step, which is then planned again."""
+        self._interrupt.value = self.facts.can_interrupt
 
     def _rows_at(self, address: int, count: int) -> NDArray[np.float32]:
         """View llama.cpp's rows: they lie in the order of the batch, one after the other, mostly in the same place.

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.backends.base import Backend
+from hybrid.backends.base import Backend, Interrupted
 from hybrid.engine.drafting import Drafter
 from hybrid.engine.kv_cache import MIN_SHARED_TOKENS, KvCache, common_length
 from hybrid.engine.neighbours import Neighbours, no_reading
@@ -19,7 +19,16 @@ from hybrid.engine.options import first_options
 from hybrid.engine.pace import Pace
 from hybrid.engine.pressure import Reading
 from hybrid.engine.sampling import prepare_all, row_draws
-from hybrid.engine.scheduler import Plan, Work, fits, next_adapter, plan, waits_for_others
+from hybrid.engine.scheduler import (
+    LAST_STRETCH,
+    LAST_STRETCH_INTERRUPTIBLE,
+    Plan,
+    Work,
+    fits,
+    next_adapter,
+    plan,
+    waits_for_others,
+)
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import LocalFailure
 from hybrid.native import RowDraw, Sampled, SampleParams, sample_rows
@@ -102,6 +111,7 @@ class Engine:
         self.waiting: list[Sequence] = []
         self.pace = Pace()
         self.neighbours = Neighbours(backend, self.pace, read=read_pressure, is_adaptive=is_adaptive)
+        self._computing: str | None = None  # the only request of the step that is computed now, of its prompt
         self._turns: dict[int | None, int] = {}  # the step each adapter had last
         self._mask_thread = ThreadPoolExecutor(1, "masks")  # starts with its first mask
 
@@ -131,6 +141,14 @@ class Engine:
         self.waiting = [sequence for sequence in self.waiting if sequence.id != sequence_id]
         for sequence in [sequence for sequence in self.running if sequence.id == sequence_id]:
             self._leave(sequence)
+
+    def interrupt(self, request_id: str) -> None:
+        """End the step that runs now if it computes nothing but this request's prompt. Any thread may call this.
+
+        What the step would have given is lost, so whoever calls cancels the request as well.
+        """
+        if self._computing == request_id:
+            self._backend.interrupt()
 
     def step(self) -> StepReport:
         """Run one step. A step that fails ends the sequences in it, never the loop."""
@@ -170,12 +188,19 @@ class Engine:
         masks = self._begin_masks(step)
         try:
             self._backend.use_adapter(adapter)
+            self._computing = step.lone_prompt
             rows = self._backend.decode([work.entry() for work in step.work])
+        except Interrupted:
+            if masks is not None:
+                masks.result()
+            return
         except LocalFailure as failure:
             for work in step.work:
                 self._leave(work.sequence, is_kept=False)
                 report.deltas.append(self._failed(work.sequence, failure))
             return
+        finally:
+            self._computing = None
         if masks is not None:
             masks.result()
         ended_s = self._clock()
@@ -245,6 +270,7 @@ class Engine:
             batch_tokens=batch_tokens,
             adapter=next_adapter(self.running, self._turns),
             now_s=now_s,
+            last_stretch=LAST_STRETCH_INTERRUPTIBLE if self._backend.facts.can_interrupt else LAST_STRETCH,
         )
 
     def _preempt(self, sequence: Sequence) -> None:

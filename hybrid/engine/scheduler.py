@@ -12,7 +12,8 @@ from hybrid.engine.sequence import Sequence
 LONGEST_JOINT_START_S = 8.0
 """How long the first of several requests that came together wait at most for the last one's prompt."""
 JOINT_START_SLACK_TOKENS = 128
-LAST_STRETCH = 1.5
+LAST_STRETCH, LAST_STRETCH_INTERRUPTIBLE = 1.5, 2.5
+"""A second step costs another pass over the weights. A cancelled request waits for the end of one that nothing ends."""
 
 
 @dataclass(slots=True)
@@ -64,6 +65,12 @@ class Plan:
         return sum(work.count for work in self.work if not work.is_decode)
 
     @property
+    def lone_prompt(self) -> str | None:
+        """The request whose prompt is all that is computed; None where others, or answers, are."""
+        requests = {work.sequence.id for work in self.work}
+        return requests.pop() if len(requests) == 1 and not self.decoding else None
+
+    @property
     def decoding(self) -> list[Work]:
         """The part of it that draws from one computed token."""
         return [work for work in self.work if work.is_decode]
@@ -112,6 +119,7 @@ def plan(
     batch_tokens: int,
     adapter: int | None = None,
     now_s: float = 0.0,
+    last_stretch: float = LAST_STRETCH,
 ) -> Plan:
     """Plan one step.
 
@@ -123,6 +131,7 @@ def plan(
         available_cells: what running sequences can still get, cells of idle ones included.
         adapter: only sequences of this one compute in the step.
         now_s: the engine's clock, for those that wait to start together.
+        last_stretch: how many times the budget the rest of a prompt may be to be computed at once where nobody decodes.
     """
     keep = sorted(running, key=lambda sequence: sequence.urgency)
     if len(keep) > 1 and _is_stuck(keep, available_cells):
@@ -140,7 +149,7 @@ def plan(
     budget = min(prefill_budget_tokens, room)
     for sequence in prompts:
         count = min(sequence.pending, budget)
-        if not step.work and sequence.pending <= min(budget * LAST_STRETCH, room):
+        if not step.work and sequence.pending <= min(budget * last_stretch, room):
             count = sequence.pending  # a short rest is not worth a step of its own
         if count > 0:
             step.work.append(Work(sequence, count, is_decode=False))

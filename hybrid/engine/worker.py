@@ -168,6 +168,7 @@ class Worker:
             # Of several answers to a request some may be in the model's hands already.
             self._compiler.cancel(frame.id)
             self._inbox.put(frame.id)
+            self._engine.interrupt(frame.id)
 
     def _own_model(self) -> None:
         """Drain the inbox, step, emit; sleep on the inbox when there is nothing to do."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hybrid.native.reference import RowDraw, RowStatistics, Sampled, SampleParams
 
 try:
-    from hybrid.native._native import row_statistics, sample_row, sample_rows
+    from hybrid.native._native import abort_callback_address, row_statistics, sample_row, sample_rows
 except ImportError:
-    from hybrid.native.reference import row_statistics, sample_row, sample_rows
+    from hybrid.native.reference import abort_callback_address, row_statistics, sample_row, sample_rows
 
     IS_NATIVE = False
 else:
@@ -19,6 +19,7 @@ __all__ = [
     "RowStatistics",
     "SampleParams",
     "Sampled",
+    "abort_callback_address",
     "row_statistics",
     "sample_row",
     "sample_rows",

@@ -131,6 +131,14 @@ class RowDraw(msgspec.Struct, frozen=True, kw_only=True):
     forced: int | None = None
 
 
+def abort_callback_address() -> int:
+    """Give the address of a `bool (*)(void *flag)` that reads the bool at `flag`; 0 without the extension.
+
+    llama.cpp calls it between two operations from threads of its own, where Python is too slow to be asked.
+    """
+    return 0
+
+
 def row_statistics(logits: Float32Row, token: int) -> RowStatistics:
     """Measure a row of logits at `token`.
 

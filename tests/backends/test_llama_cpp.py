@@ -1,19 +1,20 @@
 """The real engine on the starter: batching changes nothing that llama.cpp itself keeps stable."""
 
 import ctypes
+import threading
 
 import llama_cpp as llama
 import numpy as np
 import pytest
 
-from hybrid.backends.base import BackendOptions, BatchEntry
+from hybrid.backends.base import BackendOptions, BatchEntry, Interrupted
 from hybrid.backends.llama_cpp import LlamaCppBackend
 from hybrid.engine.chat_template import ChatTemplate
 from hybrid.engine.detokenize import Detokenizer
 from hybrid.engine.engine import Engine
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import LocalFailure, ModelFileError
-from hybrid.native import SampleParams, row_statistics
+from hybrid.native import IS_NATIVE, SampleParams, row_statistics
 
 QUESTIONS = ["What is rain?", "Name three colours.", "Say hello in French.", "What is 2 + 2?"]
 GREEDY = SampleParams(temperature=0.0)
@@ -48,6 +49,41 @@ def _sequence(name: str, prompt: list[int]) -> Sequence:
         max_output_tokens=ANSWER_TOKENS,
         detokenizer=Detokenizer(),
     )
+
+
+@pytest.mark.skipif(not IS_NATIVE, reason="the flag is read by the extension")
+@pytest.mark.parametrize("has_one_pool", [True, False])
+def test_an_interrupted_step_leaves_nothing(starter_model, prompts, has_one_pool):
+    """A step that another thread ends is as if it had never begun: the same step then gives the same logits."""
+    options = BackendOptions(model_path=starter_model, context_tokens=1024, slots=4, has_one_pool=has_one_pool)
+    backend = LlamaCppBackend(options)
+    backend.decode([BatchEntry(1, prompts[1], 0)])
+    # Several micro-batches where each slot has a cache of its own, and the first of them are in it when it ends.
+    step = [BatchEntry(0, prompts[0] * 12, 0, logits=1), BatchEntry(1, [5, 6], len(prompts[1]), logits=1)]
+    undisturbed = LlamaCppBackend(options)
+    undisturbed.decode([BatchEntry(1, prompts[1], 0)])
+    expected = undisturbed.decode(step).copy()
+    undisturbed.close()
+
+    for delay_s in (0.0, 0.02, 0.1):
+        timer = threading.Timer(delay_s, backend.interrupt)
+        timer.start()
+        with pytest.raises(Interrupted):
+            backend.decode(step)
+        timer.join()
+    found = backend.decode(step).copy()
+    backend.close()
+
+    assert np.array_equal(expected, found)
+
+
+def test_an_interrupt_that_came_too_late_ends_the_next_step(backend, prompts):
+    """It is raised when no step runs: the next one ends, and the one after it runs."""
+    backend.interrupt()
+    with pytest.raises(Interrupted):
+        backend.decode([BatchEntry(0, prompts[0], 0, logits=1)])
+    assert (1, backend.facts.vocab_tokens) == backend.decode([BatchEntry(0, prompts[0], 0, logits=1)]).shape
+    backend.forget(0)
 
 
 def test_the_number_of_threads_changes_no_bit(backend, prompts):

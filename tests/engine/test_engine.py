@@ -1,6 +1,7 @@
 """The step loop: who runs, what it draws, and that nothing is ever left behind."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from numpy.typing import NDArray
 
-from hybrid.backends.base import BackendOptions
+from hybrid.backends.base import BackendOptions, BatchEntry, Interrupted
 from hybrid.backends.fake import FakeBackend
 from hybrid.engine.detokenize import Detokenizer
 from hybrid.engine.engine import Engine
@@ -331,6 +333,51 @@ def test_without_a_common_pool_sequences_run_side_by_side():
     _finish(engine)
     newest = _sequence("four again", "four is what this conversation of many words is about, still")
     assert engine.cache.look_up(newest.prompt, "").length > 40  # the longest unused went, not the one in the way
+
+
+class Interruptible(FakeBackend):
+    """Ends the step that is told to end, before it begins."""
+
+    def __init__(self, options: BackendOptions) -> None:
+        super().__init__(options)
+        self.facts = replace(self.facts, can_interrupt=True)
+        self.on_decode: list[str] = []
+        self.engine: Engine | None = None
+        self._is_told = False
+
+    def interrupt(self) -> None:
+        self._is_told = True
+
+    def decode(self, entries: list[BatchEntry]) -> NDArray[np.float32]:
+        if self.on_decode:
+            self.engine.interrupt(self.on_decode.pop(0))
+        is_told, self._is_told = self._is_told, False
+        if is_told:
+            raise Interrupted
+        return super().decode(entries)
+
+
+@pytest.mark.parametrize(
+    ("others", "interrupted", "steps"),
+    [
+        pytest.param((), "first", 0, id="its-own-prompt"),
+        pytest.param((), "somebody", 1, id="another-request"),
+        pytest.param(("second",), "first", 1, id="others-compute-too"),
+    ],
+)
+def test_only_a_request_s_own_prompt_is_interrupted(others, interrupted, steps):
+    """A step ends early where it computes nothing but the cancelled prompt; what ended early is done again."""
+    backend = Interruptible(BackendOptions(model_path=Path("unused"), context_tokens=4096, slots=4))
+    engine = backend.engine = Engine(backend, clock=itertools.count(step=0.01).__next__)
+    for name in ("first", *others):
+        _ask(engine, name, name, isolation=name)  # or the second waits for the beginning of all prompts
+    backend.on_decode = [interrupted]
+    first_text = "".join(delta.text for delta in engine.step().deltas if delta.id == "first")
+
+    assert steps == sum(1 for sequence in engine.running if sequence.computed and sequence.id == "first")
+    answers = {name: text for name, (text, *_) in _finish(engine).items()}
+    assert "first" == first_text + answers.pop("first")
+    assert all(name == text for name, text in answers.items())
 
 
 class Schedules(RuleBasedStateMachine):

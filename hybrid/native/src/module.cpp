@@ -248,6 +248,9 @@ nb::ndarray<nb::numpy, float, nb::ndim<1>> exp32_of(const Array<float>& values) 
     return {held->data(), {held->size()}, owner};
 }
 
+// llama.cpp asks this between two operations, from the threads that compute, none of which has the GIL.
+bool is_raised(void* flag) { return *static_cast<const volatile bool*>(flag); }
+
 }  // namespace
 }  // namespace hybrid
 
@@ -283,5 +286,6 @@ NB_MODULE(_native, module) {
             return sample_rows(sampled_class, logits, draws, threads);
         },
         "logits"_a.noconvert(), "draws"_a, nb::kw_only(), "threads"_a = 1);
+    module.def("abort_callback_address", [] { return reinterpret_cast<std::uintptr_t>(&is_raised); });
     module.def("exp32", &exp32_of, "values"_a.noconvert());
 }
