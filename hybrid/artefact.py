@@ -306,10 +306,21 @@ class PromiseBook:
 
     Args:
         folders: where artefacts lie; of two for one model the first counts.
+        shipped: where those lie that came with the program, looked at last. They were made with somebody's exam
+            questions, so they speak of a request only where its tag says that it is such a question; of any other of
+            the kind they are only believed that local is at chance.
     """
 
-    def __init__(self, folders: Sequence[Path] = (), *, max_regret: float = 0.05, delta: float = 0.1) -> None:
-        self._folders = folders
+    def __init__(
+        self,
+        folders: Sequence[Path] = (),
+        *,
+        shipped: Path | None = None,
+        max_regret: float = 0.05,
+        delta: float = 0.1,
+    ) -> None:
+        self._folders = (*folders, *((shipped,) if shipped else ()))
+        self._shipped = shipped
         self._max_regret, self._delta = max_regret, delta
         self._known: dict[tuple[str, str], tuple[dict[str, Promise], dict[TaskKind, Promise], str]] = {}
 
@@ -343,25 +354,30 @@ class PromiseBook:
 
     def _read(self, loaded: Loaded) -> tuple[dict[str, Promise], dict[TaskKind, Promise], str]:
         problem = "this model was not calibrated"
-        for artefact, trouble in self._artefacts(loaded.fingerprint):
+        for artefact, trouble, is_shipped in self._artefacts(loaded.fingerprint):
             problem = trouble or _mismatch(artefact, loaded) or ""
             if artefact is not None and not problem:
                 made = [
                     replace(task.promise(self._max_regret, self._delta), origin=origin_of(artefact, task))
                     for task in artefact.tasks
                 ]
-                return {promise.task: promise for promise in made}, {promise.kind: promise for promise in made}, ""
+                by_name = {promise.task: promise for promise in made}
+                if is_shipped:
+                    tags = ", ".join(sorted(by_name))
+                    why = f"the calibrations that ship with the program are of requests tagged {tags}; make your own"
+                    return by_name, {promise.kind: promise for promise in made if promise.is_at_chance}, why
+                return by_name, {promise.kind: promise for promise in made}, ""
             log.warning("no promise for local answers: %s", problem)
         return {}, {}, problem
 
-    def _artefacts(self, fingerprint: str) -> Iterator[tuple[Artefact | None, str | None]]:
+    def _artefacts(self, fingerprint: str) -> Iterator[tuple[Artefact | None, str | None, bool]]:
         for folder in self._folders:
             try:
-                yield read_artefact(path_of(folder, fingerprint)), None
+                yield read_artefact(path_of(folder, fingerprint)), None, folder == self._shipped
             except FileNotFoundError:
                 continue
             except DatasetError as broken:
-                yield None, str(broken)
+                yield None, str(broken), folder == self._shipped
 
 
 def _mismatch(artefact: Artefact | None, loaded: Loaded) -> str | None:

@@ -274,8 +274,8 @@ def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]
 def promise_book(config: Config, environ: Mapping[str, str]) -> PromiseBook:
     """The calibrations there are: the user's own first, then those that ship with the program."""
     policy = config.policy
-    folders = (calibration_dir(environ), shipped_calibrations())
-    return PromiseBook(folders, max_regret=policy.max_regret, delta=policy.delta)
+    own = (calibration_dir(environ),)
+    return PromiseBook(own, shipped=shipped_calibrations(), max_regret=policy.max_regret, delta=policy.delta)
 
 
 def calibration_dir(environ: Mapping[str, str]) -> Path:

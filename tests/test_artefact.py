@@ -160,6 +160,25 @@ def test_the_first_folder_counts(tmp_path):
     assert 0.8 == found.threshold
 
 
+@pytest.mark.parametrize(
+    ("is_at_chance", "tag", "is_found"),
+    [
+        pytest.param(False, "mmlu", True, id="tagged"),
+        pytest.param(False, None, False, id="of-its-kind"),
+        pytest.param(False, "other", False, id="tagged-otherwise"),
+        pytest.param(True, None, True, id="at-chance"),
+    ],
+)
+def test_what_ships_speaks_only_of_what_it_was_made_with(tmp_path, is_at_chance, tag, is_found):
+    """A promise fitted on exam questions is none about a user's own; that a model guesses is told of the kind."""
+    task = msgspec.structs.replace(TASK, is_at_chance=is_at_chance)
+    write_artefact(tmp_path, msgspec.structs.replace(ARTEFACT, tasks=(task,)))
+    found = PromiseBook(shipped=tmp_path).find(Loaded(), TaskKind.CHOICE, tag)
+
+    assert is_found is (found.promise is not None)
+    assert is_found or "tagged mmlu" in found.why
+
+
 def test_tasks_are_added_to_those_that_still_hold(tmp_path):
     """One of the same name is replaced, others stay; what was made with another template goes, and that is told."""
     write_artefact(tmp_path, ARTEFACT)

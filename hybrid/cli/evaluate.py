@@ -89,8 +89,10 @@ def evaluate_model(
 
 def _book(config: Config, first: Path | None, *, is_bare: bool) -> PromiseBook:
     """Where calibrations are looked for: the given folder, the user's own, those that ship."""
-    folders = (*((first,) if first else ()), calibration_dir(os.environ), shipped_calibrations())
-    return PromiseBook(() if is_bare else folders, max_regret=config.policy.max_regret, delta=config.policy.delta)
+    if is_bare:
+        return PromiseBook()
+    policy, folders = config.policy, (*((first,) if first else ()), calibration_dir(os.environ))
+    return PromiseBook(folders, shipped=shipped_calibrations(), max_regret=policy.max_regret, delta=policy.delta)
 
 
 def _table(asked: Asked, cloud: str | None) -> Table:
