@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hybrid.calibration.certify import regrets, violations
 from hybrid.calibration.curves import Deferral, deferral, deferral_at_quantiles, oracle
 from hybrid.calibration.examples import Opinion
+from hybrid.calibration.growing import give_up
 from hybrid.calibration.reliability import auroc, base_rate_brier, brier, ece, ece_floor
 from hybrid.calibration.resample import Interval, bootstrap_all
 from hybrid.calibration.table import Row, Table
@@ -72,6 +73,10 @@ def evaluate(table: Table, promise: Promise | None, limits: Limits) -> Evaluated
     report = _alone(table, score, p, signals)
     report["ranked_by"] = "calibration" if promise is not None else limits.bare
     report["promise"] = None if promise is None else _promise(promise, stays, table)
+    report["given_up"] = None
+    if promise is not None and promise.looks and stays is not None:
+        drafts = [row.draft for row in table.rows]
+        report["given_up"] = asdict(give_up(drafts, promise.looks, promise.option_prior, stays))
     cloud = table.cloud_right
     if cloud is None:
         report |= dict.fromkeys(("apgr", "apgr_ci95", "cpt50", "cpt80", "cpt95", "violations"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +13,12 @@ from hybrid.calibration.fit import fit, matrix
 from hybrid.calibration.table import Table
 from hybrid.errors import CommandError
 from hybrid.policy.bounds import most_errors
+from hybrid.policy.calibrated import probability
 from hybrid.policy.features import TOKEN_FEATURES
-from hybrid.policy.model import beginning
+from hybrid.policy.model import Draft, beginning
 from hybrid.policy.promise import Look, draft_features
+
+Marks: TypeAlias = NDArray[np.bool_]
 
 LOOKS_TOKENS = (16, 32, 64, 128)
 """After how many tokens a draft is looked at; fixed beforehand, so that looking again and again costs no promise."""
@@ -56,6 +61,45 @@ def fit_looks(
         if line is not None:
             looks.append(Look(tokens=tokens, threshold=line, model=found.model))
     return tuple(looks)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """What giving growing drafts up comes to. Shares of none are 0.
+
+    share: of all drafts, those given up. saved_share: of the tokens of drafts that are not accepted in the end, those
+    never drawn. lost_share: of the drafts that would have been accepted, those given up; the cloud answers them.
+    """
+
+    share: float
+    saved_share: float
+    lost_share: float
+
+
+def give_up(drafts: Sequence[Draft], looks: Sequence[Look], option_prior: Sequence[float], stays: Marks) -> GivenUp:
+    """Follow each draft as it grew, and end it at the first look that finds it below its line.
+
+    Args:
+        stays: which drafts are accepted at their end, shape (n,).
+    """
+    tokens = np.array([len(draft.logprobs) for draft in drafts])
+    drawn = np.array([_drawn(draft, looks, option_prior) for draft in drafts])
+    is_given_up = drawn < tokens
+    wasted, lost = int(tokens[~stays].sum()), int((is_given_up & stays).sum())
+    return GivenUp(
+        share=float(is_given_up.mean()),
+        saved_share=float((tokens - drawn)[~stays].sum() / max(wasted, 1)),
+        lost_share=lost / max(int(stays.sum()), 1),
+    )
+
+
+def _drawn(draft: Draft, looks: Sequence[Look], option_prior: Sequence[float]) -> int:
+    for look in looks:
+        if len(draft.logprobs) > look.tokens:
+            chance = probability(look.model, draft_features(beginning(draft, look.tokens), option_prior))
+            if chance is not None and chance < look.threshold:
+                return look.tokens
+    return len(draft.logprobs)
 
 
 def _line(

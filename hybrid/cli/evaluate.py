@@ -240,6 +240,12 @@ def _other_lines(report: Mapping[str, Json]) -> Iterator[str]:
     cut = report["cut_off"]
     if cut["share"]:
         yield f"  cut off     {cut['share']:.1%} of the answers, {cut['accuracy']:.1%} of them right"
+    early = report["given_up"]
+    if early is not None:
+        yield (
+            f"  given up    {early['share']:.1%} of the drafts as they grew: saves {early['saved_share']:.1%} of the "
+            f"tokens of those not accepted, loses {early['lost_share']:.1%} of the accepted to the cloud"
+        )
     verifier = report["verifier"]
     if verifier is not None:
         counts = ", ".join(f"{name} {count}" for name, count in verifier["counts"].items())
