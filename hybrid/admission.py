@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 from hybrid.budgets import key_allowance
 from hybrid.errors import Forbidden, ModelNotAllowed, RateLimited, Unauthorized
@@ -76,13 +77,23 @@ class Admission:
             return None
         return key_allowance(name, rules)
 
+    def may_name(self, name: str | None, model: str) -> bool:
+        """Whether a key may send this model name at all; without keys anybody may send any."""
+        rules = None if name is None else self._keys.rules_of(name)
+        return rules is None or self._fault(rules, model) is None
+
     def _check(self, name: str, rules: KeyRules, request: ChatRequest | EmbeddingRequest) -> None:
-        target = self._aliases.get(request.model, request.model)
-        if rules.models and not {request.model, target} & set(rules.models):
+        fault = self._fault(rules, request.model)
+        if fault == "model":
             raise ModelNotAllowed(name, request.model, rules.models)
-        wants_cloud = target.partition("/")[0] == "cloud" or request.policy is PolicyChoice.CLOUD_ONLY
-        if rules.is_private and wants_cloud:
+        if fault == "cloud" or (rules.is_private and request.policy is PolicyChoice.CLOUD_ONLY):
             raise Forbidden(f"what comes with the key {name!r} never leaves this machine, so no cloud can be asked for")
+
+    def _fault(self, rules: KeyRules, model: str) -> Literal["model", "cloud"] | None:
+        target = self._aliases.get(model, model)
+        if rules.models and not {model, target} & set(rules.models):
+            return "model"
+        return "cloud" if rules.is_private and target.partition("/")[0] == "cloud" else None
 
 
 def expected_tokens(request: ChatRequest | EmbeddingRequest) -> int:

@@ -143,8 +143,8 @@ class Runtime:
         self._ledger.close_request(journal.closed())
         return journal.id
 
-    def models(self) -> tuple[ServedModel, ...]:
-        """Every name a client may send, the most general first."""
+    def models(self, client_key: str | None = None) -> tuple[ServedModel, ...]:
+        """Every name a client with this key may send, the most general first."""
         context = self._limits(self._fleet.peek()).local_context_tokens
         names: dict[str, ServedModel] = {}
 
@@ -166,7 +166,7 @@ class Runtime:
             add(f"cloud/{cloud.model}", cloud.provider.name, cloud.context_tokens)
         for alias, target in self._options.aliases.items():
             add(alias, target)
-        return tuple(names.values())
+        return tuple(model for name, model in names.items() if self._admission.may_name(client_key, name))
 
     def readiness(self) -> tuple[bool, dict[str, Json]]:
         """Say whether some route can answer now, and the state of each."""

@@ -31,7 +31,7 @@ from hybrid.server.middleware import ErrorBoundary, HostGuard, KeyGuard
 from hybrid.server.openai_chat import parse
 from hybrid.server.openai_render import PING, Answer, Chunks, answer_headers, model_object, stream_headers
 from hybrid.server.recorded import read_recorded
-from hybrid.types import ChatRequest, EmbeddingRequest, Event, Head, Json, Tail
+from hybrid.types import ChatRequest, EmbeddingRequest, Event, Head, Json, ServedModel, Tail
 
 _LOG = logging.getLogger(__name__)
 _DIALECT = "openai"
@@ -163,19 +163,22 @@ class _Info:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
-    async def models(self, _request: Request) -> Response:
+    async def models(self, request: Request) -> Response:
         """`GET /v1/models`."""
-        data = [model_object(model) for model in self._gateway.models()]
+        data = [model_object(model) for model in self._served(request)]
         return _json(200, {"object": "list", "data": data})
 
     async def model(self, request: Request) -> Response:
         """`GET /v1/models/{id}`; ids may contain slashes."""
         wanted: str = request.path_params["id"]
-        served = self._gateway.models()
+        served = self._served(request)
         for model in served:
             if model.name == wanted:
                 return _json(200, model_object(model))
         raise ModelNotFound(wanted[:256], [model.name for model in served])
+
+    def _served(self, request: Request) -> tuple[ServedModel, ...]:
+        return self._gateway.models(Exchange.of(request.scope).client_key)
 
     async def healthz(self, _request: Request) -> Response:
         """`GET /healthz`: the process answers."""

@@ -41,8 +41,8 @@ class Gateway(Protocol):
         """Record a request that never became a `ChatRequest`, and return the id of its row. Must not block."""
         ...
 
-    def models(self) -> tuple[ServedModel, ...]:
-        """Every name a client may send."""
+    def models(self, client_key: str | None = None) -> tuple[ServedModel, ...]:
+        """Every name a client with this key may send."""
         ...
 
     def readiness(self) -> tuple[bool, dict[str, Json]]:

@@ -95,12 +95,15 @@ def test_models_a_key_may_use(tmp_path):
         allowed = [server.ask("hi", headers=phone, model=model) for model in ("hybrid", "gpt-4o")]
         denied = [server.ask("hi", headers=phone, model=model) for model in ("local", "gpt-4", "nothing")]
         embedded = server.client.post("/embeddings", json={"model": "local", "input": "hi"}, headers=phone)
+        listed = {model["id"] for model in server.client.get("/models", headers=phone).json()["data"]}
+        unlisted = server.client.get("/models/local", headers=phone)
         server.hybrid("keys", "set", "phone", "--models", "none")
         while (freed := server.ask("hi", headers=phone, model="local")).status_code == 403:
             pass
 
     assert {200} == {answer.status_code for answer in [*allowed, freed]}
     assert {403} == {answer.status_code for answer in [*denied, embedded]}
+    assert ({"hybrid", "gpt-4o"}, 404) == (listed, unlisted.status_code)
     error = denied[0].json()["error"]
     assert ("model_not_found", "invalid_request_error", None) == (error["code"], error["type"], error["param"])
     assert "may use: hybrid, local/none" in error["message"]
@@ -118,9 +121,13 @@ def test_a_private_key_never_leaves(tmp_path):
                 asked = await asyncio.to_thread(
                     server.ask, "secret", headers={**phone, "x-hybrid-policy": "cloud-only"}
                 )
+                listed = await asyncio.to_thread(server.client.get, "/models", headers=phone)
         assert ("local", "privacy") == (doubted.headers["x-hybrid-route"], doubted.headers["x-hybrid-reason"])
         assert (403, 403) == (pinned.status_code, asked.status_code)
         assert [] == cloud.requests
+        names = [model["id"] for model in listed.json()["data"]]
+        assert "local" in names
+        assert not any(name.startswith("cloud") for name in names)
 
     asyncio.run(scenario())
 

@@ -111,7 +111,7 @@ class ScriptedGateway:
         self.refused.append((error, model))
         return f"refused-{len(self.refused)}"
 
-    def models(self) -> tuple[ServedModel, ...]:
+    def models(self, client_key: str | None = None) -> tuple[ServedModel, ...]:
         """Two names, one with a slash."""
         return (
             ServedModel("hybrid", "hybrid", 1_700_000_000),
