@@ -23,6 +23,8 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Shares of cloud calls of the sweep."""
 CHARS_PER_TOKEN = 3.0
 """For the cost of recorded answers, of which only the text is known: fewer characters than a token usually has."""
+TIE_SHARE = 0.01
+"""Less than one answer more or less that agrees, of any number of samples."""
 FLIPPED = frozenset({"mean_entropy", "max_entropy", "option_entropy", "log_tokens", "is_cut"})
 """Features of which less is better."""
 
@@ -113,10 +115,15 @@ def _scores(
 ) -> tuple[Floats, Floats | None]:
     """The score that ranks, minus infinity where there is none, and the stated probability."""
     if all(one is None for one in judged):
-        values = [row.get(bare, row["weak_quarter_logprob"]) for row in rows]
-        return np.array(values, dtype=np.float64), None
+        return np.array([_bare(row, bare) for row in rows], dtype=np.float64), None
     score = np.array([-math.inf if one is None else one.score for one in judged])
     return score, np.array([math.nan if one is None else one.p_local for one in judged])
+
+
+def _bare(row: Mapping[str, float], bare: str) -> float:
+    """The bare feature. Agreement takes few values: of drafts that agree alike, the surer tokens go first."""
+    value = row.get(bare, row["weak_quarter_logprob"])
+    return value + TIE_SHARE * math.exp(row["median_logprob"]) if bare == "agreement" and bare in row else value
 
 
 def _signals(rows: Sequence[Mapping[str, float]]) -> dict[str, Floats]:

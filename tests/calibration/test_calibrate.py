@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hybrid.calibration.calibrate import Goal, calibrate
-from hybrid.calibration.evaluate import Limits, evaluate
+from hybrid.calibration.evaluate import Limits, _bare, evaluate
 from hybrid.calibration.recipes import RECIPES
 from hybrid.calibration.table import Table
 from hybrid.errors import CommandError
@@ -129,6 +129,19 @@ def test_without_a_calibration_the_bare_signal_ranks_and_nothing_is_stated():
     assert report["ece"] is None
     assert report["promise"] is None
     assert report["apgr"] > 0.5
+
+
+def test_ties_of_agreement_are_broken_by_the_tokens():
+    """Five samples give five levels: among drafts of one level the surer one stays, and none passes a level."""
+    rows = [
+        {"agreement": agreement, "median_logprob": logprob, "weak_quarter_logprob": -9.0}
+        for agreement in (0.2, 0.4)
+        for logprob in (-3.0, -0.01)
+    ]
+    found = [_bare(row, "agreement") for row in rows]
+    assert sorted(found) == found
+    assert 4 == len(set(found))
+    assert [-9.0] == [_bare({"weak_quarter_logprob": -9.0, "median_logprob": -1.0}, "agreement")]
 
 
 def test_without_a_cloud_there_is_no_curve():
