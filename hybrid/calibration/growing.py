@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -10,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.calibration.fit import fit, matrix
+from hybrid.calibration.looks import certify_abort
 from hybrid.calibration.table import Table
 from hybrid.errors import CommandError
-from hybrid.policy.bounds import most_errors
-from hybrid.policy.calibrated import probability
+from hybrid.policy.calibrated import LinearModel, probability
 from hybrid.policy.features import TOKEN_FEATURES
 from hybrid.policy.model import Draft, beginning
 from hybrid.policy.promise import Look, draft_features
@@ -34,14 +35,15 @@ def fit_looks(
 ) -> tuple[Look, ...]:
     """Fit, for each length, the chance that the whole draft will be accepted, and the line below which it is given up.
 
-    Each look may lose an equal part of `MOST_LOST`, with an equal part of `LOST_DELTA`; its line is the highest at
-    which the accepted drafts below it, counted out of fold, prove that. Giving up too soon costs money, never quality.
+    The lines of all looks are one level of that chance, moved together and tested as one rule (`certify_abort`): the
+    highest at which the accepted drafts that fall below it at any look, counted out of fold, prove that at most
+    `MOST_LOST` of them are lost. Giving up too soon costs money, never quality.
 
     Args:
         is_accepted: which drafts the calibrated threshold accepts at their end, shape (n,).
     """
-    looks = []
-    share = 1 / len(LOOKS_TOKENS)
+    fitted: list[tuple[int, LinearModel]] = []
+    columns: list[NDArray[np.float64]] = []
     for tokens in LOOKS_TOKENS:
         long = np.array([len(row.draft.logprobs) > tokens for row in table.rows])
         fate = is_accepted[long]
@@ -57,10 +59,17 @@ def fit_looks(
             found = fit(names, matrix(rows, names), fate, seed=seed)
         except CommandError:
             continue
-        line = _line(found.out_of_fold, fate, int(is_accepted.sum()), MOST_LOST * share, LOST_DELTA * share)
-        if line is not None:
-            looks.append(Look(tokens=tokens, threshold=line, model=found.model))
-    return tuple(looks)
+        column = np.full(len(table.rows), np.nan)
+        column[long] = found.out_of_fold
+        columns.append(column)
+        fitted.append((tokens, found.model))
+    scores = np.column_stack([*columns, is_accepted.astype(np.float64)])
+    found_lines = certify_abort(scores, (*(None for _ in fitted), 0.5), MOST_LOST, LOST_DELTA).thresholds
+    return tuple(
+        Look(tokens=tokens, threshold=line, model=model)
+        for (tokens, model), line in zip(fitted, found_lines, strict=True)
+        if line is not None and math.isfinite(line)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +109,3 @@ def _drawn(draft: Draft, looks: Sequence[Look], option_prior: Sequence[float]) -
             if chance is not None and chance < look.threshold:
                 return look.tokens
     return len(draft.logprobs)
-
-
-def _line(
-    score: NDArray[np.float64], fate: NDArray[np.bool_], accepted: int, most_lost: float, delta: float
-) -> float | None:
-    """The highest line below which at most `most_lost` of all accepted drafts lie, proven; None if none is."""
-    allowed = most_errors(accepted, most_lost, delta)
-    kept = np.sort(score[fate & ~np.isnan(score)])
-    if allowed < 0 or allowed >= len(kept):
-        return None
-    line = float(kept[allowed])
-    caught = (score < line) & ~fate
-    return line if caught.any() else None

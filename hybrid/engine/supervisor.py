@@ -108,10 +108,9 @@ class Supervisor:
         """End the worker: close the socket, which it obeys, then kill what does not."""
         self._enter(WorkerState.STOPPED)
         process = self._process
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._hang_up()
         if process is not None:
             process.close()
@@ -246,6 +245,7 @@ class Supervisor:
         try:
             await self._writer.drain()
         except ConnectionError as gone:
+            self._hang_up()
             raise WorkerDied("the local worker ended") from gone
 
     # ---- watching
@@ -396,3 +396,5 @@ class Supervisor:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        if self.state is WorkerState.READY:
+            self._enter(WorkerState.RESTARTING)  # at once: what is asked until its end is known would only fail
