@@ -22,6 +22,7 @@ from hybrid.artefact import (
 from hybrid.errors import DatasetError
 from hybrid.policy.calibrated import Isotonic, LinearModel
 from hybrid.policy.tasks import TaskKind
+from hybrid.wiring import shipped_calibrations
 
 WEIGHTS = Weights(
     features=("option_margin",),
@@ -177,6 +178,15 @@ def test_what_ships_speaks_only_of_what_it_was_made_with(tmp_path, is_at_chance,
 
     assert is_found is (found.promise is not None)
     assert is_found or "tagged mmlu" in found.why
+
+
+@pytest.mark.parametrize("path", sorted(shipped_calibrations().glob("*.json")), ids=lambda path: path.stem)
+def test_what_ships_is_sound(path):
+    """Each lies under its model's name, and its tags find it."""
+    artefact = read_artefact(path)
+    assert path == path_of(path.parent, artefact.fingerprint)
+    for task in artefact.tasks:
+        assert PromiseBook(shipped=path.parent).find(artefact, TaskKind.TEXT, task.task).promise is not None
 
 
 def test_tasks_are_added_to_those_that_still_hold(tmp_path):
