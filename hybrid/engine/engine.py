@@ -20,8 +20,6 @@ from hybrid.engine.pace import Pace
 from hybrid.engine.pressure import Reading
 from hybrid.engine.sampling import prepare_all, row_draws
 from hybrid.engine.scheduler import (
-    LAST_STRETCH,
-    LAST_STRETCH_INTERRUPTIBLE,
     Plan,
     Work,
     fits,
@@ -270,7 +268,6 @@ class Engine:
             batch_tokens=batch_tokens,
             adapter=next_adapter(self.running, self._turns),
             now_s=now_s,
-            last_stretch=LAST_STRETCH_INTERRUPTIBLE if self._backend.facts.can_interrupt else LAST_STRETCH,
         )
 
     def _preempt(self, sequence: Sequence) -> None:

@@ -245,7 +245,7 @@ class KvCache:
         if source is not None and source in oldest and (self._free_ids or source != oldest[0]):
             oldest.remove(source)
         last_wanted = self._free_ids[::-1] + oldest
-        chosen = max(last_wanted, key=lambda slot: (self._running_beside(slot), -last_wanted.index(slot)))
+        chosen = max(last_wanted, key=lambda slot: (*self._closeness(slot), -last_wanted.index(slot)))
         if chosen in self._free_ids:
             self._free_ids.remove(chosen)
         elif chosen != source:
@@ -257,10 +257,14 @@ class KvCache:
             self._free_ids.remove(chosen)
         return chosen
 
-    def _running_beside(self, slot: int) -> int:
-        """Count the running sequences in the slots next to this one."""
-        beside = (self._held.get(slot - 1), self._held.get(slot + 1))
-        return sum(1 for held in beside if held is not None and held.is_running)
+    def _closeness(self, slot: int) -> tuple[int, int]:
+        """How many of the slots next to this one run, and, less, how far all that run would reach with it.
+
+        So a gap between running sequences is filled before they grow at an end, where the gap would stay.
+        """
+        running = {other for other, held in self._held.items() if held.is_running}
+        reach = max((slot, *running)) - min((slot, *running)) if running else 0
+        return (slot - 1 in running) + (slot + 1 in running), -reach
 
     def _move(self, slot: int, target: int) -> None:
         """Let an idle sequence have another slot, which is free or held by an idle one; its own is free then."""

@@ -12,8 +12,7 @@ from hybrid.engine.sequence import Sequence
 LONGEST_JOINT_START_S = 8.0
 """How long the first of several requests that came together wait at most for the last one's prompt."""
 JOINT_START_SLACK_TOKENS = 128
-LAST_STRETCH, LAST_STRETCH_INTERRUPTIBLE = 1.5, 2.5
-"""A second step costs another pass over the weights. A cancelled request waits for the end of one that nothing ends."""
+LAST_STRETCH = 1.5
 
 
 @dataclass(slots=True)
@@ -119,7 +118,6 @@ def plan(
     batch_tokens: int,
     adapter: int | None = None,
     now_s: float = 0.0,
-    last_stretch: float = LAST_STRETCH,
 ) -> Plan:
     """Plan one step.
 
@@ -131,7 +129,6 @@ def plan(
         available_cells: what running sequences can still get, cells of idle ones included.
         adapter: only sequences of this one compute in the step.
         now_s: the engine's clock, for those that wait to start together.
-        last_stretch: how many times the budget the rest of a prompt may be to be computed at once where nobody decodes.
     """
     keep = sorted(running, key=lambda sequence: sequence.urgency)
     if len(keep) > 1 and _is_stuck(keep, available_cells):
@@ -149,7 +146,7 @@ def plan(
     budget = min(prefill_budget_tokens, room)
     for sequence in prompts:
         count = min(sequence.pending, budget)
-        if not step.work and sequence.pending <= min(budget * last_stretch, room):
+        if not step.work and sequence.pending <= min(budget * LAST_STRETCH, room):
             count = sequence.pending  # a short rest is not worth a step of its own
         if count > 0:
             step.work.append(Work(sequence, count, is_decode=False))

@@ -335,6 +335,20 @@ def test_without_a_common_pool_sequences_run_side_by_side():
     assert engine.cache.look_up(newest.prompt, "").length > 40  # the longest unused went, not the one in the way
 
 
+def test_without_a_common_pool_a_gap_is_filled_before_the_ends_grow():
+    """Of three neighbours the middle one leaves: the next sequence takes its slot, though others were never used."""
+    engine = _engine(slots=6, has_one_pool=False)
+    for name in ("one", "two", "three"):
+        _ask(engine, name, f"{name} [endless]", isolation=name)
+        engine.step()
+    slots = {sequence.id: sequence.slot for sequence in engine.running}
+    engine.cancel("two")
+    _ask(engine, "four", "four", isolation="four")
+    engine.step()
+
+    assert slots["two"] == next(sequence.slot for sequence in engine.running if sequence.id == "four")
+
+
 class Interruptible(FakeBackend):
     """Ends the step that is told to end, before it begins."""
 
