@@ -71,7 +71,8 @@ def evaluate(table: Table, promise: Promise | None, limits: Limits) -> Evaluated
     judged = [None if promise is None else judge_by(promise, row) for row in rows]
     score, p = _scores(judged, rows, limits.bare)
     signals = _signals(rows)
-    stays = score >= promise.threshold if promise is not None and promise.is_feasible else None
+    is_kept = promise is not None and promise.is_feasible and not promise.is_at_chance
+    stays = score >= promise.threshold if promise is not None and is_kept else None
     report = _alone(table, score, p, signals)
     report["ranked_by"] = "calibration" if promise is not None else limits.bare
     report["promise"] = None if promise is None else _promise(promise, stays, table)

@@ -216,7 +216,7 @@ def _promise_lines(report: Mapping[str, Json]) -> Iterator[str]:
     promise = report["promise"]
     if promise is not None:
         name = f"regret <= {promise['max_regret']:g} with confidence {1 - promise['delta']:g}"
-        if promise["is_feasible"]:
+        if promise["is_feasible"] and not promise["is_at_chance"]:
             right = "" if promise["accuracy"] is None else f", {promise['accuracy']:.1%} right"
             yield f"  promise     {name}: {promise['local_share']:.1%} local, regret {promise['regret']:.1%}{right}"
         else:

@@ -131,6 +131,14 @@ def test_without_a_calibration_the_bare_signal_ranks_and_nothing_is_stated():
     assert report["apgr"] > 0.5
 
 
+def test_a_model_at_chance_keeps_nothing(made):
+    """As `serve` does: such a kind goes to the cloud before any token, whatever threshold its rows would certify."""
+    promise = dataclasses.replace(made.task.promise(0.05, 0.1), is_at_chance=True)
+    report = evaluate(choices(300, seed=7), promise, Limits("option_margin")).report
+
+    assert (True, 0.0) == (report["promise"]["is_at_chance"], report["promise"]["local_share"])
+
+
 def test_ties_of_agreement_are_broken_by_the_tokens():
     """Five samples give five levels: among drafts of one level the surer one stays, and none passes a level."""
     rows = [
