@@ -1,71 +1,21 @@
 """The step loop: who runs, what it draws, and that nothing is ever left behind."""
 
-import itertools
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from numpy.typing import NDArray
 
-from hybrid.backends.base import BackendOptions, BatchEntry, Interrupted
-from hybrid.backends.fake import FakeBackend
-from hybrid.engine.detokenize import Detokenizer
-from hybrid.engine.engine import Engine
-from hybrid.engine.sequence import Sequence
 from hybrid.native import SampleParams
 from hybrid.types import FinishReason
-
-GREEDY = SampleParams(temperature=0.0)
-
-
-def _engine(*, context_tokens: int = 4096, slots: int = 4, has_one_pool: bool = True) -> Engine:
-    """An engine for which every step takes as long: what it does must not depend on the machine's mood."""
-    options = BackendOptions(
-        model_path=Path("unused"), context_tokens=context_tokens, slots=slots, has_one_pool=has_one_pool
-    )
-    return Engine(FakeBackend(options), clock=itertools.count(step=0.01).__next__)
-
-
-def _sequence(name: str, text: str, *, limit: int = 1000, stop: tuple[str, ...] = ()) -> Sequence:
-    prompt = f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n".encode()
-    return Sequence(
-        id=name,
-        prompt=np.frombuffer(prompt, dtype=np.uint8).astype(np.int32),
-        params=GREEDY,
-        seed=1,
-        max_output_tokens=limit,
-        detokenizer=Detokenizer(stop),
-    )
-
-
-def _finish(
-    engine: Engine, drawn: list[int] | None = None, max_steps: int = 20_000
-) -> dict[str, tuple[str, FinishReason | None, str | None]]:
-    """Step to the end; give each sequence's text, finish reason and failure; collect how many drew in each step."""
-    texts: dict[str, str] = {}
-    ends = {}
-    for _ in range(max_steps):
-        if not engine.has_work:
-            return {name: (texts.get(name, ""), *end) for name, end in ends.items()}
-        deltas = engine.step().deltas
-        if drawn is not None:
-            drawn.append(len({delta.id for delta in deltas}))
-        for delta in deltas:
-            texts[delta.id] = texts.get(delta.id, "") + delta.text
-            if delta.finish or delta.failure:
-                ends[delta.id] = (delta.finish, delta.failure)
-    raise AssertionError(f"still {len(engine.running)} running and {len(engine.waiting)} waiting")
+from tests.engine.asking import ask, engine_of, finish, sequence_of
 
 
 def test_requests_that_arrive_together_start_together():
     """The first of a burst draws its first token at once, and its second when the prompts that came with it are in."""
-    engine = _engine()
+    engine = engine_of()
     for name in "abc":
-        engine.submit(_sequence(name, name * 200))
+        engine.submit(sequence_of(name, name * 200))
     order = []
     while len(order) < 9:
         order += [delta.id for delta in engine.step().deltas]
@@ -77,8 +27,8 @@ def test_requests_that_arrive_together_start_together():
 @pytest.mark.parametrize(("is_late", "size"), [(True, 200), (False, 2000)], ids=["came-later", "much-longer"])
 def test_nobody_waits_for_what_is_no_part_of_its_burst(is_late, size):
     """A prompt that comes after a stream's first token, or is far longer, does not hold the stream up."""
-    engine = _engine()
-    short, other = _sequence("short", "s" * 200), _sequence("other", "o" * size)
+    engine = engine_of()
+    short, other = sequence_of("short", "s" * 200), sequence_of("other", "o" * size)
     for sequence in (short,) if is_late else (short, other):
         engine.submit(sequence)
     while not short.output:
@@ -92,22 +42,22 @@ def test_nobody_waits_for_what_is_no_part_of_its_burst(is_late, size):
 
 def test_several_sequences_decode_in_one_batch_and_each_gets_its_own_answer():
     """Six requests over four slots all come back right, and the batch really held several at once."""
-    engine = _engine()
+    engine = engine_of()
     for n in range(6):
-        engine.submit(_sequence(f"s{n}", f"answer number {n}" * 3))
+        engine.submit(sequence_of(f"s{n}", f"answer number {n}" * 3))
     drawn: list[int] = []
 
-    assert _finish(engine, drawn) == {f"s{n}": (f"answer number {n}" * 3, FinishReason.STOP, None) for n in range(6)}
+    assert finish(engine, drawn) == {f"s{n}": (f"answer number {n}" * 3, FinishReason.STOP, None) for n in range(6)}
     assert max(drawn) == 4
 
 
 def test_a_long_prompt_is_prefilled_in_chunks_while_a_stream_goes_on():
     """A running stream draws a token in every step that computes a part of a long prompt."""
-    engine = _engine()
-    engine.submit(_sequence("stream", "x" * 200))
+    engine = engine_of()
+    engine.submit(sequence_of("stream", "x" * 200))
     while not engine.running or engine.running[0].pending > 1:
         engine.step()
-    engine.submit(_sequence("long", "y" * 3000, limit=5))
+    engine.submit(sequence_of("long", "y" * 3000, limit=5))
     steps_with_prefill = 0
     while any(s.id == "long" and s.pending > 1 for s in [*engine.running, *engine.waiting]):
         deltas = engine.step().deltas
@@ -127,30 +77,30 @@ def test_a_long_prompt_is_prefilled_in_chunks_while_a_stream_goes_on():
 )
 def test_how_a_generation_ends(limit, stop, expected):
     """The token limit, a stop string and the model's end token each end it with the right reason."""
-    engine = _engine()
-    engine.submit(_sequence("s", "abcdef", limit=limit, stop=stop))
+    engine = engine_of()
+    engine.submit(sequence_of("s", "abcdef", limit=limit, stop=stop))
 
-    assert _finish(engine) == {"s": expected}
+    assert finish(engine) == {"s": expected}
 
 
 @pytest.mark.parametrize(("word", "message"), [("[nan]", "unusable logits"), ("[fail]", "told to fail")])
 def test_a_broken_step_fails_its_sequences_and_not_the_loop(word, message):
     """NaN logits and a failing decode end the request with an error; the next request is served."""
-    engine = _engine()
-    engine.submit(_sequence("broken", word))
-    broken = _finish(engine)["broken"]
-    engine.submit(_sequence("next", "fine"))
+    engine = engine_of()
+    engine.submit(sequence_of("broken", word))
+    broken = finish(engine)["broken"]
+    engine.submit(sequence_of("next", "fine"))
 
     assert broken[1] is None
     assert message in broken[2]
-    assert _finish(engine)["next"] == ("fine", FinishReason.STOP, None)
+    assert finish(engine)["next"] == ("fine", FinishReason.STOP, None)
 
 
 def test_a_cancelled_sequence_frees_slot_and_cells_at_once():
     """After cancel no slot and no cell is held, whether it waited, was in prefill or decoding."""
-    engine = _engine(slots=1)
-    engine.submit(_sequence("running", "[endless]"))
-    engine.submit(_sequence("waiting", "w"))
+    engine = engine_of(slots=1)
+    engine.submit(sequence_of("running", "[endless]"))
+    engine.submit(sequence_of("waiting", "w"))
     for _ in range(5):
         engine.step()
     engine.cancel("running")
@@ -163,63 +113,56 @@ def test_a_cancelled_sequence_frees_slot_and_cells_at_once():
 
 def test_too_many_tokens_for_the_cache_preempt_the_youngest_and_finish_all():
     """When the cells run out the youngest starts over later, and every answer is still whole and right."""
-    engine = _engine(context_tokens=700, slots=4)
+    engine = engine_of(context_tokens=700, slots=4)
     for n in range(4):
-        engine.submit(_sequence(f"s{n}", f"{n}" * 200))
+        engine.submit(sequence_of(f"s{n}", f"{n}" * 200))
 
-    assert _finish(engine) == {f"s{n}": (f"{n}" * 200, FinishReason.STOP, None) for n in range(4)}
+    assert finish(engine) == {f"s{n}": (f"{n}" * 200, FinishReason.STOP, None) for n in range(4)}
     assert engine.free_cells == 700
 
 
 @pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty"])
 def test_penalties_reach_the_sampler(penalty):
     """A strong penalty changes what the echo repeats: 'aaaa' does not come back as it is."""
-    engine = _engine()
-    sequence = _sequence("s", "aaaaaaaaaaaa", limit=12)
+    engine = engine_of()
+    sequence = sequence_of("s", "aaaaaaaaaaaa", limit=12)
     sequence.params = SampleParams(temperature=0.0, **{penalty: 100.0})
     engine.submit(sequence)
 
-    assert _finish(engine)["s"][0] != "aaaaaaaaaaaa"
-
-
-def _ask(engine: Engine, name: str, text: str, *, isolation: str = "") -> Sequence:
-    sequence = _sequence(name, text)
-    sequence.isolation = isolation
-    engine.submit(sequence)
-    return sequence
+    assert finish(engine)["s"][0] != "aaaaaaaaaaaa"
 
 
 def test_a_second_prompt_starts_from_the_longest_common_beginning():
     """What a finished sequence left in the cache is not computed again, and the answer is the same."""
-    engine = _engine()
-    first = _ask(engine, "first", "a shared beginning, and one ending")
-    _finish(engine)
-    second = _ask(engine, "second", "a shared beginning, and another")
+    engine = engine_of()
+    first = ask(engine, "first", "a shared beginning, and one ending")
+    finish(engine)
+    second = ask(engine, "second", "a shared beginning, and another")
 
-    assert _finish(engine)["second"][0] == "a shared beginning, and another"
+    assert finish(engine)["second"][0] == "a shared beginning, and another"
     assert first.cached_tokens == 0
     assert second.cached_tokens == len("<|im_start|>user\na shared beginning, and ")
 
 
 def test_a_conversation_goes_on_from_its_last_turn():
     """A prompt that begins with a whole earlier prompt and answer takes its place without a copy."""
-    engine = _engine()
-    first = _ask(engine, "first", "turn one is long enough")
-    _finish(engine)
-    longer = _sequence("second", "turn two")
+    engine = engine_of()
+    first = ask(engine, "first", "turn one is long enough")
+    finish(engine)
+    longer = sequence_of("second", "turn two")
     longer.prompt = np.concatenate([first.all_tokens()[:-1], longer.prompt])
     engine.submit(longer)
-    _finish(engine)
+    finish(engine)
 
     assert longer.cached_tokens == first.length - 1
 
 
 def test_prompts_that_arrive_together_compute_their_common_beginning_once():
     """Of four cold prompts with one long beginning the first computes it and the others wait for it."""
-    engine = _engine()
+    engine = engine_of()
     common = "system " * 60
-    sequences = [_ask(engine, f"s{n}", f"{common}{n}") for n in range(4)]
-    answers = _finish(engine)
+    sequences = [ask(engine, f"s{n}", f"{common}{n}") for n in range(4)]
+    answers = finish(engine)
 
     assert [sequence.cached_tokens > 400 for sequence in sequences] == [False, True, True, True]
     assert [answers[f"s{n}"][0] for n in range(4)] == [f"{common}{n}" for n in range(4)]
@@ -227,9 +170,9 @@ def test_prompts_that_arrive_together_compute_their_common_beginning_once():
 
 def test_answers_to_one_request_share_one_prefill():
     """Of five answers the first computes the prompt, the others its last token only, and one cancel takes all."""
-    engine = _engine(slots=5)
+    engine = engine_of(slots=5)
     computed = 0
-    siblings = [_sequence("s", "a question") for _ in range(5)]
+    siblings = [sequence_of("s", "a question") for _ in range(5)]
     for choice, sibling in enumerate(siblings):
         sibling.choice = choice
         engine.submit(sibling)
@@ -249,19 +192,19 @@ def test_answers_to_one_request_share_one_prefill():
 @pytest.mark.parametrize("prompt_tokens", [480, 481, 500, 511])
 def test_a_prompt_that_just_fits_the_cache_is_answered(prompt_tokens):
     """No room is kept free for neighbours that are not there: whatever the context admits, the engine answers."""
-    engine = _engine(context_tokens=512)
-    _ask(engine, "before", "something that stays in the cache")
-    _finish(engine)
+    engine = engine_of(context_tokens=512)
+    ask(engine, "before", "something that stays in the cache")
+    finish(engine)
     shell = len("<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n")
-    engine.submit(_sequence("s", "x" * (prompt_tokens - shell), limit=1))
+    engine.submit(sequence_of("s", "x" * (prompt_tokens - shell), limit=1))
 
-    assert _finish(engine, max_steps=200)["s"] == ("x", FinishReason.LENGTH, None)
+    assert finish(engine, max_steps=200)["s"] == ("x", FinishReason.LENGTH, None)
 
 
 def test_an_urgent_sequence_passes_those_that_can_wait():
     """With one slot, what is due first runs first, whatever came first; equals keep their order."""
-    engine = _engine(slots=1)
-    sequences = [_sequence(name, name) for name in ("early", "later", "urgent")]
+    engine = engine_of(slots=1)
+    sequences = [sequence_of(name, name) for name in ("early", "later", "urgent")]
     for sequence, due_s in zip(sequences, (60.0, 60.0, 5.0), strict=True):
         sequence.due_s = due_s
         engine.submit(sequence)
@@ -274,12 +217,12 @@ def test_an_urgent_sequence_passes_those_that_can_wait():
 
 def test_nothing_is_shared_across_isolation_keys():
     """The same prompt under another key is computed from its first token."""
-    engine = _engine()
-    _ask(engine, "anns", "the same secret question", isolation="ann")
-    _finish(engine)
-    bobs = _ask(engine, "bobs", "the same secret question", isolation="bob")
-    anns = _ask(engine, "again", "the same secret question", isolation="ann")
-    _finish(engine)
+    engine = engine_of()
+    ask(engine, "anns", "the same secret question", isolation="ann")
+    finish(engine)
+    bobs = ask(engine, "bobs", "the same secret question", isolation="bob")
+    anns = ask(engine, "again", "the same secret question", isolation="ann")
+    finish(engine)
 
     assert bobs.cached_tokens == 0
     assert anns.cached_tokens > 0
@@ -287,13 +230,13 @@ def test_nothing_is_shared_across_isolation_keys():
 
 def test_cells_of_finished_sequences_are_given_up_oldest_first():
     """A new prompt that needs room evicts what was unused longest, and the newer one is still there."""
-    engine = _engine(context_tokens=600, slots=1)
+    engine = engine_of(context_tokens=600, slots=1)
     for name in ("old", "new"):
-        _ask(engine, name, name * 30)
-        _finish(engine)
-    _ask(engine, "large", "L" * 150)
-    _finish(engine)
-    again_new, again_old = _sequence("n", "new" * 30), _sequence("o", "old" * 30)
+        ask(engine, name, name * 30)
+        finish(engine)
+    ask(engine, "large", "L" * 150)
+    finish(engine)
+    again_new, again_old = sequence_of("n", "new" * 30), sequence_of("o", "old" * 30)
 
     assert engine.cache.look_up(again_new.prompt, "").length > 90
     assert engine.cache.look_up(again_old.prompt, "").length < 90
@@ -302,96 +245,17 @@ def test_cells_of_finished_sequences_are_given_up_oldest_first():
 @pytest.mark.parametrize("slots", [1, 2, 4])
 def test_without_a_common_pool_a_beginning_is_copied_or_its_cache_cut_back(slots):
     """Each slot has its own cache: where one is free the beginning is copied there, else the oldest is gone on with."""
-    engine = _engine(slots=slots, has_one_pool=False)
-    _ask(engine, "first", "a shared beginning, and one ending")
-    _finish(engine)
-    second = _ask(engine, "second", "a shared beginning, and another")
-    third = _ask(engine, "third", "a shared beginning, and a third")
-    answers = _finish(engine)
+    engine = engine_of(slots=slots, has_one_pool=False)
+    ask(engine, "first", "a shared beginning, and one ending")
+    finish(engine)
+    second = ask(engine, "second", "a shared beginning, and another")
+    third = ask(engine, "third", "a shared beginning, and a third")
+    answers = finish(engine)
 
     assert "a shared beginning, and another" == answers["second"][0]
     assert "a shared beginning, and a third" == answers["third"][0]
     assert len("<|im_start|>user\na shared beginning, and ") <= min(second.cached_tokens, third.cached_tokens)
     assert slots * 4096 == engine.free_cells
-
-
-def test_without_a_common_pool_sequences_run_side_by_side():
-    """A pass over the weights computes neighbouring slots only: who comes gets the slot beside, and nothing is lost."""
-    engine = _engine(slots=4, has_one_pool=False)
-    for name in ("one", "two", "three", "four"):
-        _ask(engine, name, f"{name} is what this conversation of many words is about")
-        _finish(engine)
-    again = _ask(engine, "again", "three is what this conversation of many words is about, still")
-    engine.step()
-    for name in ("five", "six"):
-        _ask(engine, name, f"{name} is another matter")
-        engine.step()
-
-    slots = sorted(sequence.slot for sequence in engine.running)
-    assert list(range(slots[0], slots[0] + 3)) == slots
-    assert again.cached_tokens > 40
-    _finish(engine)
-    newest = _sequence("four again", "four is what this conversation of many words is about, still")
-    assert engine.cache.look_up(newest.prompt, "").length > 40  # the longest unused went, not the one in the way
-
-
-def test_without_a_common_pool_a_gap_is_filled_before_the_ends_grow():
-    """Of three neighbours the middle one leaves: the next sequence takes its slot, though others were never used."""
-    engine = _engine(slots=6, has_one_pool=False)
-    for name in ("one", "two", "three"):
-        _ask(engine, name, f"{name} [endless]", isolation=name)
-        engine.step()
-    slots = {sequence.id: sequence.slot for sequence in engine.running}
-    engine.cancel("two")
-    _ask(engine, "four", "four", isolation="four")
-    engine.step()
-
-    assert slots["two"] == next(sequence.slot for sequence in engine.running if sequence.id == "four")
-
-
-class Interruptible(FakeBackend):
-    """Ends the step that is told to end, before it begins."""
-
-    def __init__(self, options: BackendOptions) -> None:
-        super().__init__(options)
-        self.facts = replace(self.facts, can_interrupt=True)
-        self.on_decode: list[str] = []
-        self.engine: Engine | None = None
-        self._is_told = False
-
-    def interrupt(self) -> None:
-        self._is_told = True
-
-    def decode(self, entries: list[BatchEntry]) -> NDArray[np.float32]:
-        if self.on_decode:
-            self.engine.interrupt(self.on_decode.pop(0))
-        is_told, self._is_told = self._is_told, False
-        if is_told:
-            raise Interrupted
-        return super().decode(entries)
-
-
-@pytest.mark.parametrize(
-    ("others", "interrupted", "steps"),
-    [
-        pytest.param((), "first", 0, id="its-own-prompt"),
-        pytest.param((), "somebody", 1, id="another-request"),
-        pytest.param(("second",), "first", 1, id="others-compute-too"),
-    ],
-)
-def test_only_a_request_s_own_prompt_is_interrupted(others, interrupted, steps):
-    """A step ends early where it computes nothing but the cancelled prompt; what ended early is done again."""
-    backend = Interruptible(BackendOptions(model_path=Path("unused"), context_tokens=4096, slots=4))
-    engine = backend.engine = Engine(backend, clock=itertools.count(step=0.01).__next__)
-    for name in ("first", *others):
-        _ask(engine, name, name, isolation=name)  # or the second waits for the beginning of all prompts
-    backend.on_decode = [interrupted]
-    first_text = "".join(delta.text for delta in engine.step().deltas if delta.id == "first")
-
-    assert steps == sum(1 for sequence in engine.running if sequence.computed and sequence.id == "first")
-    answers = {name: text for name, (text, *_) in _finish(engine).items()}
-    assert "first" == first_text + answers.pop("first")
-    assert all(name == text for name, text in answers.items())
 
 
 class Schedules(RuleBasedStateMachine):
@@ -401,7 +265,7 @@ class Schedules(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = _engine(context_tokens=300, slots=3, has_one_pool=self.has_one_pool)
+        self.engine = engine_of(context_tokens=300, slots=3, has_one_pool=self.has_one_pool)
         self.names = 0
 
     @rule(
@@ -412,7 +276,7 @@ class Schedules(RuleBasedStateMachine):
     )
     def submit(self, text: str, limit: int, isolation: str, choices: int) -> None:
         for choice in range(choices):
-            sequence = _sequence(f"s{self.names}", text, limit=min(limit, 300 - len(text) - 60))
+            sequence = sequence_of(f"s{self.names}", text, limit=min(limit, 300 - len(text) - 60))
             sequence.isolation, sequence.choice = isolation, choice
             self.engine.submit(sequence)
         self.names += 1
@@ -443,7 +307,7 @@ class Schedules(RuleBasedStateMachine):
         assert 0 <= pool.running_cells <= pool.total - pool.free
 
     def teardown(self) -> None:
-        _finish(self.engine)
+        finish(self.engine)
         assert self.engine.free_cells == (300 if self.has_one_pool else 900)
         self.engine.cache.clear()
         assert self.engine._backend.cells_held() == 0
