@@ -126,8 +126,8 @@ def figures(streams: Sequence[Stream], elapsed_s: float) -> Sample:
         "total_s": elapsed_s,
         "ttft_p50_ms": quantile(first_s, 0.5) * 1e3,
         "ttft_p95_ms": quantile(first_s, 0.95) * 1e3,
-        "between_tokens_p50_ms": quantile(gaps_s, 0.5) * 1e3,
-        "between_tokens_p95_ms": quantile(gaps_s, 0.95) * 1e3,
+        "between_pieces_p50_ms": quantile(gaps_s, 0.5) * 1e3,
+        "between_pieces_p95_ms": quantile(gaps_s, 0.95) * 1e3,
         "generated_tokens": generated,
         "prompt_tokens_mean": sum(prompts) / len(prompts) if prompts else float("nan"),
         "cached_tokens": sum(answer.cached_tokens for answer in answers),
@@ -178,18 +178,18 @@ async def single_stream(bench: Bench) -> dict[str, Any]:
                 return await asyncio.to_thread(bare[target.name].run, bench.prompts.tokens(messages), SINGLE_TOKENS)
             answer = (await chat(target, messages, SINGLE_TOKENS)).read()
             times_s = answer.token_times_s
+            tokens = answer.completion_tokens or len(times_s)  # a piece of text may be of several tokens
             return {
-                "decode_tok_s": (len(times_s) - 1) / (times_s[-1] - times_s[0]),
-                "between_tokens_p50_ms": quantile(answer.gaps_s, 0.5) * 1e3,
-                "generated_tokens": len(times_s),
+                "decode_tok_s": (tokens - 1) / (times_s[-1] - times_s[0]),
+                "between_pieces_p50_ms": quantile(answer.gaps_s, 0.5) * 1e3,
+                "generated_tokens": tokens,
             }
 
         samples = await bench.rounds_of("one stream", [*targets, *(Target(name, "", 0, "") for name in bare)], measure)
     result = compare(samples)
     for name in bare:
         against = compare({"ours": samples["ours"], "peer": samples[name]})
-        for metric in ("decode_tok_s", "between_tokens_p50_ms"):
-            result[metric][f"ours to {name}"] = against[metric]["ratio"]
+        result["decode_tok_s"][f"ours to {name}"] = against["decode_tok_s"]["ratio"]
     return {"one stream": result}
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from llguidance import LLTokenizer
     from numpy.typing import NDArray
 
+    from hybrid.native import RowDraw, Sampled
+
 
 class Interrupted(Exception):
     """A step was ended early, as asked; the cache holds what it held before it."""
@@ -74,7 +76,7 @@ class ModelFacts:
     state_format: what saved cells depend on beside the file and its context, such as versions; None: not to be saved.
     fingerprint: SHA-256 over the file's size and its header bytes, and the KV cache's formats where they are not
         16-bit: names what computes the logits without reading a gigabyte.
-    can_interrupt: whether `interrupt` does anything.
+    can_interrupt: whether `interrupt` does anything. can_run: whether `run` does.
     dimensions: numbers in an embedding. can_generate: whether it writes text; an encoder only embeds.
     """
 
@@ -99,6 +101,7 @@ class ModelFacts:
     eos_text: str
     state_format: str | None = None
     can_interrupt: bool = False
+    can_run: bool = False
     dimensions: int
     can_generate: bool
 
@@ -187,6 +190,22 @@ class Backend(Protocol):
         A view that the next `decode` overwrites.
         Raises: LocalFailure if the step failed, Interrupted if it was ended; the cache then holds what it held before.
         """
+
+    def run(
+        self, entries: Sequence[BatchEntry], draws: Sequence[RowDraw], *, steps: int
+    ) -> list[list[Sampled | ValueError]]:
+        """Run up to `steps` steps in a row, each entry one token, each draw the next step's token. Only with `can_run`.
+
+        Gives for each step that was computed, at least one, what its rows gave. The last is the one after which
+        `hasten` was heeded, or that drew an end or nothing usable. The cache holds what went into these steps.
+
+        Args:
+            draws: of the first step; their positions count up with the steps.
+        Raises: as `decode`, if the first step was not computed.
+        """
+
+    def hasten(self, *, is_wanted: bool = True) -> None:
+        """Let every run end after the step it is in, or let them go on again. Any thread may ask."""
 
     def interrupt(self) -> None:
         """Let the `decode` that runs in another thread end soon, or the next one if none does. Any thread may ask."""

@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.backends.base import BackendOptions, BatchEntry, EmbedderFacts, ModelFacts
 from hybrid.errors import LocalFailure
+from hybrid.native import RowDraw, Sampled, sample_rows
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -37,7 +39,8 @@ class FakeBackend:
 
     facts: ModelFacts
 
-    def __init__(self, options: BackendOptions) -> None:
+    def __init__(self, options: BackendOptions, *, can_run: bool = False) -> None:
+        self.is_hastened = False
         self._slots: dict[int, list[tuple[int, int]]] = {}  # the cell and the token at each position
         self._cells = itertools.count()
         threads = options.threads or os.cpu_count() or 1
@@ -68,6 +71,7 @@ class FakeBackend:
             state_format="fake",
             dimensions=BYTES,
             can_generate=not options.is_embedder,
+            can_run=can_run,
         )
 
     def tokenize(self, text: str) -> list[int]:
@@ -124,6 +128,30 @@ class FakeBackend:
         if is_slow:
             time.sleep(SLOW_STEP_S)
         return np.stack(rows) if rows else np.empty((0, VOCAB_TOKENS), dtype=np.float32)
+
+    def run(
+        self, entries: Sequence[BatchEntry], draws: Sequence[RowDraw], *, steps: int
+    ) -> list[list[Sampled | ValueError]]:
+        """Echo for several steps. Checks that each entry is one token and wants its row."""
+        if steps < 1 or any(len(entry.tokens) != 1 or entry.logits != 1 for entry in entries):
+            raise AssertionError(f"no run of {steps} steps: {entries}")
+        done: list[list[Sampled | ValueError]] = []
+        while len(done) < steps:
+            found = sample_rows(self.decode(entries), draws)
+            done.append(found)
+            tokens = [sampled.token for sampled in found if isinstance(sampled, Sampled) and sampled.token != END]
+            if len(tokens) < len(entries) or self.is_hastened:
+                break
+            entries = [
+                msgspec.structs.replace(entry, tokens=[token], position=entry.position + 1)
+                for entry, token in zip(entries, tokens, strict=True)
+            ]
+            draws = [msgspec.structs.replace(draw, position=draw.position + 1) for draw in draws]
+        return done
+
+    def hasten(self, *, is_wanted: bool = True) -> None:
+        """Remember it."""
+        self.is_hastened = is_wanted
 
     def interrupt(self) -> None:
         """Nothing: its steps are short."""

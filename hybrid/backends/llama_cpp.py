@@ -10,8 +10,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import llama_cpp as llama
 import numpy as np
@@ -20,29 +19,24 @@ from numpy.typing import NDArray
 from hybrid.backends.base import BackendOptions, BatchEntry, Interrupted, ModelFacts
 from hybrid.backends.llama_batch import LlamaBatch
 from hybrid.backends.llama_cpp_adapters import load_adapters, set_adapter
+from hybrid.backends.llama_cpp_context import load_model, make_context
 from hybrid.backends.llama_cpp_embed import LlamaCppEmbedder, can_generate
-from hybrid.errors import LocalFailure, ModelFileError
+from hybrid.backends.llama_run import LlamaRun
+from hybrid.errors import LocalFailure
 from hybrid.fingerprints import model_fingerprint
 from hybrid.gguf import GgufHeader, read_header
-from hybrid.native import abort_callback_address
+from hybrid.native import RowDraw, Sampled, abort_callback_address
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
 log = logging.getLogger(__name__)
 
-ALL_LAYERS = 9_999
-EMBEDDER_CELLS = 64
-"""The context for generating, of a model that never does: llama.cpp's own least is about this."""
 PIECE_BUFFER_BYTES = 256
 ABORTED = 2
 """What `llama_decode` gives when the abort callback said so."""
 # ggml's levels: 1 debug, 2 info, 3 warning, 4 error, 5 continuation of the line before.
 GGML_WARNING, GGML_ERROR = 3, 4
-CACHE_FORMATS = {
-    "f32": 0, "bf16": 30, "f16": 1, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "iq4_nl": 20, "q4_0": 2,
-}  # fmt: skip
-"""What the KV cache can be kept in, with ggml's number (`ggml_type`), which never changes, for files hold it."""
 
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator]
@@ -67,7 +61,7 @@ class LlamaCppBackend:
         self._header = header = read_header(options.model_path)
         llama.llama_log_set(forward_log, ctypes.c_void_p(0))
         llama.llama_backend_init()
-        self._model = _load(options.model_path, options.gpu_layers)
+        self._model = load_model(options.model_path, options.gpu_layers)
         self._vocab = llama.llama_model_get_vocab(self._model)
         trained = int(llama.llama_model_n_ctx_train(self._model))
         context_tokens = min(options.context_tokens, trained) if trained > 0 else options.context_tokens
@@ -75,9 +69,10 @@ class LlamaCppBackend:
         # Before the context, which reserves its graph for the adapters there are.
         self._adapters = load_adapters(self._model, options.adapters)
         self._adapter: int | None = None
-        self._ctx = _make_context(self._model, options, context_tokens, threads)
+        self._ctx = make_context(self._model, options, context_tokens, threads)
         self._memory = llama.llama_get_memory(self._ctx)
         self._batch = LlamaBatch(int(llama.llama_n_batch(self._ctx)))
+        self._run = LlamaRun(self._ctx, self._vocab, self._batch)
         self._interrupt = ctypes.c_bool(False)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
@@ -107,6 +102,7 @@ class LlamaCppBackend:
             can_share_cells=_keeps_every_cell(self._model),
             can_truncate=_keeps_every_cell(self._model),
             can_interrupt=self._watch_interrupt(),
+            can_run=self._run.is_there and _keeps_every_cell(self._model),
             sequence_ids=int(llama.llama_n_seq_max(self._ctx)),
             batch_tokens=int(llama.llama_n_batch(self._ctx)),
             threads=threads,
@@ -198,23 +194,52 @@ class LlamaCppBackend:
 
     def decode(self, entries: Sequence[BatchEntry]) -> NDArray[np.float32]:
         """Run one `llama_decode` over all entries."""
+        count = self._fill(entries)
+        status = int(llama.llama_decode(self._ctx, self._batch.native))
+        self._interrupt.value = False
+        if status != 0:
+            self._fail(status, entries)
+        if count == 0:
+            return self._no_rows
+        return self._rows_at(ctypes.addressof(llama.llama_get_logits(self._ctx).contents), count)
+
+    def run(
+        self, entries: Sequence[BatchEntry], draws: Sequence[RowDraw], *, steps: int
+    ) -> list[list[Sampled | ValueError]]:
+        """Run several `llama_decode` in one native call."""
+        is_decode = all(len(entry.tokens) == 1 and entry.logits == 1 for entry in entries)
+        if not is_decode or steps < 1 or not len({entry.slot for entry in entries}) == len(entries) == len(draws):
+            raise ValueError("a run of steps takes one token of each sequence, and how its row is drawn from")
+        self._fill(entries)
+        facts = self.facts
+        status, done = self._run.steps(draws, vocab_tokens=facts.vocab_tokens, steps=steps, threads=facts.threads)
+        self._interrupt.value = False
+        if status != 0:
+            for entry in entries:
+                llama.llama_memory_seq_rm(self._memory, entry.slot, entry.position + len(done), -1)
+            if not done:
+                self._fail(status, entries)
+        return done
+
+    def hasten(self, *, is_wanted: bool = True) -> None:
+        """Raise the flag that a run looks at after each step, or take it down."""
+        self._run.flag.value = is_wanted
+
+    def _fill(self, entries: Sequence[BatchEntry]) -> int:
+        """Write the batch; give how many rows it wants."""
         for entry in entries:
             self._check_slot(entry.slot)
             if not entry.tokens or min(entry.tokens) < 0 or max(entry.tokens) >= self.facts.vocab_tokens:
                 raise ValueError(f"slot {entry.slot} is given no token, or one that the vocabulary lacks")
-        count = self._batch.fill(entries)
-        status = int(llama.llama_decode(self._ctx, self._batch.native))
-        self._interrupt.value = False
+        return self._batch.fill(entries)
+
+    def _fail(self, status: int, entries: Sequence[BatchEntry]) -> NoReturn:
         if status == ABORTED:
             for entry in entries:  # the micro-batches before the last stay in the cache
                 llama.llama_memory_seq_rm(self._memory, entry.slot, entry.position, -1)
             raise Interrupted
-        if status != 0:
-            kind = "no KV cells are free" if status == 1 else f"status {status}"
-            raise LocalFailure(f"llama_decode failed on {self._batch.tokens} tokens: {kind}")
-        if count == 0:
-            return self._no_rows
-        return self._rows_at(ctypes.addressof(llama.llama_get_logits(self._ctx).contents), count)
+        kind = "no KV cells are free" if status == 1 else f"status {status}"
+        raise LocalFailure(f"llama_decode failed on {self._batch.tokens} tokens: {kind}")
 
     def interrupt(self) -> None:
         """Raise the flag. Raised too late it ends the next step, which is then planned again."""
@@ -311,51 +336,6 @@ class LlamaCppBackend:
         """Free context and model, in that order."""
         llama.llama_free(self._ctx)
         llama.llama_model_free(self._model)
-
-
-def _load(path: Path, gpu_layers: int | None = None) -> Any:
-    params = llama.llama_model_default_params()
-    wanted = ALL_LAYERS if gpu_layers is None else gpu_layers
-    params.n_gpu_layers = wanted if llama.llama_supports_gpu_offload() else 0
-    model = llama.llama_model_load_from_file(str(path).encode(), params)
-    if not model:
-        raise ModelFileError(
-            f"{path.name} has a sound header, but llama.cpp cannot load it: its architecture or format may be newer "
-            "than the installed llama-cpp-python, or there is too little memory"
-        )
-    return model
-
-
-def _make_context(model: Any, options: BackendOptions, context_tokens: int, threads: int) -> Any:
-    params = llama.llama_context_default_params()
-    most = int(llama.llama_max_parallel_sequences())
-    if options.is_embedder:
-        params.n_ctx, params.n_seq_max = min(context_tokens, EMBEDDER_CELLS), 1
-    elif options.has_one_pool:
-        params.n_ctx, params.n_seq_max = context_tokens, min(options.slots + options.idle_sequences, most)
-    else:
-        params.n_ctx, params.n_seq_max = context_tokens * options.slots, min(options.slots, most)
-    # llama.cpp aborts where a batch could not hold a token of each sequence.
-    params.n_batch = params.n_ubatch = max(options.batch_tokens, params.n_seq_max)
-    params.n_threads = params.n_threads_batch = threads
-    params.kv_unified = options.has_one_pool
-    params.type_k, params.type_v = _cache_type(options.key_cache), _cache_type(options.value_cache)
-    if options.flash_attention is not None:
-        params.flash_attn_type = (
-            llama.LLAMA_FLASH_ATTN_TYPE_ENABLED if options.flash_attention else llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        )
-    ctx = llama.llama_init_from_model(model, params)
-    if not ctx:
-        raise ModelFileError(
-            f"llama.cpp could not make a context of {context_tokens} tokens; lower local.context_tokens or free memory"
-        )
-    return ctx
-
-
-def _cache_type(name: str) -> int:
-    if name not in CACHE_FORMATS:
-        raise ValueError(f"no KV cache format {name!r}; there are {', '.join(CACHE_FORMATS)}")
-    return CACHE_FORMATS[name]
 
 
 def _keeps_every_cell(model: Any) -> bool:

@@ -18,6 +18,7 @@ from hybrid.engine.speculation import LONG_PRIOR_ACCEPTANCE, MAX_DRAFT_TOKENS, G
 from hybrid.errors import LocalFailure, ModelFileError
 
 SMOOTHING = 0.2
+MOST_QUIET_STEPS = 1_000
 SAMPLED_TOKENS = 997
 """How many tokens of two vocabularies are compared, spread over all."""
 
@@ -73,9 +74,20 @@ class Drafter:
 
         self._glances.saw(has_found=any(work.draft for work in free), beside_others=len(step.decoding) > 1)
 
+    def quiet_steps(self, step: Plan) -> int:
+        """Say for how many steps, this one among them, nobody looks for drafts or would have a use for any."""
+        if not self.is_on or not any(work.sequence.can_draft for work in step.decoding):
+            return MOST_QUIET_STEPS
+        return self._worth[_about(len(step.decoding))].rest_steps or self._glances.quiet_steps
+
+    def skip(self, step: Plan, steps: int) -> None:
+        """Count steps that passed without `draft`."""
+        self._worth[_about(len(step.decoding))].skip(steps)
+        self._glances.skip(steps)
+
     def judged(self, work: Work, accepted: int) -> None:
         """Learn how many of a draft's tokens its sequence drew itself."""
-        if work.draft and work.sequence.can_draft:
+        if work.draft and not work.is_drawn and work.sequence.can_draft:
             _note(work.sequence, drafted=len(work.draft), accepted=accepted)
 
     def measured(self, sequences: int, *, gain: float) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +17,8 @@ from hybrid.engine.neighbours import Neighbours, no_reading
 from hybrid.engine.options import first_options
 from hybrid.engine.pace import Pace
 from hybrid.engine.pressure import Reading
+from hybrid.engine.report import Delta, StepReport, failed
+from hybrid.engine.runs import run_steps
 from hybrid.engine.sampling import prepare_all, row_draws
 from hybrid.engine.scheduler import (
     Plan,
@@ -30,7 +31,7 @@ from hybrid.engine.scheduler import (
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import LocalFailure
 from hybrid.native import RowDraw, Sampled, SampleParams, sample_rows
-from hybrid.types import FinishReason, TokenLogprob
+from hybrid.types import FinishReason
 
 HEADROOM_CELLS = 32
 """Cells left free when a sequence is admitted, so that it is not preempted by its neighbours' next tokens."""
@@ -43,39 +44,13 @@ UNUSED_DRAW = RowDraw(params=SampleParams(temperature=0.0), seed=0, position=0)
 """For the rows of a sequence that is broken already: each row needs a draw."""
 
 
-class Delta(msgspec.Struct, frozen=True):
-    """What one step did to one sequence: maybe text, maybe the signal of a token, maybe its end.
-
-    choice: which of the request's answers it is about. options: as in `types.TokenSignal`.
-    """
-
-    id: str
-    choice: int = 0
-    text: str = ""
-    signal: Sampled | None = None
-    finish: FinishReason | None = None
-    failure: str | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    stopped_by: str | None = None
-    logprobs: tuple[TokenLogprob, ...] = ()
-    options: tuple[float, ...] = ()
-
-
 @dataclass(slots=True)
-class StepReport:
-    """What one step did: who left the queue, and a delta for each sequence that changed."""
+class _Computed:
+    """What a step left, or a run of them: its rows to draw from, or what the rows of each step gave already."""
 
-    started: list[str] = field(default_factory=list)
-    deltas: list[Delta] = field(default_factory=list)
-
-    def tell_options(self, found: Mapping[tuple[str, int], tuple[float, ...]]) -> None:
-        """Add to the deltas of first tokens how likely each option was, by request and choice."""
-        for place, delta in enumerate(self.deltas):
-            options = found.get((delta.id, delta.choice))
-            if options is not None and delta.signal is not None and delta.completion_tokens == 1:
-                self.deltas[place] = msgspec.structs.replace(delta, options=options)
+    steps: int
+    rows: NDArray[np.float32] | None = None
+    runs: list[list[Sampled | ValueError]] = field(default_factory=list)
 
 
 class Engine:
@@ -165,7 +140,6 @@ class Engine:
         if step.prefill_tokens == 0:
             room = min(self._backend.facts.batch_tokens, self.cache.available_cells) - step.tokens
             self._drafter.draft(step, self.pace.drafting_s, most_tokens=room if self._can_judge else 0)
-        self.cache.reserve(step.tokens)
         self._run(step, report)
         return report
 
@@ -175,7 +149,7 @@ class Engine:
         return self._backend.facts.can_truncate
 
     def _run(self, step: Plan, report: StepReport) -> None:
-        """Compute a step, draw from its rows, and say what came of it."""
+        """Compute a step, or a run of them, draw from the rows, and say what came of it."""
         sequences, drafted = len(step.decoding), step.tokens - step.prefill_tokens - len(step.decoding)
         prefill_tokens = step.prefill_tokens
         # Where each slot has a cache of its own, llama.cpp computes neighbouring ones together.
@@ -183,29 +157,22 @@ class Engine:
         adapter = step.work[0].sequence.adapter
         self._turns[adapter] = max(self._turns.values(), default=0) + 1
         started_s = self._clock()
-        masks = self._begin_masks(step)
         try:
             self._backend.use_adapter(adapter)
-            self._computing = step.lone_prompt
-            rows = self._backend.decode([work.entry() for work in step.work])
+            computed = self._compute(step)
         except Interrupted:
-            if masks is not None:
-                masks.result()
             return
         except LocalFailure as failure:
             for work in step.work:
                 self._leave(work.sequence, is_kept=False)
-                report.deltas.append(self._failed(work.sequence, failure))
+                report.deltas.append(failed(work.sequence, failure))
             return
-        finally:
-            self._computing = None
-        if masks is not None:
-            masks.result()
         ended_s = self._clock()
-        step_s = ended_s - started_s
+        steps = computed.steps
+        step_s = (ended_s - started_s) / steps
         plain_s = self.pace.decode_s(sequences)
-        options = first_options(step.work, rows)
-        drawn = sum(self._settle(work, found, report) for work, found in self._draw(step, rows))
+        options = {} if computed.rows is None else first_options(step.work, computed.rows)
+        drawn = sum(self._settle(work, found, report) for work, found in self._drawn(step, computed)) / steps
         if options:
             report.tell_options(options)
         if drafted and plain_s and step_s > 0:
@@ -213,8 +180,49 @@ class Engine:
         self.pace.observe(
             step_s=step_s, prefill_tokens=prefill_tokens, sequences=sequences, drafted=drafted, drawn=drawn
         )
-        computed = sequences + drafted
-        self.neighbours.observe(ended_s, step_s=step_s, prefill_tokens=prefill_tokens, decode_tokens=computed)
+        tokens = {"prefill_tokens": prefill_tokens, "decode_tokens": sequences + drafted}
+        self.neighbours.observe(ended_s, step_s=step_s, steps=steps, **tokens)
+
+    def _compute(self, step: Plan) -> _Computed:
+        """Compute a step, its masks meanwhile, or a run of steps.
+
+        Raises: as the backend's `decode`.
+        """
+        steps = self._run_steps(step)
+        if steps > 1:
+            draws = [draw for work in step.work for draw in row_draws(work)]
+            self.cache.reserve(len(step.work) * steps)
+            done = self._backend.run([work.entry() for work in step.work], draws, steps=steps)
+            self._drafter.skip(step, len(done) - 1)
+            return _Computed(len(done), runs=done)
+        masks = self._begin_masks(step)
+        self.cache.reserve(step.tokens)
+        try:
+            self._computing = step.lone_prompt
+            return _Computed(1, rows=self._backend.decode([work.entry() for work in step.work]))
+        finally:
+            self._computing = None
+            if masks is not None:
+                masks.result()
+
+    def _run_steps(self, step: Plan) -> int:
+        """How many steps may follow each other at once."""
+        if not self._backend.facts.can_run or not self._can_judge:
+            return 1
+        return run_steps(
+            step,
+            step_s=self.pace.decode_s(len(step.work)),
+            quiet_steps=self._drafter.quiet_steps(step),
+            available_cells=self.cache.available_cells,
+        )
+
+    def hasten(self) -> None:
+        """Something has arrived: let a run of steps end after the one it is in. Any thread may call this."""
+        self._backend.hasten()
+
+    def attend(self) -> None:
+        """What has arrived is looked at now; what comes from here on may end a run again."""
+        self._backend.hasten(is_wanted=False)
 
     def _admit(self, report: StepReport) -> None:
         """Let waiting sequences in, the earliest due first, while slots and cells last.
@@ -293,6 +301,17 @@ class Engine:
         ]
         return self._mask_thread.submit(prepare_all, constraints) if constraints else None
 
+    def _drawn(self, step: Plan, computed: _Computed) -> Iterator[tuple[Work, list[Sampled | Exception]]]:
+        """Give each work what its rows gave: tokens, or why there are none."""
+        if computed.rows is not None:
+            yield from self._draw(step, computed.rows)
+            return
+        for place, work in enumerate(step.work):
+            found: list[Sampled | Exception] = [rows[place] for rows in computed.runs]
+            work.draft = [sampled.token for sampled in found[:-1] if isinstance(sampled, Sampled)]
+            work.is_drawn = True
+            yield work, found
+
     def _draw(self, step: Plan, rows: NDArray[np.float32]) -> Iterator[tuple[Work, list[Sampled | Exception]]]:
         """Draw from all rows at once; give each work what its rows gave: tokens, or why there are none."""
         draws: list[RowDraw] = []
@@ -341,15 +360,11 @@ class Engine:
         except LocalFailure as broken:
             # This answer is lost; the others may be sound.
             self._leave(sequence)
-            return self._failed(sequence, broken)
+            return failed(sequence, broken)
         sequence.output.append(sampled.token)
         if sequence.first_token_s is None:
             sequence.first_token_s = self._clock()
         return self._advance(sequence, sampled)
-
-    @staticmethod
-    def _failed(sequence: Sequence, failure: LocalFailure) -> Delta:
-        return Delta(sequence.id, sequence.choice, failure=str(failure))
 
     def _advance(self, sequence: Sequence, drawn: Sampled) -> Delta:
         detokenizer, logprobs = sequence.detokenizer, sequence.logprobs

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from hybrid.engine.formats.speech import Speech
 from hybrid.engine.frames import End, Refused, TokenDelta, Vector
 from hybrid.errors import InvalidRequest, LocalError, LocalFailure
 from hybrid.types import Finished, FinishReason, TextDelta, TokenSignal, Usage
@@ -62,10 +65,18 @@ class Generation:
         self._owner.release(self._request_id)
 
 
-def text_delta(token: TokenDelta) -> TextDelta:
-    """Turn the worker's token into an event."""
-    signal = TokenSignal(token.logprob, token.entropy, token.margin, token.options)
-    return TextDelta(token.text, (signal,), token.logprobs, token.choice)
+def text_deltas(tokens: Iterable[TokenDelta], speech: Speech | None) -> Iterator[tuple[str, TextDelta]]:
+    """Turn the tokens of a step, or a run of steps, into events, each with its request's id.
+
+    One event tells all tokens of an answer, unless each must be known to belong to thinking or not, or has
+    log-probabilities to go with its text.
+    """
+    for (request_id, choice), group in itertools.groupby(tokens, lambda token: (token.id, token.choice)):
+        said = list(group)
+        is_joined = speech is not None and speech.thinking is None and not any(token.logprobs for token in said)
+        for part in [said] if is_joined else [[token] for token in said]:
+            signals = tuple(TokenSignal(token.logprob, token.entropy, token.margin, token.options) for token in part)
+            yield request_id, TextDelta("".join(token.text for token in part), signals, part[0].logprobs, choice)
 
 
 def refusal(refused: Refused) -> InvalidRequest | LocalFailure:

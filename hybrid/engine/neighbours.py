@@ -63,11 +63,11 @@ class Neighbours:
         """Threads that compute now."""
         return self._choice.threads
 
-    def observe(self, now_s: float, *, step_s: float, prefill_tokens: int, decode_tokens: int) -> None:
-        """Learn of one finished step; every quarter of a second, look at the machine and decide."""
+    def observe(self, now_s: float, *, step_s: float, prefill_tokens: int, decode_tokens: int, steps: int = 1) -> None:
+        """Learn of a finished step, or a run of them; every quarter of a second, look at the machine and decide."""
         kind = (prefill_tokens > 0, decode_tokens)
-        steps, units, seconds = self._sums.get(kind, (0, 0, 0.0))
-        self._sums[kind] = (steps + 1, units + (prefill_tokens or 1), seconds + step_s)
+        before, units, seconds = self._sums.get(kind, (0, 0, 0.0))
+        self._sums[kind] = (before + steps, units + (prefill_tokens or steps), seconds + step_s * steps)
         if now_s >= self._next_look_s:
             self._look(now_s)
 

@@ -69,12 +69,14 @@ class Pace:
             target_s = min(usual_s * max(1.0, prefilling / decoding), LONGEST_BUSY_STEP_S)
         return min(batch_tokens, max(least_tokens, int(target_s / self.prefill_token_s)))
 
-    def observe(self, *, step_s: float, prefill_tokens: int, sequences: int, drafted: int = 0, drawn: int = 0) -> None:
+    def observe(
+        self, *, step_s: float, prefill_tokens: int, sequences: int, drafted: int = 0, drawn: float = 0
+    ) -> None:
         """Learn from one finished step.
 
         Args:
             step_s: its seconds. sequences: how many decoded. drafted: guessed tokens computed along.
-            drawn: tokens that came out for the decoding sequences.
+            drawn: tokens that came out for the decoding sequences; of a run of steps the mean.
         """
         step_s = max(step_s, LEAST_STEP_S)
         if sequences and not prefill_tokens:

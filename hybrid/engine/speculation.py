@@ -137,6 +137,10 @@ class Worth:
             self.rest_steps -= 1
         return not self.rest_steps
 
+    def skip(self, steps: int) -> None:
+        """Count steps of a rest that passed without asking."""
+        self.rest_steps = max(0, self.rest_steps - steps)
+
     def learn(self, gain: float) -> None:
         """Take what one step gained."""
         self.gain += GAIN_LEARNING * (min(gain, MOST_GAIN) - self.gain)
@@ -152,11 +156,23 @@ class Glances:
     """When is it worth looking for drafts at all? Where a batch has no use for them, looking costs each step 3 %.
 
     After a look in vain the next ones wait, up to `LONGEST_GLANCE_STEPS`. One sequence alone always looks: it gains
-    the most and a look costs the least.
+    the most and a look costs the least; only a run of steps, in which nobody can look, may be the longer the more
+    looks were in vain.
     """
 
     _wait_steps: int = 0
     _next_wait_steps: int = 1
+    _vain_looks: int = 0
+
+    @property
+    def quiet_steps(self) -> int:
+        """For how many steps, the next one among them, nobody needs to look."""
+        alone = min(2**self._vain_looks, LONGEST_GLANCE_STEPS)
+        return max(self._wait_steps, alone if self._next_wait_steps == 1 else 1)
+
+    def skip(self, steps: int) -> None:
+        """Count steps that passed without asking whether to look."""
+        self._wait_steps = max(0, self._wait_steps - steps)
 
     def is_due(self) -> bool:
         """Whether to look in this step; counts the steps that do not."""
@@ -165,6 +181,7 @@ class Glances:
 
     def saw(self, *, has_found: bool, beside_others: bool) -> None:
         """Note what a look found."""
+        self._vain_looks = 0 if has_found else min(self._vain_looks + 1, LONGEST_GLANCE_STEPS)
         if has_found or not beside_others:
             self._wait_steps, self._next_wait_steps = 0, 1
         else:

@@ -29,7 +29,7 @@ from hybrid.engine.frames import (
     from_worker,
     pack,
 )
-from hybrid.engine.generation import Generation, Item, Started, ended, refusal, text_delta
+from hybrid.engine.generation import Generation, Item, Started, ended, refusal, text_deltas
 from hybrid.engine.process import SupervisorOptions, WorkerProcess
 from hybrid.engine.service import ServiceTime
 from hybrid.engine.vectors import Vectors, collect, embed_frame
@@ -364,8 +364,8 @@ class Supervisor:
         self.load = step.load
         for request_id in step.started:
             self._tell(request_id, Started())
-        for token in step.tokens:
-            self._tell(token.id, text_delta(token))
+        for request_id, delta in text_deltas(step.tokens, None if self.facts is None else self.facts.speech):
+            self._tell(request_id, delta)
         for end in step.ends:
             inbox = self._requests.get(end.id)
             if inbox is not None:

@@ -29,7 +29,7 @@ from hybrid.engine.detokenize import Detokenizer
 from hybrid.engine.drafting import Drafter
 from hybrid.engine.embedding import Embedding, EmbeddingJob
 from hybrid.engine.embedding_intake import EmbeddingIntake
-from hybrid.engine.engine import Engine, StepReport
+from hybrid.engine.engine import Engine
 from hybrid.engine.formats.speech import hear
 from hybrid.engine.frames import (
     Cancel,
@@ -52,6 +52,7 @@ from hybrid.engine.options import option_tokens
 from hybrid.engine.pressure import PressureReader
 from hybrid.engine.prompt_keeper import Closing, PromptKeeper, Restored
 from hybrid.engine.prompt_store import PromptStore, open_store
+from hybrid.engine.report import StepReport
 from hybrid.engine.sequence import Sequence
 from hybrid.engine.wire import Outbox, receive, send
 from hybrid.errors import HybridError, InvalidRequest, LocalError
@@ -76,7 +77,7 @@ Order: TypeAlias = Sequence | EmbeddingJob | str | Restored | Closing | None
 
 
 class Worker:
-    """The two threads of a worker and what they share: an inbox one way, an outbox the other."""
+    """The threads of a worker and what they share: an inbox to the model's, an outbox from it."""
 
     def __init__(
         self,
@@ -95,10 +96,10 @@ class Worker:
         self._intake = Intake(backend, template, hear(backend.facts.chat_template), send=self._send)
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._engine = Engine(backend, drafter=drafter, read_pressure=PressureReader().read, is_adaptive=is_adaptive)
-        self._keeper = None if store is None else PromptKeeper(self._engine.cache, store, wake=self._inbox.put)
+        self._keeper = None if store is None else PromptKeeper(self._engine.cache, store, wake=self._deliver)
         self._embedding = Embedding(backend, self._send)
-        self._embedding_intake = EmbeddingIntake(backend, submit=self._inbox.put, send=self._send)
-        self._compiler = Compiler(backend, submit=self._inbox.put, refuse=self._refuse)
+        self._embedding_intake = EmbeddingIntake(backend, submit=self._deliver, send=self._send)
+        self._compiler = Compiler(backend, submit=self._deliver, refuse=self._refuse)
 
     def run(self) -> None:
         """Serve until the gateway closes the socket. Messages here, in the main thread; the model in its own."""
@@ -117,8 +118,13 @@ class Worker:
             else:
                 self._cancel(frame)
         if self._keeper is not None:
-            self._inbox.put(Closing())
+            self._deliver(Closing())
             model_thread.join(CLOSE_LIMIT_S)
+
+    def _deliver(self, order: Order) -> None:
+        """Put an order before the model's thread, which looks at it after the step it is in."""
+        self._inbox.put(order)
+        self._engine.hasten()
 
     def _submit(self, frame: Submit) -> None:
         prompt = self._intake.take(frame.id)
@@ -136,7 +142,7 @@ class Worker:
         for choice in range(frame.choices):
             sequence = self._sequence(frame, choice, prompt, params)
             if frame.grammar is None:
-                self._inbox.put(sequence)
+                self._deliver(sequence)
             else:
                 self._compiler.put(sequence, frame.grammar)
 
@@ -167,7 +173,7 @@ class Worker:
         if not self._intake.cancel(frame.id) and not self._embedding_intake.cancel(frame.id):
             # Of several answers to a request some may be in the model's hands already.
             self._compiler.cancel(frame.id)
-            self._inbox.put(frame.id)
+            self._deliver(frame.id)
             self._engine.interrupt(frame.id)
 
     def _own_model(self) -> None:
@@ -179,6 +185,8 @@ class Worker:
                 was_cancelled = self._drain_inbox(is_waiting=is_idle and not has_saved)
                 if was_cancelled:
                     self._send_step(StepReport())  # so that the gateway sees the slot free now, not a step later
+                if self._embedding.has_work:
+                    self._engine.hasten()  # it has a turn after each step
                 if self._engine.has_work:
                     self._send_step(self._engine.step())
                 if self._embedding.has_work:
@@ -197,6 +205,7 @@ class Worker:
     def _drain_inbox(self, *, is_waiting: bool) -> bool:
         """Apply every order in the inbox, waiting for the first if asked; say whether one was a cancel."""
         was_cancelled = False
+        self._engine.attend()
         while True:
             try:
                 order = self._inbox.get(block=is_waiting, timeout=IDLE_LOOK_S)

@@ -29,4 +29,19 @@ def sample_row(
 ) -> Sampled: ...
 def sample_rows(logits: Float32Rows, draws: Sequence[RowDraw], *, threads: int = 1) -> list[Sampled | ValueError]: ...
 def abort_callback_address() -> int: ...
+def batch_bytes() -> int: ...
+def run_draws(
+    *,
+    decode: int,
+    logits_at: int,
+    is_end: int,
+    context: int,
+    vocabulary: int,
+    batch: int,
+    flag: int,
+    draws: Sequence[RowDraw],
+    n_vocab: int,
+    steps: int,
+    threads: int = 1,
+) -> tuple[int, list[list[Sampled | ValueError]]]: ...
 def exp32(values: Float32Row) -> Float32Row: ...

@@ -8,6 +8,7 @@ import numpy as np
 from hybrid.backends.base import BackendOptions
 from hybrid.backends.fake import FakeBackend
 from hybrid.engine.detokenize import Detokenizer
+from hybrid.engine.drafting import Drafter
 from hybrid.engine.engine import Engine
 from hybrid.engine.sequence import Sequence
 from hybrid.native import SampleParams
@@ -16,12 +17,21 @@ from hybrid.types import FinishReason
 GREEDY = SampleParams(temperature=0.0)
 
 
-def engine_of(*, context_tokens: int = 4096, slots: int = 4, has_one_pool: bool = True) -> Engine:
+def engine_of(
+    *,
+    context_tokens: int = 4096,
+    slots: int = 4,
+    has_one_pool: bool = True,
+    can_run: bool = False,
+    step_s: float = 0.01,
+    has_drafts: bool = True,
+) -> Engine:
     """An engine for which every step takes as long: what it does must not depend on the machine's mood."""
     options = BackendOptions(
         model_path=Path("unused"), context_tokens=context_tokens, slots=slots, has_one_pool=has_one_pool
     )
-    return Engine(FakeBackend(options), clock=itertools.count(step=0.01).__next__)
+    clock = itertools.count(step=step_s).__next__
+    return Engine(FakeBackend(options, can_run=can_run), drafter=Drafter(is_on=has_drafts), clock=clock)
 
 
 def sequence_of(name: str, text: str, *, limit: int = 1000, stop: tuple[str, ...] = ()) -> Sequence:

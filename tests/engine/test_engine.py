@@ -261,11 +261,13 @@ def test_without_a_common_pool_a_beginning_is_copied_or_its_cache_cut_back(slots
 class Schedules(RuleBasedStateMachine):
     """Random schedules of submit, cancel and step: the backend's own checks and these invariants must hold."""
 
-    has_one_pool = True
+    has_one_pool, can_run = True, False
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = engine_of(context_tokens=300, slots=3, has_one_pool=self.has_one_pool)
+        self.engine = engine_of(
+            context_tokens=300, slots=3, has_one_pool=self.has_one_pool, can_run=self.can_run, step_s=0.002
+        )
         self.names = 0
 
     @rule(
@@ -325,6 +327,22 @@ class SeparateSchedules(Schedules):
         assert all(len(entries) <= 300 for entries in self.engine._backend._slots.values())
 
 
+class RunSchedules(Schedules):
+    """The same with runs of steps."""
+
+    can_run = True
+
+
+class SeparateRunSchedules(SeparateSchedules):
+    """Both."""
+
+    can_run = True
+
+
+TestRunSchedules = RunSchedules.TestCase
+TestRunSchedules.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestSeparateRunSchedules = SeparateRunSchedules.TestCase
+TestSeparateRunSchedules.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
 TestSeparateSchedules = SeparateSchedules.TestCase
 TestSeparateSchedules.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 TestSchedules = Schedules.TestCase

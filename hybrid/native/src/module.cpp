@@ -4,6 +4,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "crew.hpp"
+#include "run.hpp"
 #include "sampler.hpp"
 
 namespace nb = nanobind;
@@ -92,9 +94,10 @@ struct RowDraw {
     std::size_t n_vocab;
     Params params;
     Edits edits;
-    double point;
-    std::size_t top_logprobs;
+    double point = 0.0;
+    std::size_t top_logprobs = 0;
     std::optional<std::int32_t> forced;
+    std::uint64_t seed = 0, position = 0;
 };
 
 // Needs no GIL. Throws std::invalid_argument where the row is no distribution or leaves no token.
@@ -152,7 +155,7 @@ RowDraw draw_of(nb::handle wanted, const float* logits, std::size_t n_vocab, std
     const nb::object bias_values = wanted.attr("bias_values"), allowed = wanted.attr("allowed");
     kept.push_back(bias_values);
     kept.push_back(allowed);
-    RowDraw found{logits, n_vocab, params_of(wanted.attr("params")), {}, 0.0, 0, std::nullopt};
+    RowDraw found{logits, n_vocab, params_of(wanted.attr("params")), {}};
     found.edits = Edits{tokens("prompt_tokens"),
                         tokens("output_tokens"),
                         tokens("bias_tokens"),
@@ -160,7 +163,9 @@ RowDraw draw_of(nb::handle wanted, const float* logits, std::size_t n_vocab, std
                         span_of(array_of<std::uint32_t>(allowed)),
                         !allowed.is_none()};
     check_edits(found.edits, n_vocab);
-    found.point = uniform(unsigned_of(wanted.attr("seed"), "seed"), unsigned_of(wanted.attr("position"), "position"));
+    found.seed = unsigned_of(wanted.attr("seed"), "seed");
+    found.position = unsigned_of(wanted.attr("position"), "position");
+    found.point = uniform(found.seed, found.position);
     found.top_logprobs = top_count_of(wanted.attr("top_logprobs"));
     const nb::object forced = wanted.attr("forced");
     if (!forced.is_none()) {
@@ -173,26 +178,15 @@ RowDraw draw_of(nb::handle wanted, const float* logits, std::size_t n_vocab, std
     return found;
 }
 
-// Each row alone: a broken one leaves a ValueError in its place and the others as they are.
-nb::list sample_rows(nb::handle result_class, const Rows& logits, nb::sequence draws, std::size_t threads) {
-    const std::size_t count = logits.shape(0), n_vocab = logits.shape(1);
-    check_length(n_vocab);
-    if (nb::len(draws) != count)
-        throw std::invalid_argument("need one draw a row; got " + std::to_string(nb::len(draws)) + " draws and " +
-                                    std::to_string(count) + " rows");
-    std::vector<nb::object> kept;
-    std::vector<RowDraw> wanted(count);
-    std::vector<Measured> found(count);
-    std::vector<std::string> failures(count);
-    for (std::size_t i = 0; i < count; ++i) {
-        try {
-            wanted[i] = draw_of(draws[i], logits.data() + i * n_vocab, n_vocab, kept);
-        } catch (const std::invalid_argument& refused) {
-            failures[i] = refused.what();
-        }
-    }
-    {
-        nb::gil_scoped_release unlocked;
+// What the rows of one step gave, each alone: a broken one leaves its failure and the others as they are.
+struct StepDraws {
+    std::vector<Measured> found;
+    std::vector<std::string> failures;
+
+    explicit StepDraws(std::size_t count) : found(count), failures(count) {}
+
+    // Needs no GIL.
+    void draw(const std::vector<RowDraw>& wanted, std::size_t threads) {
         const auto work = [&](std::size_t i) {
             if (!failures[i].empty()) return;
             try {
@@ -201,17 +195,91 @@ nb::list sample_rows(nb::handle result_class, const Rows& logits, nb::sequence d
                 failures[i] = broken.what();
             }
         };
-        if (count * n_vocab < kWorthThreads) threads = 1;
-        Crew::get().run(count, threads, work);
+        if (!wanted.empty() && wanted.size() * wanted[0].n_vocab < kWorthThreads) threads = 1;
+        Crew::get().run(wanted.size(), threads, work);
     }
-    nb::list results;
-    for (std::size_t i = 0; i < count; ++i) {
-        if (failures[i].empty())
-            results.append(told(result_class, found[i]));
-        else
-            results.append(nb::handle(PyExc_ValueError)(failures[i]));
+
+    bool is_whole() const {
+        return std::all_of(failures.begin(), failures.end(), [](const std::string& why) { return why.empty(); });
     }
-    return results;
+
+    // A Sampled for each row, a ValueError for a broken one.
+    nb::list told(nb::handle result_class) const {
+        nb::list results;
+        for (std::size_t i = 0; i < found.size(); ++i) {
+            if (failures[i].empty())
+                results.append(hybrid::told(result_class, found[i]));
+            else
+                results.append(nb::handle(PyExc_ValueError)(failures[i]));
+        }
+        return results;
+    }
+};
+
+// Reads the draws of one step; what cannot be read is a failure of its row.
+std::vector<RowDraw> read_draws(nb::sequence draws, const float* logits, std::size_t n_vocab, StepDraws& step,
+                                std::vector<nb::object>& kept) {
+    std::vector<RowDraw> wanted(step.found.size());
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+        try {
+            wanted[i] = draw_of(draws[i], logits == nullptr ? nullptr : logits + i * n_vocab, n_vocab, kept);
+        } catch (const std::invalid_argument& refused) {
+            step.failures[i] = refused.what();
+        }
+    }
+    return wanted;
+}
+
+nb::list sample_rows(nb::handle result_class, const Rows& logits, nb::sequence draws, std::size_t threads) {
+    const std::size_t count = logits.shape(0), n_vocab = logits.shape(1);
+    check_length(n_vocab);
+    if (nb::len(draws) != count)
+        throw std::invalid_argument("need one draw a row; got " + std::to_string(nb::len(draws)) + " draws and " +
+                                    std::to_string(count) + " rows");
+    std::vector<nb::object> kept;
+    StepDraws step(count);
+    const std::vector<RowDraw> wanted = read_draws(draws, logits.data(), n_vocab, step, kept);
+    {
+        nb::gil_scoped_release unlocked;
+        step.draw(wanted, threads);
+    }
+    return step.told(result_class);
+}
+
+// Steps that follow each other, with nothing of Python between them; see `run.hpp`. Gives llama.cpp's last status and,
+// for each step that was computed, what `sample_rows` gives. The draws are of the first step: position counts up.
+nb::tuple run_draws(nb::handle result_class, const Llama& llama, std::uintptr_t batch_address,
+                    std::uintptr_t flag_address, nb::sequence draws, std::size_t n_vocab, std::size_t steps,
+                    std::size_t threads) {
+    check_length(n_vocab);
+    LlamaBatch batch = *reinterpret_cast<const LlamaBatch*>(batch_address);
+    const std::size_t count = nb::len(draws);
+    if (count == 0 || batch.n_tokens < 0 || static_cast<std::size_t>(batch.n_tokens) != count)
+        throw std::invalid_argument("a run needs one draw a token; got " + std::to_string(count) + " draws and " +
+                                    std::to_string(batch.n_tokens) + " tokens");
+    std::vector<nb::object> kept;
+    StepDraws first(count);
+    std::vector<RowDraw> wanted = read_draws(draws, nullptr, n_vocab, first, kept);
+    std::vector<StepDraws> done;
+    std::int32_t status = 0;
+    {
+        nb::gil_scoped_release unlocked;
+        status = run_steps(llama, batch, steps, reinterpret_cast<const volatile bool*>(flag_address),
+                           [&](std::size_t step, const std::vector<const float*>& rows, std::int32_t* tokens) {
+                               StepDraws now = step == 0 ? first : StepDraws(count);
+                               for (std::size_t i = 0; i < count; ++i) {
+                                   wanted[i].logits = rows[i];
+                                   wanted[i].point = uniform(wanted[i].seed, wanted[i].position + step);
+                               }
+                               now.draw(wanted, threads);
+                               for (std::size_t i = 0; i < count; ++i) tokens[i] = now.found[i].token;
+                               done.push_back(std::move(now));
+                               return done.back().is_whole();
+                           });
+    }
+    nb::list told;
+    for (const StepDraws& step : done) told.append(step.told(result_class));
+    return nb::make_tuple(status, told);
 }
 
 nb::object sample_row(nb::handle result_class, const Array<float>& logits, nb::handle params, nb::handle seed,
@@ -286,6 +354,20 @@ NB_MODULE(_native, module) {
             return sample_rows(sampled_class, logits, draws, threads);
         },
         "logits"_a.noconvert(), "draws"_a, nb::kw_only(), "threads"_a = 1);
+    module.def(
+        "run_draws",
+        [sampled_class](std::uintptr_t decode, std::uintptr_t logits_at, std::uintptr_t is_end, std::uintptr_t context,
+                        std::uintptr_t vocabulary, std::uintptr_t batch, std::uintptr_t flag, nb::sequence draws,
+                        std::size_t n_vocab, std::size_t steps, std::size_t threads) {
+            const Llama llama{reinterpret_cast<decltype(Llama::decode)>(decode),
+                              reinterpret_cast<decltype(Llama::logits_at)>(logits_at),
+                              reinterpret_cast<decltype(Llama::is_end)>(is_end), reinterpret_cast<void*>(context),
+                              reinterpret_cast<const void*>(vocabulary)};
+            return run_draws(sampled_class, llama, batch, flag, draws, n_vocab, steps, threads);
+        },
+        nb::kw_only(), "decode"_a, "logits_at"_a, "is_end"_a, "context"_a, "vocabulary"_a, "batch"_a, "flag"_a,
+        "draws"_a, "n_vocab"_a, "steps"_a, "threads"_a = 1);
+    module.def("batch_bytes", [] { return sizeof(LlamaBatch); });
     module.def("abort_callback_address", [] { return reinterpret_cast<std::uintptr_t>(&is_raised); });
     module.def("exp32", &exp32_of, "values"_a.noconvert());
 }

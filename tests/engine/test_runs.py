@@ -1,0 +1,145 @@
+"""Several steps in one native call: when are they, and does anything come out that would not have without?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hybrid.engine.runs import LONGEST_RUN_S, MOST_RUN_STEPS, can_run, run_steps
+from hybrid.engine.scheduler import Plan, Work
+from hybrid.native import SampleParams
+from hybrid.types import FinishReason
+from tests.engine.asking import ask, engine_of, finish, sequence_of
+
+PLENTY = 100_000
+FAST_S = 0.002
+"""A step so fast that a run may have as many as there may be."""
+
+
+def step_of(*limits: int) -> Plan:
+    return Plan(work=[Work(sequence_of(str(limit), "hello", limit=limit), 1, is_decode=True) for limit in limits])
+
+
+@pytest.mark.parametrize(
+    ("limits", "step_s", "quiet_steps", "cells", "steps"),
+    [
+        pytest.param((1000,), FAST_S, PLENTY, PLENTY, int(LONGEST_RUN_S / FAST_S), id="as-long-as-a-screen-needs"),
+        pytest.param((1000,), 0.0001, PLENTY, PLENTY, MOST_RUN_STEPS, id="no-longer-than-the-most"),
+        pytest.param((1000,), 0.02, PLENTY, PLENTY, 1, id="slow-steps-are-single"),
+        pytest.param((1000,), None, PLENTY, PLENTY, 1, id="nothing-measured"),
+        pytest.param((1000, 3), FAST_S, PLENTY, PLENTY, 3, id="to-the-end-of-the-shortest"),
+        pytest.param((1000,), FAST_S, 2, PLENTY, 2, id="until-somebody-looks-for-drafts"),
+        pytest.param((1000, 1000), FAST_S, PLENTY, 9, 4, id="within-the-cells"),
+        pytest.param((1000, 1000), FAST_S, PLENTY, 1, 1, id="one-step-is-planned-already"),
+        pytest.param((), FAST_S, PLENTY, PLENTY, 1, id="nobody"),
+    ],
+)
+def test_length_of_a_run(limits, step_s, quiet_steps, cells, steps):
+    """The smallest of what time, text, cells and drafts allow."""
+    step = step_of(*limits)
+    assert steps == run_steps(step, step_s=step_s, quiet_steps=quiet_steps, available_cells=cells)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda work: setattr(work, "draft", [1]), id="a-guess-is-judged"),
+        pytest.param(lambda work: setattr(work, "is_decode", False), id="a-prompt"),
+        pytest.param(lambda work: setattr(work.sequence, "constraint", object()), id="a-grammar"),
+        pytest.param(lambda work: setattr(work.sequence, "options", ((1,),)), id="options-are-read-at-the-first"),
+        *[
+            pytest.param(lambda work, n=name: setattr(work.sequence, "params", SampleParams(**{n: 1.2})), id=name)
+            for name in ("presence_penalty", "frequency_penalty", "repetition_penalty")
+        ],
+    ],
+)
+def test_who_needs_python_after_each_step_has_it(change):
+    """One such sequence in the batch, and nobody runs ahead."""
+    step = step_of(100, 100)
+    assert all(can_run(work) for work in step.work)
+    change(step.work[1])
+    assert not can_run(step.work[1])
+    assert 1 == run_steps(step, step_s=FAST_S, quiet_steps=PLENTY, available_cells=PLENTY)
+
+
+def _answers(*, can_run: bool, has_one_pool: bool) -> tuple[dict, int]:
+    engine = engine_of(can_run=can_run, has_one_pool=has_one_pool, step_s=FAST_S, has_drafts=False)
+    ask(engine, "first", "a text of some length that ends by itself")
+    ask(engine, "second", "another, quite another")
+    limited = sequence_of("limited", "this one is cut off by its limit", limit=9)
+    stopped = sequence_of("stopped", "what comes after STOP is never seen", stop=("STOP",))
+    engine.submit(limited)
+    engine.submit(stopped)
+    drawn: list[int] = []
+    found = finish(engine, drawn)
+    assert engine.free_cells == (4096 if has_one_pool else 4 * 4096)
+    return found, len(drawn)
+
+
+@pytest.mark.parametrize("has_one_pool", [True, False])
+def test_texts_are_those_of_single_steps(has_one_pool):
+    """Ends by token, by limit and by the client's own string come where they came, in fewer calls."""
+    single, single_calls = _answers(can_run=False, has_one_pool=has_one_pool)
+    together, calls = _answers(can_run=True, has_one_pool=has_one_pool)
+    assert single == together
+    assert ("this one ", FinishReason.LENGTH, None) == together["limited"]
+    assert ("what comes after ", FinishReason.STOP, None) == together["stopped"]
+    assert calls < single_calls / 2
+
+
+def test_who_arrives_ends_a_run():
+    """While the flag is up each call is one step; once the inbox was looked at they run again."""
+    engine = engine_of(can_run=True, step_s=FAST_S, has_drafts=False)
+    ask(engine, "long", "[endless] and on it goes")
+    for _ in range(8):
+        engine.step()
+    assert len(engine.step().deltas) > 4
+    engine.hasten()
+    assert [1, 1] == [len(engine.step().deltas) for _ in range(2)]
+    engine.attend()
+    assert len(engine.step().deltas) > 4
+
+
+def test_unusable_logits_in_a_run_fail_their_sequence_only():
+    """A row of NaN ends the run; the neighbour's text is whole and every cell comes back."""
+    engine = engine_of(can_run=True, step_s=FAST_S, has_drafts=False)
+    ask(engine, "sound", "a sound text that goes on for a while")
+    real = engine._backend.decode
+    calls = iter(range(1000))
+
+    def broken_later(entries):
+        rows = real(entries)
+        if next(calls) >= 12 and len(entries) > 1:
+            rows[1] = float("nan")
+        return rows
+
+    ask(engine, "broken", "another text of which no end is ever seen")
+    engine._backend.decode = broken_later
+    found = finish(engine)
+    assert ("a sound text that goes on for a while", FinishReason.STOP, None) == found["sound"]
+    assert found["broken"][1] is None
+    assert "unusable logits" in found["broken"][2]
+    assert 4096 == engine.free_cells
+
+
+def test_repeats_are_looked_for_again_after_a_run():
+    """A text that repeats itself is drafted as it would be without runs."""
+    engine = engine_of(can_run=True, step_s=FAST_S)
+    text = "the same words come again, " * 6
+    ask(engine, "repeating", text)
+    sizes = []
+    while engine.has_work:
+        sizes.append(len(engine.step().deltas))
+    assert len(text) + 1 == sum(sizes)
+    assert max(sizes) >= 8
+    assert len(sizes) < len(text) / 4
+
+
+def test_a_model_that_cannot_forget_single_cells_takes_single_steps():
+    """Recurrent state keeps no past: what a stopped text ran too far could not be taken back."""
+    engine = engine_of(can_run=True, step_s=FAST_S, has_drafts=False)
+    engine._backend.facts = replace(engine._backend.facts, can_truncate=False)
+    ask(engine, "only", "one by one it is written")
+    finish(engine, drawn := [])
+    assert len(drawn) > len("one by one it is written")

@@ -1,0 +1,146 @@
+"""Steps in one native call, against a llama.cpp made of Python functions: what is called, and when does it end?"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from hybrid.native import IS_NATIVE, RowDraw, Sampled, SampleParams
+
+pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="runs exist in the extension alone")
+
+VOCAB, END = 16, 15
+GREEDY = SampleParams(temperature=0.0)
+
+
+class Batch(ctypes.Structure):
+    """Layout: `struct llama_batch` in llama.cpp's include/llama.h."""
+
+    _fields_ = (
+        ("n_tokens", ctypes.c_int32),
+        ("token", ctypes.POINTER(ctypes.c_int32)),
+        ("embd", ctypes.c_void_p),
+        ("pos", ctypes.POINTER(ctypes.c_int32)),
+        ("n_seq_id", ctypes.c_void_p),
+        ("seq_id", ctypes.c_void_p),
+        ("logits", ctypes.c_void_p),
+    )
+
+
+class Counting:
+    """A model that says the token after the one it was given; notes every batch it computes."""
+
+    def __init__(self, tokens: list[int], *, fails_at: int | None = None, broken_at: int | None = None) -> None:
+        self.seen: list[tuple[list[int], list[int]]] = []
+        self.flag = ctypes.c_bool(False)
+        self.raise_at: int | None = None
+        self._fails_at, self._broken_at = fails_at, broken_at
+        self._count = len(tokens)
+        self._tokens = (ctypes.c_int32 * self._count)(*tokens)
+        self._positions = (ctypes.c_int32 * self._count)(*range(10, 10 + self._count))
+        self._batch = Batch(self._count, self._tokens, None, self._positions, None, None, None)
+        self._rows = np.zeros((self._count, VOCAB), dtype=np.float32)
+        self._decode = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, Batch)(self._compute)
+        self._logits_at = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
+            lambda _, row: self._rows[row].ctypes.data
+        )
+        self._is_end = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int32)(lambda _, token: token == END)
+
+    def _compute(self, _context: object, batch: Batch) -> int:
+        if len(self.seen) == self._fails_at:
+            return 1
+        tokens, positions = batch.token[: self._count], batch.pos[: self._count]
+        self.seen.append((tokens, positions))
+        self._rows[:] = 0.0
+        for row, token in zip(self._rows, tokens, strict=True):
+            row[(token + 1) % VOCAB] = 5.0
+        if len(self.seen) - 1 == self._broken_at:
+            self._rows[0] = np.nan
+        if len(self.seen) - 1 == self.raise_at:
+            self.flag.value = True
+        return 0
+
+    def run(self, steps: int, *, draws: list[RowDraw] | None = None) -> tuple[int, list[list[Sampled | ValueError]]]:
+        from hybrid.native._native import run_draws
+
+        def address(function: object) -> int:
+            return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+        return run_draws(
+            decode=address(self._decode),
+            logits_at=address(self._logits_at),
+            is_end=address(self._is_end),
+            context=1,
+            vocabulary=1,
+            batch=ctypes.addressof(self._batch),
+            flag=ctypes.addressof(self.flag),
+            draws=draws or [RowDraw(params=GREEDY, seed=1, position=0)] * self._count,
+            n_vocab=VOCAB,
+            steps=steps,
+        )
+
+
+def tokens_of(done: list[list[Sampled | ValueError]]) -> list[list[int]]:
+    return [[sampled.token for sampled in step] for step in done]
+
+
+def test_what_is_drawn_is_computed_next():
+    """Each step takes the last one's tokens, a position further."""
+    model = Counting([3, 7])
+    status, done = model.run(3)
+    assert (0, [[4, 8], [5, 9], [6, 10]]) == (status, tokens_of(done))
+    assert [([3, 7], [10, 11]), ([4, 8], [11, 12]), ([5, 9], [12, 13])] == model.seen
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "steps"),
+    [
+        pytest.param(Counting([3, 12]), 0, 3, id="a-token-ends-its-text"),
+        pytest.param(Counting([3, 7], fails_at=2), 1, 2, id="llama-fails"),
+        pytest.param(Counting([3, 7], fails_at=0), 1, 0, id="llama-fails-at-once"),
+        pytest.param(Counting([3, 7], broken_at=1), 0, 2, id="a-row-is-broken"),
+    ],
+)
+def test_a_run_ends_early(model, status, steps):
+    """And tells what was computed until then."""
+    found, done = model.run(8)
+    assert (status, steps) == (found, len(done))
+
+
+def test_a_broken_row_is_told_beside_the_sound_one():
+    """A ValueError in its place, and the neighbour's token."""
+    _, done = Counting([3, 7], broken_at=1).run(8)
+    broken, sound = done[-1]
+    assert isinstance(broken, ValueError)
+    assert 9 == sound.token
+
+
+def test_a_raised_flag_ends_it_after_the_step():
+    """Raised during the second step, that one still counts; raised before, there is one."""
+    model = Counting([3])
+    model.raise_at = 1
+    assert [[4], [5]] == tokens_of(model.run(8)[1])
+    assert 1 == len(model.run(8)[1])
+
+
+def test_draws_follow_seed_and_position():
+    """The n-th step draws what a single draw at that position draws from the same row."""
+    from hybrid.native import sample_row
+
+    params = SampleParams(temperature=3.0)
+    model = Counting([3])
+    _, done = model.run(6, draws=[RowDraw(params=params, seed=99, position=40)])
+    for place, (step, (tokens, _)) in enumerate(zip(done, model.seen, strict=True)):
+        row = np.zeros(VOCAB, dtype=np.float32)
+        row[(tokens[0] + 1) % VOCAB] = 5.0
+        assert sample_row(row, params, seed=99, position=40 + place) == step[0]
+
+
+def test_draws_must_fit_the_batch():
+    """One draw a token; nothing native is called else."""
+    model = Counting([3, 7])
+    with pytest.raises(ValueError, match="one draw a token"):
+        model.run(2, draws=[RowDraw(params=GREEDY, seed=1, position=0)])
+    assert not model.seen
