@@ -30,7 +30,7 @@ from hybrid.policy.model import CloudOrder, Limits
 from hybrid.price_book import PriceBook, price_of
 from hybrid.runtime import Runtime
 from hybrid.runtime_options import RuntimeOptions
-from hybrid.speeds import open_speed_book
+from hybrid.speeds import open_profile, open_speed_book
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
 from hybrid.tuning.apply import Tuned, find_tuned
@@ -71,17 +71,22 @@ def local_options(config: Config, model_path: Path | None, environ: Mapping[str,
     draft_path = resolve(config.local.draft_model, data_dir(environ) / "models") if config.local.draft_model else None
     options = _worker_options(config, model_path, environ, adapters=config.lora)
     options = replace(options, draft_model_path=str(draft_path or ""))
-    return _placed(config, options, others_may_leave=False)[0]
+    return _placed(config, options, environ, others_may_leave=False)[0]
 
 
-def _placed(config: Config, options: SupervisorOptions, *, others_may_leave: bool) -> tuple[SupervisorOptions, int]:
+def _placed(
+    config: Config, options: SupervisorOptions, environ: Mapping[str, str], *, others_may_leave: bool
+) -> tuple[SupervisorOptions, int]:
     """Place a worker; where the tuned file is no model or does not fit, the one it was made from."""
+    # Why a profile does not hold is told once, where the latency rule opens it.
+    profile = open_profile(data_dir(environ), on_note=log.debug) if log.isEnabledFor(logging.INFO) else None
     try:
-        return placed(options, config.local, others_may_leave=others_may_leave)
+        return placed(options, config.local, others_may_leave=others_may_leave, profile=profile)
     except ModelFileError as unusable:
         if not options.tuned:
             raise
-        return placed(as_it_is(config, options, str(unusable)), config.local, others_may_leave=others_may_leave)
+        options = as_it_is(config, options, str(unusable))
+        return placed(options, config.local, others_may_leave=others_may_leave, profile=profile)
 
 
 def _worker_options(
@@ -167,7 +172,7 @@ def _fleet(config: Config, environ: Mapping[str, str], first: Supervisor | None)
             is_embedder = name == embedder
             path = None if is_fake else resolve(config.local.embedding_model if is_embedder else name, folder)
             options = _worker_options(config, path, environ, is_embedder=is_embedder)
-        options, needed = _placed(config, options, others_may_leave=True)
+        options, needed = _placed(config, options, environ, others_may_leave=True)
         needed += sum(Path(path).stat().st_size for path, _ in options.adapters)
         return ModelPlan(options, needed, fall_back(config, options))
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
 from hybrid.devices.machine import MachineSpeed, allowed_cpus, measure_machine, thread_counts
 from hybrid.devices.measure import measure_model
-from hybrid.devices.profile import ModelProfile, Profile, current_versions
+from hybrid.devices.profile import ModelProfile, Profile, Source, current_versions
 from hybrid.devices.roofline import ModelWork, Roof, decode_roof, model_work, prefill_roof
 from hybrid.devices.speed import Figure, ModelSpeed, Progressed, SpeedPlan
 from hybrid.errors import HybridError, LocalFailure
@@ -210,7 +210,7 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def model_profile(speed: ModelSpeed, measured_at: str) -> ModelProfile:
+def model_profile(speed: ModelSpeed, measured_at: str, source: Source = "bench") -> ModelProfile:
     """Keep of a measurement what predictions need."""
     return ModelProfile(
         model_fingerprint=speed.fingerprint,
@@ -227,13 +227,15 @@ def model_profile(speed: ModelSpeed, measured_at: str) -> ModelProfile:
         others_cores=speed.others_cores,
         prefill_tok_j=speed.prefill_tok_j,
         decode_tok_j=speed.decode_tok_j,
+        source=source,
     )
 
 
 def to_profile(report: BenchReport) -> Profile:
     """Keep of a report what the latency policy and placement read."""
     machine = report.machine
-    models = (model_profile(model.speed, report.measured_at) for model in report.models)
+    source: Source = "quick bench" if report.is_quick else "bench"
+    models = (model_profile(model.speed, report.measured_at, source) for model in report.models)
     return Profile(
         hardware_fingerprint=report.hardware_fingerprint,
         hardware=report.hardware,
@@ -243,6 +245,7 @@ def to_profile(report: BenchReport) -> Profile:
         fp32_ops_s=None if machine is None else machine.fp32_ops_s,
         int8_ops_s=None if machine is None else machine.int8_ops_s,
         cache_bytes=() if machine is None else machine.cache_bytes,
+        roofs_source=source,
         models={model.model_fingerprint: model for model in models},
     )
 

@@ -93,6 +93,9 @@ def test_a_profile_keeps_what_predictions_need(tmp_path):
     assert ({32: 200.0, 128: 240.0, 512: 230.0, 2048: 190.0}, 60.0) == (kept.prefill_tok_s, kept.decode_tok_s[1])
     assert (2, 2, 0.8, 383_983_616) == (kept.threads, kept.best_threads, kept.ttft_s, kept.rss_bytes)
     assert (3.5e10, 9.2e11) == (profile.read_bytes_s, profile.int8_ops_s)
+    quick = to_profile(report(SMALL, is_quick=True))
+    assert ("bench", "bench") == (kept.source, profile.roofs_source)
+    assert ("quick bench", "quick bench") == (quick.models["fingerprint of small"].source, quick.roofs_source)
     save_profile(tmp_path, profile)
     found = load_profile(tmp_path, profile.hardware_fingerprint, versions=profile.versions)
     assert profile == found
