@@ -13,10 +13,15 @@ import msgspec
 from msgspec import Struct
 
 from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
+from hybrid.devices.host import Host, Memory
 from hybrid.devices.machine import MachineSpeed, allowed_cpus, measure_machine, thread_counts
 from hybrid.devices.measure import measure_model
+from hybrid.devices.needs import predict
+from hybrid.devices.placement import Refusal, Wanted, place
 from hybrid.devices.profile import ModelProfile, Profile, Source, current_versions
 from hybrid.devices.roofline import ModelWork, Roof, decode_roof, model_work, prefill_roof
+from hybrid.devices.shape import shape_of_header
+from hybrid.devices.snapshot import take_cpu, take_memory, take_snapshot
 from hybrid.devices.speed import Figure, ModelSpeed, Progressed, SpeedPlan
 from hybrid.errors import HybridError, LocalFailure
 from hybrid.gguf import read_header
@@ -115,6 +120,8 @@ def run_bench(task: BenchTask, on_stage: OnStage) -> BenchReport:
     for path in task.models:
         name = "fake" if path is None else path.stem
         try:
+            if path is not None and (problem := memory_problem(path, task.context_tokens)) is not None:
+                raise LocalFailure(problem)
             speed = measure_model(
                 plan_for(path, task, cores=len(cpus)),
                 on_progress=lambda progress, name=name: on_stage(name, progress),  # type: ignore[misc]
@@ -138,6 +145,29 @@ def run_bench(task: BenchTask, on_stage: OnStage) -> BenchReport:
         failed=tuple(failures),
         notes=tuple(notes),
     )
+
+
+def memory_problem(
+    path: Path,
+    context_tokens: int,
+    *,
+    memory: Memory | None = None,
+    look: Callable[[], Host] = take_snapshot,
+) -> str | None:
+    """Say why a model does not fit into memory now; None if it does, or nobody knows how much is free.
+
+    Measured all the same it would swap, or be ended with whatever else the system picks. Only a model that main memory
+    cannot hold is worth a look for GPUs, which takes seconds.
+
+    Raises: ModelFileError if the file is no sound GGUF.
+    """
+    shape = shape_of_header(read_header(path))
+    usable = (take_memory() if memory is None else memory).usable_bytes
+    needed = predict(shape, context_tokens=context_tokens, isa=take_cpu().isa).host.needed_bytes
+    if usable is None or needed <= usable:
+        return None
+    decided = place(look(), shape, Wanted(context_tokens=context_tokens))
+    return decided.message if isinstance(decided, Refusal) else None
 
 
 def plan_for(path: Path | None, task: BenchTask, *, cores: int) -> SpeedPlan:

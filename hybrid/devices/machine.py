@@ -16,6 +16,7 @@ import psutil
 from msgspec import Struct
 
 from hybrid.devices.others import OthersWatch
+from hybrid.devices.snapshot import take_memory
 from hybrid.devices.speed import Figure, Progressed, figure
 from hybrid.native import machine as native
 
@@ -112,7 +113,9 @@ def measure_machine(
     started_s, watch = time.perf_counter(), OthersWatch()
     cpus = tuple(cpus)
     cache_bytes = cache_bytes or last_cache_bytes(cpus[0]) or USUAL_CACHE_BYTES
-    available_bytes = int(psutil.virtual_memory().available) if available_bytes is None else available_bytes
+    if available_bytes is None:
+        usable = take_memory().usable_bytes  # within a control group's limit
+        available_bytes = int(psutil.virtual_memory().available) if usable is None else usable
     array_bytes, notes = array_size(available_bytes, cache_bytes)
     repeats = 3 if is_quick else 7
     counts = thread_counts(len(cpus), is_quick=is_quick)
