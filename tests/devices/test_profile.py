@@ -24,6 +24,7 @@ from hybrid.devices.profile import (
     save_profile,
 )
 from hybrid.errors import CommandError
+from tests.devices.permissions import as_nobody, open_folder
 
 VERSIONS = {"hybrid": "0.1.0", "llama-cpp-python": "0.3.36"}
 MODEL = ModelProfile(
@@ -143,6 +144,24 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "profiles").write_text("a file")
     with pytest.raises(CommandError, match=r"cannot write the profile .*: File exists"):
         save_profile(tmp_path, PROFILE)
+
+
+def test_a_folder_without_permission_is_told_of():
+    """Neither read nor written: a sentence each, and no speeds rather than wrong ones."""
+    with open_folder() as folder:
+        path = save_profile(folder, PROFILE)
+        path.parent.chmod(0o755)
+        path.chmod(0)
+        with as_nobody():
+            profile, [note] = load(folder)
+            with pytest.raises(CommandError, match=r"cannot write the profile .*: Permission denied"):
+                save_profile(folder, PROFILE)
+        path.parent.chmod(0)
+        with as_nobody():
+            hidden, [cannot_enter] = load(folder)
+    assert (None, None) == (profile, hidden)
+    assert "cannot be read: Permission denied" in note
+    assert "cannot be read: Permission denied" in cannot_enter
 
 
 @contextmanager
