@@ -198,7 +198,7 @@ def _shown() -> Iterator[Callable[[str, Progressed], None]]:
 
 def _move(bar: Progress, tasks: dict[str, Any], stage: str, progress: Progressed) -> None:
     if stage not in tasks:
-        tasks[stage] = bar.addtask_of("", total=1.0, stage=printable(stage))
+        tasks[stage] = bar.add_task("", total=1.0, stage=printable(stage))
     bar.update(tasks[stage], completed=progress.share, description=progress.what)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.devices.power import EnergyMeter, RaplCounter, find_power
-from tests.devices.permissions import as_nobody, open_folder
+from tests.refusals import as_nobody, open_folder
 
 
 def domain(folder: Path, number: str, name: str, energy_uj: int) -> Path:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import msgspec
@@ -24,7 +21,7 @@ from hybrid.devices.profile import (
     save_profile,
 )
 from hybrid.errors import CommandError
-from tests.devices.permissions import as_nobody, open_folder
+from tests.refusals import as_nobody, full_disk, open_folder
 
 VERSIONS = {"hybrid": "0.1.0", "llama-cpp-python": "0.3.36"}
 MODEL = ModelProfile(
@@ -162,17 +159,6 @@ def test_a_folder_without_permission_is_told_of():
     assert (None, None) == (profile, hidden)
     assert "cannot be read: Permission denied" in note
     assert "cannot be read: Permission denied" in cannot_enter
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """No file of this process may grow, as on a disk with no byte free; the kernel's refusal is a real one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_keeps_the_profile_that_was_there(tmp_path):
