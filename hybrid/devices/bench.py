@@ -262,8 +262,8 @@ def model_profile(speed: ModelSpeed, measured_at: str, source: Source = "bench")
 
 
 def to_profile(report: BenchReport) -> Profile:
-    """Keep of a report what the latency policy and placement read."""
-    machine = report.machine
+    """Keep of a report what the latency policy and placement read; of roofs only those of memory."""
+    machine = report.machine if report.machine is not None and report.machine.is_beyond_cache else None
     source: Source = "quick bench" if report.is_quick else "bench"
     models = (model_profile(model.speed, report.measured_at, source) for model in report.models)
     return Profile(

@@ -119,6 +119,8 @@ def test_a_profile_keeps_what_predictions_need(tmp_path):
     quick = to_profile(report(SMALL, is_quick=True))
     assert ("bench", "bench") == (kept.source, profile.roofs_source)
     assert ("quick bench", "quick bench") == (quick.models["fingerprint of small"].source, quick.roofs_source)
+    in_cache = to_profile(report(SMALL, machine=msgspec.structs.replace(MACHINE, is_beyond_cache=False)))
+    assert (None, {"fingerprint of small"}) == (in_cache.read_bytes_s, in_cache.models.keys())
     save_profile(tmp_path, profile)
     found = load_profile(tmp_path, profile.hardware_fingerprint, versions=profile.versions)
     assert profile == found
