@@ -13,12 +13,13 @@ from hybrid.config_schema import LocalConfig
 from hybrid.devices.host import Host
 from hybrid.devices.needs import predict
 from hybrid.devices.placement import Placement, Refusal, Wanted, is_worth_separating, place
-from hybrid.devices.rates import Measured
+from hybrid.devices.profile import Profile
 from hybrid.devices.shape import shape_of_header
 from hybrid.devices.snapshot import take_memory, take_snapshot
 from hybrid.engine.process import SupervisorOptions
 from hybrid.errors import ModelFileError
 from hybrid.gguf import read_header
+from hybrid.speeds import measured_speed, roofs
 
 log = logging.getLogger(__name__)
 
@@ -40,23 +41,32 @@ def host_now() -> Host:
     return replace(this_host(), memory=take_memory())
 
 
-def placement_of(model_path: Path, local: LocalConfig, host: Host) -> Placement | Refusal:
+def placement_of(
+    model_path: Path, local: LocalConfig, host: Host, profile: Profile | None = None
+) -> Placement | Refusal:
     """Decide how a file is loaded: what the configuration leaves open is taken from the machine.
+
+    profile: what was measured here; speeds are predicted from that where there is one.
 
     Raises: ModelFileError if the file is no sound GGUF.
     """
     shape = shape_of_header(read_header(model_path))
     wanted = Wanted(context_tokens=local.context_tokens, slots=local.slots, threads=local.threads)
-    return place(host, shape, wanted, Measured())
+    return place(host, shape, wanted, roofs(profile))
 
 
 def placed(
-    options: SupervisorOptions, local: LocalConfig, *, others_may_leave: bool, host: Host | None = None
+    options: SupervisorOptions,
+    local: LocalConfig,
+    *,
+    others_may_leave: bool,
+    host: Host | None = None,
+    profile: Profile | None = None,
 ) -> tuple[SupervisorOptions, int]:
     """Fill in how a worker loads its file with the memory that is free now; the number is the bytes it will take.
 
     others_may_leave: models of ours could be unloaded to make room, so only what the whole machine cannot hold is
-    refused here, and whoever loads it looks for the room.
+    refused here, and whoever loads it looks for the room. profile: what was measured on this machine.
 
     Raises: ModelFileError if it does not fit, or the file is no sound GGUF.
     """
@@ -66,23 +76,36 @@ def placed(
     host = host_now() if host is None else host
     draft_bytes = _draft_bytes(options, host)
     host = without(host, draft_bytes)
-    decided = placement_of(path, local, host)
+    decided = placement_of(path, local, host, profile)
     if isinstance(decided, Refusal) and others_may_leave and not decided.is_for_good:
-        decided = placement_of(path, local, emptied(host))
+        decided = placement_of(path, local, emptied(host), profile)
     if isinstance(decided, Refusal):
         raise ModelFileError(decided.message)
     for warning in decided.warnings:
         log.warning("%s", warning)
-    log.info("%s: %s", path.name, "; ".join(decided.reasons))
     # Where ggml could not be asked, the library puts on a GPU what it can, as it does by itself.
     layers = decided.gpu_layers if host.engine.is_known else None
     # A number that was configured or tuned goes before what the machine suggests.
     threads = options.threads or decided.threads
     filled = replace(options, slots=decided.slots, threads=threads, gpu_layers=layers)
+    log.info("%s: %s; %s", path.name, "; ".join(decided.reasons), speed_words(filled, decided, profile))
     separate_bytes = _separate_bytes(filled, local, host)
     if separate_bytes is None:
         return filled, decided.host_bytes + draft_bytes
     return replace(filled, has_one_pool=False), decided.host_bytes + draft_bytes + separate_bytes
+
+
+def speed_words(options: SupervisorOptions, decided: Placement, profile: Profile | None) -> str:
+    """Say how fast a model will be, and how that is known: measured with these threads, or predicted."""
+    path, kv_type, threads = Path(options.model_path), options.kv_type, options.threads
+    measured, predicted = measured_speed(profile, path, kv_type=kv_type, threads=threads), decided.prediction
+    if measured is not None:
+        prefill, decode, how = measured.prefill_tok_s, measured.decode_tok_s, f"measured by {measured.measured_by}"
+    elif predicted is not None:
+        prefill, decode, how = predicted.prefill_tok_s, predicted.decode_tok_s, f"predicted, {predicted.basis} rates"
+    else:
+        return "how fast it will be is not known"
+    return f"prompts at about {prefill:.0f} and an answer at {decode:.1f} tok/s ({how})"
 
 
 def _separate_bytes(options: SupervisorOptions, local: LocalConfig, host: Host) -> int | None:

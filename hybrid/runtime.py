@@ -175,10 +175,12 @@ class Runtime:
         is_ready = bool(self._clouds.models)
         local = self._fleet.peek()
         if local is not None:
-            load, facts = local.load, local.facts
+            load, facts, options = local.load, local.facts, local.options
             state["local"] = {
                 "state": local.state.value,
                 "problem": local.problem,
+                "tuned": options.tuned or None,
+                "untuned": options.untuned or None,
                 "running": load.running,
                 "waiting": load.waiting,
                 "free_slots": load.free_slots,
@@ -221,10 +223,9 @@ class Runtime:
         return Journal(id=f"req_{secrets.token_hex(12)}", dialect=dialect, arrived_s=arrived_s, requested_model=model)
 
     def _limits(self, local: Supervisor | None) -> Limits:
-        facts = local.facts if local is not None else None
-        if facts is None:
+        if local is None or local.facts is None:
             return self._options.limits
-        return replace(self._options.limits, local_context_tokens=facts.context_tokens)
+        return replace(self._options.limits, local_context_tokens=local.facts.context_tokens)
 
     def _resolve(self, request: ChatRequest) -> _Target:
         """Find out what the client's model name and policy header mean together.
@@ -250,12 +251,11 @@ class Runtime:
                 param="model",
             )
         is_pinned = policy is not PolicyChoice.AUTO
-        named = rest or None
         return _Target(
             policy if is_pinned else request.policy,
             is_pinned,
-            cloud_name=named if kind == "cloud" else None,
-            local_name=named if kind == "local" else None,
+            cloud_name=(rest or None) if kind == "cloud" else None,
+            local_name=(rest or None) if kind == "local" else None,
             adapter=adapter,
         )
 

@@ -1,4 +1,4 @@
-"""How fast is the local model, as far as we know? Measured by its worker, else by the last bench of this machine."""
+"""How fast is a local model, as far as we know? Measured by its worker, else by what was measured on this machine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Protocol
 from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
 from hybrid.devices.profile import (
     ModelProfile,
+    OnNote,
     Profile,
     current_versions,
     decode_speed,
@@ -18,6 +19,9 @@ from hybrid.devices.profile import (
     load_profile,
     prefill_speed,
 )
+from hybrid.devices.rates import Measured
+from hybrid.devices.recommend import PROMPT_TOKENS, MeasuredSpeed
+from hybrid.fingerprints import model_fingerprint
 from hybrid.policy.model import SpeedSource
 
 log = logging.getLogger(__name__)
@@ -123,11 +127,46 @@ def _slowed(tok_s: float | None, slowdown: float) -> float | None:
     return None if tok_s is None else tok_s / slowdown
 
 
-def open_speed_book(data_dir: Path, hardware: Mapping[str, str] | None = None) -> SpeedBook:
-    """Read this machine's profile, if there is one that holds; why another does not is logged."""
-    facts = hardware_facts() if hardware is None else hardware
-    return SpeedBook(load_profile(data_dir, hardware_fingerprint(facts), versions=current_versions(), on_note=_note))
-
-
 def _note(note: str) -> None:
     log.warning("%s", note)
+
+
+def open_profile(
+    data_dir: Path, hardware: Mapping[str, str] | None = None, *, on_note: OnNote = _note
+) -> Profile | None:
+    """Read this machine's profile, if there is one that holds; why another does not is told, or else logged."""
+    facts = hardware_facts() if hardware is None else hardware
+    return load_profile(data_dir, hardware_fingerprint(facts), versions=current_versions(), on_note=on_note)
+
+
+def open_speed_book(data_dir: Path, hardware: Mapping[str, str] | None = None) -> SpeedBook:
+    """Read this machine's profile for the latency rule; why one does not hold is logged."""
+    return SpeedBook(open_profile(data_dir, hardware))
+
+
+def roofs(profile: Profile | None) -> Measured:
+    """What predictions for models that nobody measured here start from."""
+    if profile is None:
+        return Measured()
+    return Measured(cpu_read_bytes_s=profile.read_bytes_s, cpu_int8_ops_s=profile.int8_ops_s)
+
+
+def measured_speed(
+    profile: Profile | None, path: Path, *, kv_type: str = "f16", threads: int | None = None
+) -> MeasuredSpeed | None:
+    """What was measured of a model file here, found by its fingerprint; None where nothing was.
+
+    threads: that it will run with: figures of others do not count. None takes any.
+    """
+    if profile is None or not profile.models:
+        return None
+    try:
+        found = profile.models.get(model_fingerprint(path, kv_type, kv_type))
+    except OSError:
+        return None
+    if found is None or (threads is not None and found.threads != threads):
+        return None
+    prefill_tok_s, decode_tok_s = prefill_speed(found, PROMPT_TOKENS), decode_speed(found, 1)
+    if prefill_tok_s is None or decode_tok_s is None:
+        return None
+    return MeasuredSpeed(prefill_tok_s=prefill_tok_s, decode_tok_s=decode_tok_s, measured_by=found.source)

@@ -20,9 +20,9 @@ from hybrid.config import Config, LoraConfig, data_dir, is_loopback, read_secret
 from hybrid.drift_book import DriftBook
 from hybrid.engine.checker import Checker
 from hybrid.engine.fleet import Fleet, ModelPlan
-from hybrid.engine.process import SupervisorOptions
+from hybrid.engine.process import FallBack, SupervisorOptions
 from hybrid.engine.supervisor import Supervisor
-from hybrid.errors import ConfigError, StoreError
+from hybrid.errors import ConfigError, ModelFileError, StoreError
 from hybrid.latencies import LatencyBook
 from hybrid.lora import check_adapters
 from hybrid.placing import free_bytes, placed
@@ -30,10 +30,10 @@ from hybrid.policy.model import CloudOrder, Limits
 from hybrid.price_book import PriceBook, price_of
 from hybrid.runtime import Runtime
 from hybrid.runtime_options import RuntimeOptions
-from hybrid.speeds import open_speed_book
+from hybrid.speeds import open_profile, open_speed_book
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
-from hybrid.tuning.apply import find_tuned
+from hybrid.tuning.apply import Tuned, find_tuned
 from hybrid.types import Sampling
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,8 @@ def spawn_local(config: Config, model_path: Path | None, environ: Mapping[str, s
     """
     if model_path is None and config.local.backend != "fake":
         return None
-    supervisor = Supervisor(local_options(config, model_path, environ))
+    options = local_options(config, model_path, environ)
+    supervisor = Supervisor(options, fall_back(config, options))
     supervisor.spawn()
     return supervisor
 
@@ -70,7 +71,22 @@ def local_options(config: Config, model_path: Path | None, environ: Mapping[str,
     draft_path = resolve(config.local.draft_model, data_dir(environ) / "models") if config.local.draft_model else None
     options = _worker_options(config, model_path, environ, adapters=config.lora)
     options = replace(options, draft_model_path=str(draft_path or ""))
-    return placed(options, config.local, others_may_leave=False)[0]
+    return _placed(config, options, environ, others_may_leave=False)[0]
+
+
+def _placed(
+    config: Config, options: SupervisorOptions, environ: Mapping[str, str], *, others_may_leave: bool
+) -> tuple[SupervisorOptions, int]:
+    """Place a worker; where the tuned file is no model or does not fit, the one it was made from."""
+    # Why a profile does not hold is told once, where the latency rule opens it.
+    profile = open_profile(data_dir(environ), on_note=log.debug) if log.isEnabledFor(logging.INFO) else None
+    try:
+        return placed(options, config.local, others_may_leave=others_may_leave, profile=profile)
+    except ModelFileError as unusable:
+        if not options.tuned:
+            raise
+        options = as_it_is(config, options, str(unusable))
+        return placed(options, config.local, others_may_leave=others_may_leave, profile=profile)
 
 
 def _worker_options(
@@ -100,17 +116,39 @@ def _worker_options(
     return _as_tuned(config, options)
 
 
+def fall_back(config: Config, options: SupervisorOptions) -> FallBack | None:
+    """Give what loads a tuned model as it is, for when what tuning made of it cannot be; None where nothing was tuned.
+
+    A tuned file may be sound by its hash and still be refused: by a library that was exchanged, or for lack of memory.
+    """
+    if not options.tuned:
+        return None
+    return lambda why: placed(as_it_is(config, options, why), config.local, others_may_leave=False)[0]
+
+
+def as_it_is(config: Config, options: SupervisorOptions, why: str) -> SupervisorOptions:
+    """Give the worker of a tuned model the source with the usual settings, and say so in the log."""
+    name, tuned = Path(options.source_path).name, Path(options.model_path).name
+    log.warning("%s runs untuned: %s cannot be loaded: %s; `hybrid models tune` makes it anew", name, tuned, why)
+    return replace(_with_tuned(config, options, options.source_path, None), untuned=f"{tuned} cannot be loaded: {why}")
+
+
 def _as_tuned(config: Config, options: SupervisorOptions) -> SupervisorOptions:
     """Run what tuning chose for the model, as its record stands now; the model as it is where none holds."""
     source = options.source_path or options.model_path
     can_be_tuned = bool(source) and config.local.tuned and options.backend == "llama_cpp" and not options.is_embedder
-    tuned = find_tuned(Path(source)) if can_be_tuned else None
+    return _with_tuned(config, options, source, find_tuned(Path(source)) if can_be_tuned else None)
+
+
+def _with_tuned(config: Config, options: SupervisorOptions, source: str, tuned: Tuned | None) -> SupervisorOptions:
     settings = Settings() if tuned is None else tuned.settings
     return replace(
         options,
         model_path=source if tuned is None else str(tuned.path),
         source_path=source,
         tuned="" if tuned is None else tuned.words,
+        untuned="",
+        has_one_pool=True,  # until it is placed: a worker of before may have had room for more
         threads=config.local.threads or settings.threads,
         flash_attention=settings.flash_attention,
         kv_type=settings.kv_type,
@@ -134,8 +172,9 @@ def _fleet(config: Config, environ: Mapping[str, str], first: Supervisor | None)
             is_embedder = name == embedder
             path = None if is_fake else resolve(config.local.embedding_model if is_embedder else name, folder)
             options = _worker_options(config, path, environ, is_embedder=is_embedder)
-        options, needed = placed(options, config.local, others_may_leave=True)
-        return ModelPlan(options, needed + sum(Path(path).stat().st_size for path, _ in options.adapters))
+        options, needed = _placed(config, options, environ, others_may_leave=True)
+        needed += sum(Path(path).stat().st_size for path, _ in options.adapters)
+        return ModelPlan(options, needed, fall_back(config, options))
 
     def others() -> tuple[str, ...]:
         own = () if embedder is None else (embedder,)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import pytest
 
 from hybrid.config_schema import LocalConfig
+from hybrid.devices.profile import ModelProfile, Profile
 from hybrid.engine.process import SupervisorOptions
 from hybrid.errors import ModelFileError
+from hybrid.fingerprints import model_fingerprint
 from hybrid.placing import free_bytes, placed
 from tests.devices.hosts import GB, host, nvidia
 
@@ -64,3 +67,34 @@ def test_a_backend_without_a_file_needs_no_place():
 def test_free_memory_is_known_here():
     """This machine tells how much is free."""
     assert free_bytes() > 0
+
+
+def test_the_log_says_how_fast_it_will_be_and_how_that_is_known(starter_model, caplog):
+    """Measured with these threads; else predicted from what the machine does, or from what is assumed of it."""
+    fingerprint = model_fingerprint(starter_model)
+    model = ModelProfile(
+        model_fingerprint=fingerprint,
+        model_name="smollm2-135m",
+        measured_at="2026-11-25T04:00:00+00:00",
+        threads=6,
+        prefill_tok_s={512: 321.0},
+        decode_tok_s={1: 65.4},
+    )
+    other = Profile(hardware_fingerprint="", hardware={}, versions={}, measured_at=model.measured_at, read_bytes_s=3e10)
+    profiles = (None, other, replace(other, models={fingerprint: model}))
+    with caplog.at_level(logging.INFO):
+        for profile in profiles:
+            for cores in (6, 4):
+                placed(
+                    options(starter_model),
+                    LocalConfig(),
+                    others_may_leave=False,
+                    host=host(cores=cores),
+                    profile=profile,
+                )
+    told = [message.rpartition("; ")[2] for message in caplog.messages]
+    assert "prompts at about 321 and an answer at 65.4 tok/s (measured by bench)" == told[4]
+    expected = ["assumed", "assumed", "measured", "measured", "measured by bench", "measured"]
+    assert expected == [
+        message.rpartition("(")[2].removeprefix("predicted, ").split(" rates")[0].rstrip(")") for message in told
+    ]

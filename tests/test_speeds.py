@@ -9,8 +9,11 @@ import pytest
 
 from hybrid.devices.fingerprint import hardware_fingerprint
 from hybrid.devices.profile import ModelProfile, Profile, current_versions, save_profile
+from hybrid.devices.rates import Measured
+from hybrid.devices.recommend import MeasuredSpeed
+from hybrid.fingerprints import model_fingerprint
 from hybrid.policy.model import SpeedSource
-from hybrid.speeds import SpeedBook, Speeds, open_speed_book
+from hybrid.speeds import SpeedBook, Speeds, measured_speed, open_speed_book, roofs
 
 MODEL = ModelProfile(
     model_fingerprint="f00",
@@ -97,3 +100,37 @@ def test_the_profile_of_this_machine_is_opened(tmp_path, caplog):
     assert [] == caplog.messages
     assert Speeds() == open_speed_book(tmp_path, {"cpu": "b"}).look_up(Load(), Facts(), 100)
     assert "are of other hardware" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "threads", "expected"),
+    [
+        pytest.param({}, None, MeasuredSpeed(prefill_tok_s=200.0, decode_tok_s=50.0), id="any-threads"),
+        pytest.param({}, 2, MeasuredSpeed(prefill_tok_s=200.0, decode_tok_s=50.0), id="its-threads"),
+        pytest.param({}, 4, None, id="other-threads"),
+        pytest.param({"prefill_tok_s": {}}, None, None, id="no-prompts"),
+        pytest.param({"decode_tok_s": {}}, None, None, id="no-answers"),
+        pytest.param(
+            {"source": "tune"}, 2, MeasuredSpeed(prefill_tok_s=200.0, decode_tok_s=50.0, measured_by="tune"), id="tune"
+        ),
+    ],
+)
+def test_a_file_is_found_by_what_it_holds(tmp_path, changes, threads, expected):
+    """Its fingerprint counts, not its name; what is not measured in both ways is predicted instead."""
+    path = tmp_path / "any-name.gguf"
+    path.write_bytes(b"a model")
+    fingerprint = model_fingerprint(path)
+    profile = replace(PROFILE, models={fingerprint: replace(MODEL, model_fingerprint=fingerprint, **changes)})
+    assert expected == measured_speed(profile, path, threads=threads)
+    assert measured_speed(profile, path, kv_type="q8_0") is None
+    path.write_bytes(b"another one")
+    assert measured_speed(profile, path) is None
+    assert measured_speed(profile, tmp_path / "none.gguf") is None
+    assert measured_speed(None, path) is None
+
+
+def test_the_roofs_are_the_profiles():
+    """What the machine reads and computes; without a profile nothing is measured."""
+    profile = replace(PROFILE, read_bytes_s=3e10, int8_ops_s=9e11)
+    assert Measured(cpu_read_bytes_s=3e10, cpu_int8_ops_s=9e11) == roofs(profile)
+    assert Measured() == roofs(None)

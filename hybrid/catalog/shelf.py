@@ -227,7 +227,8 @@ def write_record(path: Path, stat: os.stat_result, sha256: str, pulled: Pulled |
         temporary.write_bytes(msgspec.json.encode(record))
         temporary.replace(record_path(path))
     except OSError:
-        return
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # on a full disk it is there, and empty
 
 
 def _checked(path: Path) -> Path:

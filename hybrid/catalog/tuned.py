@@ -19,7 +19,7 @@ _MARK = ".tuned-"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a model is run. threads: 0 is every core this process may use. flash_attention: None leaves it to llama.cpp.
+    """How a model is run. threads: 0 leaves them to placement. flash_attention: None leaves it to llama.cpp.
 
     kv_type: the format of keys and values in the cache.
     """

@@ -22,6 +22,7 @@ from hybrid.devices.advice import advise
 from hybrid.devices.bench import BenchedModel, BenchReport, BenchTask, report_schema, run_bench, to_profile
 from hybrid.devices.bench_html import page
 from hybrid.devices.profile import load_profile, merge, save_profile
+from hybrid.devices.snapshot import usable_threads
 from hybrid.devices.speed import Figure, Progressed
 from hybrid.errors import CommandError
 from hybrid.wiring import BARRIER_SPINS
@@ -54,7 +55,7 @@ def bench(
     for path in (json_file, html_file):
         _check_writable(path)
     config = load(config_path, os.environ).config
-    task = _task(config, models or [], is_quick=quick)
+    task = task_of(config, models or [], is_quick=quick)
     try:
         with _shown() as on_stage:
             report = run_bench(task, on_stage)
@@ -63,12 +64,12 @@ def bench(
         raise typer.Exit(INTERRUPTED) from None
     report = msgspec.structs.replace(report, advice=advise(report))
     print("\n".join(printable(line) for line in _lines(report)))
-    _keep(report, json_file, html_file)
+    keep(report, json_file, html_file)
     if report.failed:
         raise typer.Exit(1)
 
 
-def _task(config: Config, names: list[str], *, is_quick: bool) -> BenchTask:
+def task_of(config: Config, names: list[str], *, is_quick: bool) -> BenchTask:
     """Find the models before anything is measured. Raises: CatalogError or ModelFileError for one that is not there."""
     is_fake = config.local.backend == "fake"
     paths: list[Path | None] = [resolve(name, data_dir() / "models") for name in names]
@@ -80,7 +81,7 @@ def _task(config: Config, names: list[str], *, is_quick: bool) -> BenchTask:
         models=paths,
         is_quick=is_quick,
         context_tokens=config.local.context_tokens,
-        threads=config.local.threads,
+        threads=config.local.threads or usable_threads(),
         ttft_s=None if policy.ttft_ms is None else policy.ttft_ms / 1000,
         environment={"GOMP_SPINCOUNT": BARRIER_SPINS, **os.environ},
     )
@@ -96,7 +97,7 @@ def _check_writable(path: Path | None) -> None:
         raise CommandError(f"cannot write {path}: its folder is not there or not ours to write")
 
 
-def _keep(report: BenchReport, json_file: Path | None, html_file: Path | None) -> None:
+def keep(report: BenchReport, json_file: Path | None, html_file: Path | None) -> None:
     """Write what was asked for, and the profile; each file whole or not at all."""
     if json_file is not None:
         _write(json_file, msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
@@ -107,7 +108,7 @@ def _keep(report: BenchReport, json_file: Path | None, html_file: Path | None) -
     if not (profile.models or profile.read_bytes_s):
         return
     old = load_profile(folder, profile.hardware_fingerprint, versions=profile.versions, on_note=_say)
-    _say(f"profile: {save_profile(folder, merge(old, profile))}")
+    _say(f"profile: {save_profile(folder, merge(old, profile, on_note=_say))}")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -30,7 +30,7 @@ from hybrid.catalog import (
 )
 from hybrid.catalog import pull as pull_model
 from hybrid.cli.models_tune import tune_model, tuned_facts, tuned_lines, tuned_words
-from hybrid.cli.recommend import offered, suggestions
+from hybrid.cli.recommend import offered, suggestions, this_profile
 from hybrid.cli.recommend import show as show_suggestions
 from hybrid.config import data_dir
 from hybrid.gguf import GgufHeader, read_header
@@ -96,7 +96,7 @@ def pull(
 @app.command()
 def recommend(models_dir: DirOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002 - typer reads it
     """Say which models suit this machine: what fits, how fast it would be, how capable its size is; the best first."""
-    show_suggestions(suggestions(_folder(models_dir)), as_json=as_json)
+    show_suggestions(suggestions(_folder(models_dir), profile=this_profile()), as_json=as_json)
 
 
 @app.command()

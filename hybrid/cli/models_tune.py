@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import psutil
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -22,10 +21,12 @@ from hybrid.catalog.tuned import Candidate, Tuning, read_tuning
 from hybrid.config import data_dir
 from hybrid.errors import CatalogError
 from hybrid.gguf_format import FILE_TYPES
+from hybrid.placing import free_bytes
 from hybrid.tuning.apply import mismatch
 from hybrid.tuning.choose import DEFAULT_MAX_KL_NATS, OTHERS_CORES, describe, is_near
 from hybrid.tuning.jobs import run_job
 from hybrid.tuning.machine import these_versions, this_machine
+from hybrid.tuning.speeds import keep_speeds
 from hybrid.tuning.tune import Room, TuneOptions, quick, tune
 from hybrid.wiring import BARRIER_SPINS
 
@@ -50,21 +51,27 @@ def tune_model(
 ) -> None:
     """Find the fastest form of a model on this machine that still answers like it; `hybrid serve` then uses it."""
     options = TuneOptions(max_kl_nats=max_kl, formats=_formats(formats))
+    options = quick(options) if is_quick else options
     source = resolve(model, data_dir() / "models" if models_dir is None else models_dir.expanduser().absolute())
-    tuning = _tune(source, quick(options) if is_quick else options)
+    tuning = _tune(source, options)
+    keep_speeds(data_dir(), source, tuning, prompt_tokens=options.prompt_tokens, on_note=_say)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(tuning), indent=2).decode())
     else:
         print("\n".join(table(tuning)))
     for line in notes(tuning):
-        print(line, file=sys.stderr)
+        _say(line)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _tune(source: Path, options: TuneOptions) -> Tuning:
     environment = {"GOMP_SPINCOUNT": BARRIER_SPINS, **os.environ}
     room = Room(
         disk_free_bytes=lambda folder: shutil.disk_usage(folder).free,
-        memory_free_bytes=lambda: int(psutil.virtual_memory().available),
+        memory_free_bytes=free_bytes,
     )
     try:
         with _shown() as on_step:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,14 +10,17 @@ import msgspec
 import typer
 
 from hybrid.catalog import Card, installed, load_cards
+from hybrid.config import data_dir
 from hybrid.devices.host import Host
 from hybrid.devices.placement import Wanted
-from hybrid.devices.rates import Measured
+from hybrid.devices.profile import Profile
 from hybrid.devices.recommend import Candidate, MeasuredSpeed, Suggestion, recommend
 from hybrid.devices.shape import CardFacts, ModelShape, shape_of_card, shape_of_header
 from hybrid.devices.snapshot import take_snapshot
 from hybrid.errors import CatalogError, CommandError, ModelFileError
 from hybrid.gguf import read_header
+from hybrid.speeds import measured_speed, open_profile, roofs
+from hybrid.tuning.apply import find_tuned
 
 VERSION = 1
 """Of the JSON's form."""
@@ -28,18 +30,33 @@ def suggestions(
     folder: Path,
     *,
     host: Host | None = None,
-    speeds: Mapping[str, MeasuredSpeed] | None = None,
-    measured: Measured | None = None,
+    profile: Profile | None = None,
     context_tokens: int = 0,
 ) -> tuple[Suggestion, ...]:
     """Sort the catalogue for this machine, the recommendation first.
 
-    speeds: what was measured of models here, by name. measured: of the machine itself. Both override predictions.
+    profile: what was measured here: of models, whose figures replace predictions, and of the machine, which
+    predictions for the others start from.
     """
     files = {model.name: model.path for model in installed(folder)}
     candidates = [_candidate(card, files.get(card.name)) for card in load_cards().values()]
+    speeds = {name: speed for name, path in files.items() if (speed := _measured(path, profile)) is not None}
     wanted = Wanted(context_tokens=context_tokens)
-    return recommend(host or take_snapshot(), candidates, speeds, measured, wanted)
+    return recommend(host or take_snapshot(), candidates, speeds, roofs(profile), wanted)
+
+
+def this_profile() -> Profile | None:
+    """Read what was measured on this machine; why it does not hold is told on stderr."""
+    return open_profile(data_dir(), on_note=lambda note: print(f"note: {note}", file=sys.stderr))
+
+
+def _measured(path: Path, profile: Profile | None) -> MeasuredSpeed | None:
+    """Take the figures of what `serve` would run: the tuned file, or the source where that was not measured."""
+    if profile is None:
+        return None
+    tuned = find_tuned(path)
+    found = None if tuned is None else measured_speed(profile, tuned.path, kv_type=tuned.settings.kv_type)
+    return found or measured_speed(profile, path)
 
 
 def _candidate(card: Card, path: Path | None) -> Candidate:
@@ -90,19 +107,29 @@ def _row(one: Suggestion) -> tuple[str, ...]:
         "-" if one.memory_bytes is None else f"{one.memory_bytes / 1e9:.1f} GB",
         "-" if one.prefill_tok_s is None else f"{one.prefill_tok_s:.0f} tok/s",
         "-" if one.decode_tok_s is None else f"{one.decode_tok_s:.1f} tok/s",
-        one.basis or "-",
+        _basis(one),
         one.device or "-",
         state,
     )
+
+
+_BASES = {
+    "predicted-measured": "predicted, bandwidth measured",
+    "predicted-nominal": "predicted, data sheet",
+    "predicted-assumed": "predicted, assumed",
+}
+
+
+def _basis(one: Suggestion) -> str:
+    return f"measured ({one.measured_by})" if one.measured_by else _BASES.get(one.basis or "", "-")
 
 
 def _advice(found: tuple[Suggestion, ...]) -> str:
     best = found[0] if found else None
     if best is None or not best.fits:
         return "no model of the catalogue fits into the memory that is free"
-    how = (
-        "speeds were measured here" if best.basis == "measured" else "speeds are predicted; hybrid bench measures them"
-    )
+    is_measured = best.basis == "measured"
+    how = "its speed was measured here" if is_measured else "its speed is predicted; hybrid bench measures it"
     where = "is here already" if best.is_installed else f"hybrid models pull {best.name} fetches it"
     return f"recommended: {best.name} ({best.why}), which {where}. Tiers go by size alone; {how}."
 
@@ -112,7 +139,7 @@ def offered(folder: Path, *, is_agreed: bool) -> str:
 
     Raises: CatalogError if nothing fits, CommandError where nobody can be asked or the answer is no.
     """
-    found = suggestions(folder)
+    found = suggestions(folder, profile=this_profile())
     if not found or not found[0].fits:
         raise CatalogError("no model of the catalogue fits into the memory that is free; name one to pull it anyway")
     best = found[0]

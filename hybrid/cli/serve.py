@@ -152,6 +152,8 @@ def _banner(loaded: Loaded, local: Supervisor | None, *, is_offline: bool) -> li
             f"{facts.slots} slots, context {facts.context_tokens}, {facts.device} with {facts.threads} threads"
             + (f", tuned: {local.options.tuned}" if local is not None and local.options.tuned else "")
         )
+        if local is not None and local.options.untuned:
+            lines.append(f"          untuned: {local.options.untuned}")
     else:
         lines.append("  local   none")
     if facts is not None and config.lora:

@@ -13,10 +13,15 @@ import msgspec
 from msgspec import Struct
 
 from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
+from hybrid.devices.host import Host, Memory
 from hybrid.devices.machine import MachineSpeed, allowed_cpus, measure_machine, thread_counts
 from hybrid.devices.measure import measure_model
-from hybrid.devices.profile import ModelProfile, Profile, current_versions
+from hybrid.devices.needs import predict
+from hybrid.devices.placement import Refusal, Wanted, place
+from hybrid.devices.profile import ModelProfile, Profile, Source, current_versions
 from hybrid.devices.roofline import ModelWork, Roof, decode_roof, model_work, prefill_roof
+from hybrid.devices.shape import shape_of_header
+from hybrid.devices.snapshot import take_cpu, take_memory, take_snapshot
 from hybrid.devices.speed import Figure, ModelSpeed, Progressed, SpeedPlan
 from hybrid.errors import HybridError, LocalFailure
 from hybrid.gguf import read_header
@@ -115,6 +120,8 @@ def run_bench(task: BenchTask, on_stage: OnStage) -> BenchReport:
     for path in task.models:
         name = "fake" if path is None else path.stem
         try:
+            if path is not None and (problem := memory_problem(path, task.context_tokens)) is not None:
+                raise LocalFailure(problem)
             speed = measure_model(
                 plan_for(path, task, cores=len(cpus)),
                 on_progress=lambda progress, name=name: on_stage(name, progress),  # type: ignore[misc]
@@ -138,6 +145,29 @@ def run_bench(task: BenchTask, on_stage: OnStage) -> BenchReport:
         failed=tuple(failures),
         notes=tuple(notes),
     )
+
+
+def memory_problem(
+    path: Path,
+    context_tokens: int,
+    *,
+    memory: Memory | None = None,
+    look: Callable[[], Host] = take_snapshot,
+) -> str | None:
+    """Say why a model does not fit into memory now; None if it does, or nobody knows how much is free.
+
+    Measured all the same it would swap, or be ended with whatever else the system picks. Only a model that main memory
+    cannot hold is worth a look for GPUs, which takes seconds.
+
+    Raises: ModelFileError if the file is no sound GGUF.
+    """
+    shape = shape_of_header(read_header(path))
+    usable = (take_memory() if memory is None else memory).usable_bytes
+    needed = predict(shape, context_tokens=context_tokens, isa=take_cpu().isa).host.needed_bytes
+    if usable is None or needed <= usable:
+        return None
+    decided = place(look(), shape, Wanted(context_tokens=context_tokens))
+    return decided.message if isinstance(decided, Refusal) else None
 
 
 def plan_for(path: Path | None, task: BenchTask, *, cores: int) -> SpeedPlan:
@@ -210,7 +240,7 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def model_profile(speed: ModelSpeed, measured_at: str) -> ModelProfile:
+def model_profile(speed: ModelSpeed, measured_at: str, source: Source = "bench") -> ModelProfile:
     """Keep of a measurement what predictions need."""
     return ModelProfile(
         model_fingerprint=speed.fingerprint,
@@ -227,13 +257,15 @@ def model_profile(speed: ModelSpeed, measured_at: str) -> ModelProfile:
         others_cores=speed.others_cores,
         prefill_tok_j=speed.prefill_tok_j,
         decode_tok_j=speed.decode_tok_j,
+        source=source,
     )
 
 
 def to_profile(report: BenchReport) -> Profile:
-    """Keep of a report what the latency policy and placement read."""
-    machine = report.machine
-    models = (model_profile(model.speed, report.measured_at) for model in report.models)
+    """Keep of a report what the latency policy and placement read; of roofs only those of memory."""
+    machine = report.machine if report.machine is not None and report.machine.is_beyond_cache else None
+    source: Source = "quick bench" if report.is_quick else "bench"
+    models = (model_profile(model.speed, report.measured_at, source) for model in report.models)
     return Profile(
         hardware_fingerprint=report.hardware_fingerprint,
         hardware=report.hardware,
@@ -243,6 +275,7 @@ def to_profile(report: BenchReport) -> Profile:
         fp32_ops_s=None if machine is None else machine.fp32_ops_s,
         int8_ops_s=None if machine is None else machine.int8_ops_s,
         cache_bytes=() if machine is None else machine.cache_bytes,
+        roofs_source=source,
         models={model.model_fingerprint: model for model in models},
     )
 

@@ -16,6 +16,7 @@ import psutil
 from msgspec import Struct
 
 from hybrid.devices.others import OthersWatch
+from hybrid.devices.snapshot import take_memory
 from hybrid.devices.speed import Figure, Progressed, figure
 from hybrid.native import machine as native
 
@@ -23,6 +24,8 @@ MIB = 1 << 20
 CPU_FOLDER = Path("/sys/devices/system/cpu")
 CACHE_MULTIPLE = 4
 """Arrays so many times as large as the last cache: what of it is left from the last pass is then no help."""
+BEYOND_CACHE = 2
+"""Smaller multiples of it may lie in the cache."""
 USUAL_CACHE_BYTES = 64 * MIB
 """Where the system does not tell the size of the last cache."""
 SMALLEST_ARRAY_BYTES, LARGEST_ARRAY_BYTES = 8 * MIB, 2048 * MIB
@@ -62,6 +65,7 @@ class MachineSpeed(Struct, frozen=True, kw_only=True):
 
     cpus: the cores used. array_bytes: of one array of the bandwidth measurement. cache_bytes: where latency rises, so
     what one core gets of each cache, the smallest first; estimates. notes: what was measured otherwise than meant.
+    is_beyond_cache: whether the arrays were so large that it was memory's bandwidth, and not the last cache's.
     """
 
     cpus: tuple[int, ...]
@@ -74,6 +78,7 @@ class MachineSpeed(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
     others_cores: float
     measured_s: float
+    is_beyond_cache: bool = True
 
     @property
     def read_bytes_s(self) -> float:
@@ -112,7 +117,9 @@ def measure_machine(
     started_s, watch = time.perf_counter(), OthersWatch()
     cpus = tuple(cpus)
     cache_bytes = cache_bytes or last_cache_bytes(cpus[0]) or USUAL_CACHE_BYTES
-    available_bytes = int(psutil.virtual_memory().available) if available_bytes is None else available_bytes
+    if available_bytes is None:
+        usable = take_memory().usable_bytes  # within a control group's limit
+        available_bytes = int(psutil.virtual_memory().available) if usable is None else usable
     array_bytes, notes = array_size(available_bytes, cache_bytes)
     repeats = 3 if is_quick else 7
     counts = thread_counts(len(cpus), is_quick=is_quick)
@@ -132,6 +139,7 @@ def measure_machine(
         notes=notes,
         others_cores=round(watch.cores(), 2),
         measured_s=round(time.perf_counter() - started_s, 1),
+        is_beyond_cache=array_bytes >= BEYOND_CACHE * cache_bytes,
     )
 
 
@@ -146,7 +154,7 @@ def array_size(available_bytes: int, cache_bytes: int) -> tuple[int, tuple[str, 
         return wanted_bytes, ()
     array_bytes = max(allowed_bytes // MIB * MIB, MIB)
     note = f"only {available_bytes // MIB} MiB are free, so arrays have {array_bytes // MIB} MiB"
-    if array_bytes < 2 * cache_bytes:
+    if array_bytes < BEYOND_CACHE * cache_bytes:
         note += f": they may lie in the last cache ({cache_bytes // MIB} MiB), and memory be slower than it seems"
     return array_bytes, (note,)
 

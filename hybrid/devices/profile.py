@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -20,6 +21,8 @@ FORMAT = 1
 """Raised when the meaning of a field changes; a profile of another format is not read."""
 MAX_BYTES = 8 << 20
 OnNote = Callable[[str], None]
+Source: TypeAlias = Literal["bench", "quick bench", "tune"]
+"""What measured: `hybrid bench`, the same with `--quick`, or `hybrid models tune`, which knows least of prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +32,7 @@ class ModelProfile:
     prefill_tok_s: prompt tokens a second, by the prompt's tokens. decode_tok_s: of all sequences together, by their
     number. threads: those it was measured with; best_threads: None where only one number was tried.
     rss_bytes: the process's largest memory. others_cores: that other processes kept busy meanwhile. prefill_tok_j,
-    decode_tok_j: tokens a joule, empty where unknown.
+    decode_tok_j: tokens a joule, empty where unknown. source: what measured them.
     """
 
     model_fingerprint: str
@@ -46,6 +49,7 @@ class ModelProfile:
     others_cores: float = 0.0
     prefill_tok_j: Mapping[int, float] = field(default_factory=dict)
     decode_tok_j: Mapping[int, float] = field(default_factory=dict)
+    source: Source = "bench"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +57,7 @@ class Profile:
     """What was measured on one machine. versions: of the programs it was measured with. models: by fingerprint.
 
     read_bytes_s, fp32_ops_s, int8_ops_s: the roofs; None where they were not measured. cache_bytes: estimates.
+    roofs_source: what measured these.
     """
 
     hardware_fingerprint: str
@@ -63,6 +68,7 @@ class Profile:
     fp32_ops_s: float | None = None
     int8_ops_s: float | None = None
     cache_bytes: tuple[int, ...] = ()
+    roofs_source: Source = "bench"
     models: Mapping[str, ModelProfile] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -174,19 +180,42 @@ def save_profile(data_dir: Path, profile: Profile) -> Path:
     return path
 
 
-def merge(old: Profile | None, new: Profile) -> Profile:
-    """Keep what an older profile that still holds knows of other models, and its roofs where none were measured now."""
+def merge(old: Profile | None, new: Profile, on_note: OnNote = _ignore) -> Profile:
+    """Keep what an older profile that still holds knows of other models, and its roofs where none were measured now.
+
+    What a full bench measured is replaced only by another full one, or where it was measured with other threads and
+    so is not used any more; `on_note` is told of what is kept instead of the new figures.
+    """
     if old is None:
         return new
-    if new.read_bytes_s is None:
+    keeps_roofs = new.roofs_source != "bench" and old.roofs_source == "bench" and old.read_bytes_s is not None
+    if new.read_bytes_s is None or keeps_roofs:
         new = replace(
             new,
             read_bytes_s=old.read_bytes_s,
             fp32_ops_s=old.fp32_ops_s,
             int8_ops_s=old.int8_ops_s,
             cache_bytes=old.cache_bytes,
+            roofs_source=old.roofs_source,
         )
-    return replace(new, models={**old.models, **new.models})
+    models = dict(old.models)
+    for fingerprint, model in new.models.items():
+        before = old.models.get(fingerprint)
+        if before is not None and _is_better(before, model):
+            on_note(
+                f"the profile keeps {model.model_name}'s figures of the full bench of {before.measured_at}; "
+                f"those of {_WORDS[model.source]} do not replace them, `hybrid bench` does"
+            )
+        else:
+            models[fingerprint] = model
+    return replace(new, models=models)
+
+
+_WORDS: Mapping[Source, str] = {"bench": "a full bench", "quick bench": "a quick bench", "tune": "tuning"}
+
+
+def _is_better(old: ModelProfile, new: ModelProfile) -> bool:
+    return old.source == "bench" != new.source and old.threads == new.threads
 
 
 def prefill_speed(model: ModelProfile, prompt_tokens: int) -> float | None:

@@ -38,18 +38,19 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredSpeed:
-    """What a profile says of a model on this machine."""
+    """What a profile says of a model on this machine: a prompt of `PROMPT_TOKENS`, one answer, and what measured."""
 
     prefill_tok_s: float
     decode_tok_s: float
+    measured_by: str = "bench"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suggestion:
     """One model on this machine. Speeds are None where nothing is known; `basis` is None then.
 
-    basis: `measured` by `hybrid bench`, or predicted from `measured` bandwidth, a `nominal` or an `assumed` one
-    (`predicted-measured` and so on). why: in words, why it stands where it does.
+    basis: `measured`, or predicted from `measured` bandwidth, a `nominal` or an `assumed` one (`predicted-measured` and
+    so on). measured_by: what measured it; None where it is predicted. why: in words, why it stands where it does.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Suggestion:
     prefill_tok_s: float | None
     decode_tok_s: float | None
     basis: str | None
+    measured_by: str | None
     limited_by: str | None
     why: str
 
@@ -125,6 +127,7 @@ def _suggest(
         prefill_tok_s=prefill if fits else None,
         decode_tok_s=decode if fits else None,
         basis=("measured" if speed else f"predicted-{predicted.basis}" if predicted else None) if fits else None,
+        measured_by=speed.measured_by if speed and fits else None,
         limited_by=predicted.decode_limit if predicted else None,
         why=_why(decided, is_fluent=is_fluent, is_known=decode is not None),
     )

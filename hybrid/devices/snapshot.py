@@ -16,7 +16,7 @@ from hybrid.devices.host import Cpu, Engine, Gpu, Host, Memory
 from hybrid.devices.memory import read_memory
 from hybrid.devices.metal import ask_profiler
 from hybrid.devices.pci import ask_pci, node_problem
-from hybrid.devices.probe import Asked, ask_all, read_text, run_tool
+from hybrid.devices.probe import Absent, Asked, Failed, ask_all, read_text, run_tool
 from hybrid.devices.rocm import ask_amdgpu, ask_rocm_smi
 from hybrid.devices.vulkan import ask_vulkan
 
@@ -68,6 +68,14 @@ def take_cpu() -> Cpu:
     if platform.system() == "Darwin":
         return parse_sysctl(run_tool(("sysctl", "hw", "machdep.cpu")))
     return read_cpu(read_limits().quota_cores)
+
+
+def usable_threads() -> int:
+    """Threads a model runs with where nobody says otherwise: what is measured with others is no help to `serve`."""
+    try:
+        return take_cpu().threads
+    except (Absent, Failed):
+        return Cpu().threads
 
 
 def _ask_cpu() -> Asked:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from hybrid.engine.process import SupervisorOptions
+from hybrid.engine.process import FallBack, SupervisorOptions
 from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import ModelNotReady
 
@@ -23,10 +23,14 @@ IDLE_CHECKS = 4
 
 @dataclass(frozen=True, slots=True)
 class ModelPlan:
-    """How to load a model, and the memory it will take: weights and KV cache, estimated from its header."""
+    """How to load a model, and the memory it will take: weights and KV cache, estimated from its header.
+
+    fall_back: as `Supervisor` takes it.
+    """
 
     options: SupervisorOptions
     needed_bytes: int
+    fall_back: FallBack | None = None
 
 
 @dataclass(slots=True)
@@ -130,7 +134,7 @@ class Fleet:
                 plan = await asyncio.to_thread(self._plan, name)
                 await self._make_room(name, plan.needed_bytes)
                 log.info("loading %s", name)
-                loaded = self._loaded[name] = _Loaded(Supervisor(plan.options))
+                loaded = self._loaded[name] = _Loaded(Supervisor(plan.options, plan.fall_back))
                 loaded.supervisor.start()
             return loaded
 

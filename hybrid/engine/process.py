@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 
@@ -32,6 +33,7 @@ class SupervisorOptions:
     saved, and how much; 0 saves none. environment: the worker's environment; None inherits ours.
     flash_attention, kv_type, batch_tokens: as in `BackendOptions`, one format for keys and values.
     source_path: the file that was asked for, where `model_path` was tuned from it. tuned: what tuning chose, in words.
+    untuned: why what tuning chose is not used, in words; "" where it is, or nothing was tuned.
     has_one_pool: as in `backends.base.BackendOptions`.
     """
 
@@ -57,6 +59,11 @@ class SupervisorOptions:
     has_one_pool: bool = True
     source_path: str = ""
     tuned: str = ""
+    untuned: str = ""
+
+
+FallBack: TypeAlias = Callable[[str], SupervisorOptions]
+"""Takes why a worker could not be used, and gives how to start another in its place. Raises: HybridError."""
 
 
 class WorkerProcess:

@@ -30,24 +30,14 @@ from hybrid.engine.frames import (
     pack,
 )
 from hybrid.engine.generation import Generation, Item, Started, ended, refusal, text_deltas
-from hybrid.engine.process import SupervisorOptions, WorkerProcess
+from hybrid.engine.process import FallBack, SupervisorOptions, WorkerProcess
+from hybrid.engine.restarts import MAX_FAILED_STARTS, PREPARE_LIMIT_S, STALL_CHECKS, STALL_LIMIT_S, Restarts
 from hybrid.engine.service import ServiceTime
 from hybrid.engine.vectors import Vectors, collect, embed_frame
-from hybrid.errors import InvalidRequest, LocalError, ModelNotReady, QueueFull, WorkerDied
+from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotReady, QueueFull, WorkerDied
 
 log = logging.getLogger(__name__)
 
-RESTART_BACKOFF_S = (0.0, 0.5, 2.0, 5.0, 15.0, 30.0)
-"""Pause before each restart in a row; the last one repeats. A life of `HEALTHY_LIFE_S` ends the row."""
-HEALTHY_LIFE_S = 30.0
-PREPARE_LIMIT_S = 20.0
-"""A worker that does not take a prompt in this time is stuck: it is killed, and another one started."""
-STALL_LIMIT_S = 120.0
-"""So is one that holds requests and says nothing for this long; a step takes a fraction of a second."""
-STALL_CHECKS = 12
-"""How often in that time it is looked for."""
-MAX_FAILED_STARTS = 3
-"""A worker that dies so often in a row before it is ready will not become ready by trying again."""
 NO_LOAD = Load(0, 0, 0, 0, 0, None, None)
 
 
@@ -65,10 +55,11 @@ class Supervisor:
     """Starts, watches and restarts one worker process, and turns its frames into events.
 
     `spawn` may be called before an event loop runs, so that the model loads while the rest is imported.
+    fall_back: gives what is loaded instead, once, where a worker ended before it was ready.
     """
 
-    def __init__(self, options: SupervisorOptions) -> None:
-        self._options = options
+    def __init__(self, options: SupervisorOptions, fall_back: FallBack | None = None) -> None:
+        self._options, self._fall_back = options, fall_back
         self._process: WorkerProcess | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._requests: dict[str, asyncio.Queue[Item]] = {}
@@ -230,9 +221,8 @@ class Supervisor:
     def _open(self, request_id: str) -> tuple[str, asyncio.Queue[Item]]:
         """Begin a run of a request under an id of its own, so that frames of an earlier run cannot reach it."""
         if self.state is not WorkerState.READY:
-            raise ModelNotReady(
-                f"the local model is {self.state.value}" + (f": {self.problem}" if self.problem else "")
-            )
+            why = f": {self.problem}" if self.problem else ""
+            raise ModelNotReady(f"the local model is {self.state.value}{why}")
         self.release(request_id)
         run_id = self._run_ids[request_id] = f"{request_id}.{next(self._run_numbers)}"
         inbox = self._requests[run_id] = asyncio.Queue()
@@ -271,7 +261,7 @@ class Supervisor:
             self._fail_all(self.problem)
 
     async def _keep_alive(self) -> None:
-        deaths = failed_starts = 0
+        lives = Restarts()
         while self.state is not WorkerState.STOPPED:
             started_s, was_ready = time.monotonic(), False
             try:
@@ -280,20 +270,32 @@ class Supervisor:
                 was_ready = await self._serve_one_life()
             except OSError as failed:
                 self.problem = f"it cannot be started: {failed}"
+            else:
+                if not was_ready and await self._falls_back():
+                    continue
             if self.state in (WorkerState.FAILED, WorkerState.STOPPED):
                 return
-            failed_starts = 0 if was_ready else failed_starts + 1
-            if failed_starts >= MAX_FAILED_STARTS:
-                self.problem = f"{self.problem} (given up after {failed_starts} starts)"
+            pause_s = lives.pause_s(time.monotonic() - started_s, was_ready=was_ready)
+            if pause_s is None:
+                self.problem = f"{self.problem} (given up after {MAX_FAILED_STARTS} starts)"
                 self._enter(WorkerState.FAILED)
                 return
-            # A request may be what kills it, so being ready for a moment does not end the row of deaths.
-            deaths = 0 if time.monotonic() - started_s > HEALTHY_LIFE_S else deaths + 1
             self.restarts += 1
-            pause_s = RESTART_BACKOFF_S[min(deaths, len(RESTART_BACKOFF_S) - 1)]
             log.error("local worker: %s; restarting in %.1f s", self.problem, pause_s)
             self._enter(WorkerState.RESTARTING)
             await asyncio.sleep(pause_s)
+
+    async def _falls_back(self) -> bool:
+        """Take what is to be loaded in place of a model that never was ready; False where there is nothing."""
+        fall_back, self._fall_back = self._fall_back, None
+        if fall_back is None or self.state is WorkerState.STOPPED:
+            return False
+        try:
+            self._options = await asyncio.to_thread(fall_back, self.problem or "it ended")
+        except HybridError as unusable:
+            self.problem = str(unusable)
+            self._enter(WorkerState.FAILED)
+        return self.state is not WorkerState.FAILED
 
     async def _serve_one_life(self) -> bool:
         """Read one process's frames to its end; say whether it was ever ready."""
@@ -303,7 +305,7 @@ class Supervisor:
         self._spawn_task(process.listen(), "worker-stderr")
         self._heard_s = time.monotonic()
         watch = asyncio.create_task(self._watch_silence(), name="worker-silence")
-        was_ready = False
+        was_ready, frame = False, None
         try:
             while True:
                 size = LENGTH.unpack(await reader.readexactly(LENGTH.size))[0]
@@ -320,7 +322,7 @@ class Supervisor:
             self._hang_up()
             self._process = None
         code = await asyncio.to_thread(process.end)
-        if self.state is not WorkerState.FAILED:
+        if not isinstance(frame, LoadFailed):
             self.problem = process.describe_end(code)
         self.facts, self.load = (self.facts if self.state is WorkerState.FAILED else None), NO_LOAD
         self._fail_all(self.problem or "it ended")
@@ -358,7 +360,8 @@ class Supervisor:
             self._enter(WorkerState.READY)
         elif isinstance(frame, LoadFailed):
             self.problem = frame.message
-            self._enter(WorkerState.FAILED)
+            if self._fall_back is None:
+                self._enter(WorkerState.FAILED)
 
     def _take_step(self, step: Step) -> None:
         self.load = step.load
@@ -367,9 +370,7 @@ class Supervisor:
         for request_id, delta in text_deltas(step.tokens, None if self.facts is None else self.facts.speech):
             self._tell(request_id, delta)
         for end in step.ends:
-            inbox = self._requests.get(end.id)
-            if inbox is not None:
-                inbox.put_nowait(ended(end))
+            self._tell(end.id, ended(end))
             left = self._submitted.get(end.id, 0) - 1
             if left > 0:
                 self._submitted[end.id] = left
@@ -379,8 +380,7 @@ class Supervisor:
                 self._submitted.pop(end.id, None)
 
     def _tell(self, request_id: str, item: Item) -> None:
-        inbox = self._requests.get(request_id)
-        if inbox is not None:
+        if (inbox := self._requests.get(request_id)) is not None:
             inbox.put_nowait(item)
 
     def _fail_all(self, why: str) -> None:

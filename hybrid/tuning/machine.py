@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -12,11 +11,6 @@ from hybrid.catalog.tuned import Machine, Versions
 from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
 
 _LIBRARY_ENDINGS = (".so", ".dylib", ".dll")
-
-
-def usable_cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def this_machine(root: Path = Path("/")) -> Machine:

@@ -17,6 +17,7 @@ from hybrid.backends.base import Backend, BackendOptions, BatchEntry
 from hybrid.backends.llama_cpp import LlamaCppBackend
 from hybrid.backends.quantize import requantise
 from hybrid.catalog.tuned import Divergence, Settings
+from hybrid.devices.snapshot import usable_threads
 from hybrid.errors import HybridError, LocalFailure
 from hybrid.gguf import read_header
 from hybrid.tuning.chats import CHATS, measure_speed
@@ -86,7 +87,7 @@ def load(model: Path, settings: Settings) -> LlamaCppBackend:
             context_tokens=CONTEXT_TOKENS,
             slots=CHATS,
             idle_sequences=CHATS,
-            threads=settings.threads,
+            threads=settings.threads or usable_threads(),
             batch_tokens=settings.batch_tokens,
             flash_attention=settings.flash_attention,
             key_cache=settings.kv_type,

@@ -30,6 +30,7 @@ from hybrid.catalog.tuned import (
     workshop_path,
     write_tuning,
 )
+from hybrid.devices.snapshot import usable_threads
 from hybrid.errors import CatalogError, LocalFailure
 from hybrid.gguf import GgufHeader, read_header
 from hybrid.tuning.choose import (
@@ -44,7 +45,7 @@ from hybrid.tuning.choose import (
     settings_to_try,
 )
 from hybrid.tuning.jobs import ANSWER_TOKENS, PROMPT_TOKENS, Job, Measure, Outcome, Quantise, Reference
-from hybrid.tuning.machine import these_versions, this_machine, usable_cores
+from hybrid.tuning.machine import these_versions, this_machine
 from hybrid.tuning.room import disk_bytes, file_bytes, memory_bytes, quantiser_bytes
 from hybrid.tuning.text import text_sha256
 
@@ -249,7 +250,7 @@ class _Tune:
     def _try_axis(self, axis: str) -> None:
         """Vary one setting of the best so far."""
         best = self._choose().candidate
-        for settings in settings_to_try(axis, best.settings, cores=usable_cores()):
+        for settings in settings_to_try(axis, best.settings, cores=usable_threads()):
             tried = replace(best, settings=settings, speed=None)
             self._step(f"measuring {describe(tried)}")
             is_numeric = axis in NUMERIC_AXES
@@ -339,7 +340,7 @@ class _Tune:
 
     def _step(self, words: str) -> None:
         formats = self.options.formats or formats_to_try(self.header.quantisation, is_quick=self.options.is_quick)
-        cores = usable_cores()
+        cores = usable_threads()
         variants = sum(len(settings_to_try(axis, Settings(), cores=cores)) for axis in self.options.axes)
         total = 4 + 2 * len(formats) + variants + 2 * self.options.runs
         self.on_step(min(self.done, total - 1) if words != "done" else total, total, words)

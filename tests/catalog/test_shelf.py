@@ -11,6 +11,7 @@ from hybrid.catalog import installed, partial_bytes, remove, resolve, sha256_fil
 from hybrid.catalog.lock import hold
 from hybrid.catalog.shelf import Pulled, places, read_record, record_path, write_record
 from hybrid.errors import CatalogError, ModelFileError
+from tests.refusals import full_disk
 from tests.tiny_gguf import ENTRIES, UINT32, TinyGguf, entry
 
 TINY = TinyGguf().build()
@@ -34,6 +35,17 @@ def test_a_hash_is_taken_again_only_when_the_file_was_touched(tmp_path):
     os.utime(path, ns=(1, 1))
     assert "recorded" != sha256_file(path)
     assert sha256_file(path) == read_record(path).sha256
+
+
+def test_a_full_disk_leaves_no_half_record(tmp_path):
+    """The hash is told all the same, and taken anew the next time; no leftover lies beside the model."""
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(TINY)
+    with full_disk():
+        digest = sha256_file(path)
+    assert [path] == list(tmp_path.iterdir())
+    assert digest == sha256_file(path)
+    assert read_record(path) is not None
 
 
 def test_a_broken_record_proves_nothing(tmp_path):

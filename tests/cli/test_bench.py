@@ -14,9 +14,12 @@ import msgspec
 import pytest
 
 from hybrid.cli import main
+from hybrid.cli.bench import keep, task_of
+from hybrid.config import Config
 from hybrid.devices.bench import BenchReport, report_schema
 from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
-from hybrid.devices.profile import current_versions, load_profile
+from hybrid.devices.profile import Profile, current_versions, load_profile
+from hybrid.devices.snapshot import usable_threads
 from tests.e2e.serving import FAKE_MODEL, HYBRID, Serving
 from tests.tiny_gguf import TinyGguf
 
@@ -79,6 +82,31 @@ def test_the_first_request_is_predicted_from_the_profile(ran):
     assert "profile" == facts["speeds_from"]
     assert 0 < facts["prefill_tok_s"]
     assert 0 < facts["decode_tok_s"]
+
+
+def test_a_quick_bench_does_not_replace_a_full_one(ran, own_data_dir, capsys):
+    """The full one's figures stay, and it is said; a full one after it replaces them."""
+    quick = msgspec.json.decode((ran.folder / "b.json").read_bytes(), type=BenchReport)
+    full = msgspec.structs.replace(quick, is_quick=False, measured_at="2026-11-25T04:00:00+00:00")
+
+    def kept() -> Profile | None:
+        return load_profile(own_data_dir, quick.hardware_fingerprint, versions=quick.versions, on_note=pytest.fail)
+
+    for report, source in ((quick, "quick bench"), (full, "bench"), (quick, "bench")):
+        capsys.readouterr()
+        keep(report, None, None)
+        profile = kept()
+        assert profile is not None
+        assert (source, source) == (profile.models["fake"].source, profile.roofs_source)
+    assert "keeps fake's figures of the full bench of 2026-11-25T04:00:00+00:00" in capsys.readouterr().err
+
+
+def test_a_bench_runs_with_the_threads_that_serve_takes():
+    """Otherwise `serve` would find figures of other threads and not use them; what is configured goes before."""
+    config = msgspec.convert({"local": {"backend": "fake"}}, Config)
+    assert usable_threads() == task_of(config, [], is_quick=True).threads
+    chosen = msgspec.structs.replace(config, local=msgspec.structs.replace(config.local, threads=7))
+    assert 7 == task_of(chosen, [], is_quick=True).threads
 
 
 def test_ctrl_c_leaves_nothing(tmp_path):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hybrid.catalog import load_cards
 from hybrid.cli import main
+from hybrid.config import data_dir
+from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
+from hybrid.devices.profile import ModelProfile, Profile, current_versions, save_profile
+from hybrid.fingerprints import model_fingerprint
 from tests.tiny_gguf import TinyGguf
 
 TINY = TinyGguf().build()
@@ -137,6 +142,48 @@ def test_recommend_sorts_the_catalogue_for_this_machine(folder, capsys):
     said = capsys.readouterr()
     assert first["name"] == said.out.splitlines()[1].split()[0]
     assert f"recommended: {first['name']}" in said.err
+
+
+def test_recommend_takes_what_was_measured_here(tmp_path, starter_model, capsys):
+    """A model that was benched shows its own figures; the others are predicted from the machine's, and both say so."""
+    (tmp_path / "smollm2-135m.gguf").symlink_to(starter_model)
+    fingerprint, hardware = model_fingerprint(starter_model), hardware_facts()
+    model = ModelProfile(
+        model_fingerprint=fingerprint,
+        model_name="smollm2-135m",
+        measured_at="2026-11-25T04:00:00+00:00",
+        threads=2,
+        prefill_tok_s={512: 234.5},
+        decode_tok_s={1: 67.8},
+    )
+    profile = Profile(
+        hardware_fingerprint=hardware_fingerprint(hardware),
+        hardware=hardware,
+        versions=current_versions(),
+        measured_at=model.measured_at,
+        read_bytes_s=3e10,
+        int8_ops_s=9e11,
+        models={fingerprint: model},
+    )
+    save_profile(data_dir(), profile)
+    assert 0 == run("recommend", "--json", folder=tmp_path)
+    told = {one["name"]: one for one in json.loads(capsys.readouterr().out)["models"]}
+    starter = told.pop("smollm2-135m")
+    assert (234.5, 67.8) == (starter["prefill_tok_s"], starter["decode_tok_s"])
+    assert ("measured", "bench") == (starter["basis"], starter["measured_by"])
+    assert {("predicted-measured", None)} == {
+        (one["basis"], one["measured_by"]) for one in told.values() if one["fits"]
+    }
+    assert 0 == run("recommend", folder=tmp_path)
+    rows = capsys.readouterr().out.splitlines()
+    assert any(row.startswith("smollm2-135m ") and "measured (bench)" in row for row in rows)
+    assert any("predicted, bandwidth measured" in row for row in rows)
+
+    save_profile(data_dir(), replace(profile, versions={"hybrid": "0.0.1"}))
+    assert 0 == run("recommend", folder=tmp_path)
+    said = capsys.readouterr()
+    assert "measured (bench)" not in said.out
+    assert "out of date" in said.err
 
 
 def test_pull_without_a_name_offers_and_does_not_choose(folder, capsys):

@@ -9,6 +9,10 @@ import pytest
 
 from hybrid.cli import main
 from hybrid.cli.models_tune import notes, table
+from hybrid.config import data_dir
+from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
+from hybrid.devices.profile import current_versions, load_profile
+from hybrid.fingerprints import model_fingerprint
 from hybrid.tuning.apply import find_tuned
 from tests.tiny_gguf import TinyGguf
 from tests.tuning.tuning_world import Trials, tune_with
@@ -122,5 +126,9 @@ def test_a_quick_tuning_of_the_starter(starter_model, tmp_path, capsys):
     found = find_tuned(tmp_path / "smollm2-135m.gguf")
     assert found is not None
     assert found.path.name in ("smollm2-135m.gguf", "smollm2-135m.tuned-Q8_0.gguf")
+    profile = load_profile(data_dir(), hardware_fingerprint(hardware_facts()), versions=current_versions())
+    assert profile is not None
+    known = profile.models[model_fingerprint(found.path)]
+    assert ("tune", [64], [1, 8]) == (known.source, [*known.prefill_tok_s], [*known.decode_tok_s])
     for tried in told["candidates"]:
         assert min(tried["speed"][rate] for rate in ("prefill_8_tok_s", "decode_1_tok_s", "decode_8_tok_s")) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from hybrid.devices.bench import (
     BenchReport,
     BenchTask,
     benched,
+    memory_problem,
     plan_for,
     report_schema,
     to_profile,
 )
+from hybrid.devices.host import Host, Memory
 from hybrid.devices.profile import load_profile, merge, save_profile
 from hybrid.devices.roofline import model_work
 from hybrid.gguf import read_header
+from tests.devices.hosts import GB, host
 from tests.devices.reports import FAST, MACHINE, SMALL, report, speed
 from tests.tiny_gguf import TinyGguf
 
@@ -75,6 +79,25 @@ def test_without_a_roof_the_reason_is_told(tiny, device, machine, expected):
     assert expected in found.roof_note
 
 
+def test_a_model_larger_than_memory_is_not_measured(starter_model):
+    """How much it needs and how much is free, in words; with a GPU that holds it, it is measured."""
+
+    def never() -> Host:
+        pytest.fail("nobody need look for GPUs")
+
+    enough = Memory(total_bytes=2 * GB, available_bytes=GB)
+    little = Memory(total_bytes=2 * GB, available_bytes=100_000_000)
+    assert memory_problem(starter_model, 2048, memory=enough, look=never) is None
+    assert memory_problem(starter_model, 2048, memory=Memory(), look=never) is None
+    cpu = host(memory=2 * GB, free=100_000_000)
+    problem = memory_problem(starter_model, 2048, memory=little, look=lambda: cpu)
+    assert problem is not None
+    assert re.search(r"needs about 0\.\d GB with a context of 2048, and 0\.1 GB are free", problem)
+    limited = Memory(total_bytes=16 * GB, available_bytes=8 * GB, limit_bytes=200_000_000, limit_used_bytes=0)
+    of_group = memory_problem(starter_model, 2048, memory=limited, look=lambda: replace(cpu, memory=limited))
+    assert "control group's limit" in (of_group or "")
+
+
 def test_the_quick_plan_is_a_part_of_the_whole_one():
     """Fewer lengths, steps and seconds; threads and context are those of the configuration."""
     task = BenchTask(models=[], context_tokens=4096, threads=3)
@@ -93,6 +116,11 @@ def test_a_profile_keeps_what_predictions_need(tmp_path):
     assert ({32: 200.0, 128: 240.0, 512: 230.0, 2048: 190.0}, 60.0) == (kept.prefill_tok_s, kept.decode_tok_s[1])
     assert (2, 2, 0.8, 383_983_616) == (kept.threads, kept.best_threads, kept.ttft_s, kept.rss_bytes)
     assert (3.5e10, 9.2e11) == (profile.read_bytes_s, profile.int8_ops_s)
+    quick = to_profile(report(SMALL, is_quick=True))
+    assert ("bench", "bench") == (kept.source, profile.roofs_source)
+    assert ("quick bench", "quick bench") == (quick.models["fingerprint of small"].source, quick.roofs_source)
+    in_cache = to_profile(report(SMALL, machine=msgspec.structs.replace(MACHINE, is_beyond_cache=False)))
+    assert (None, {"fingerprint of small"}) == (in_cache.read_bytes_s, in_cache.models.keys())
     save_profile(tmp_path, profile)
     found = load_profile(tmp_path, profile.hardware_fingerprint, versions=profile.versions)
     assert profile == found

@@ -108,6 +108,7 @@ def test_the_whole_machine_is_measured_with_nothing_free():
     cpus = allowed_cpus()[:2]
     speed = measure_machine(cpus, is_quick=True, on_progress=told.append, available_bytes=0, cache_bytes=8 * MIB)
     assert (cpus, MIB, 1) == (speed.cpus, speed.array_bytes, len(speed.notes))
+    assert not speed.is_beyond_cache
     assert [one.threads for one in speed.bandwidth] == sorted({1, len(cpus)})
     assert 0 < min(one.read_bytes_s.low for one in speed.bandwidth) <= speed.read_bytes_s
     assert speed.fp32_ops_s is not None

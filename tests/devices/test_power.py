@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.devices.power import EnergyMeter, RaplCounter, find_power
+from tests.refusals import as_nobody, open_folder
 
 
 def domain(folder: Path, number: str, name: str, energy_uj: int) -> Path:
@@ -54,6 +55,17 @@ def test_without_a_counter_the_reason_is_told(tmp_path, energy, expected):
     power = find_power(wants_gpu=False, powercap=tmp_path)
     assert power.counter is None
     assert expected in power.told
+
+
+def test_a_counter_that_only_root_may_read_is_told():
+    """As Linux ships it: there is no energy then, and the sentence says how to allow it."""
+    with open_folder() as folder:
+        (domain(folder, "0", "package-0", 1) / "energy_uj").chmod(0)
+        with as_nobody():
+            power = find_power(wants_gpu=False, powercap=folder)
+    assert power.counter is None
+    assert "only root may read" in power.told
+    assert "chmod a+r" in power.told
 
 
 class Scripted:

@@ -21,6 +21,7 @@ from hybrid.devices.profile import (
     save_profile,
 )
 from hybrid.errors import CommandError
+from tests.refusals import as_nobody, full_disk, open_folder
 
 VERSIONS = {"hybrid": "0.1.0", "llama-cpp-python": "0.3.36"}
 MODEL = ModelProfile(
@@ -142,6 +143,45 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
         save_profile(tmp_path, PROFILE)
 
 
+def test_a_folder_without_permission_is_told_of():
+    """Neither read nor written: a sentence each, and no speeds rather than wrong ones."""
+    with open_folder() as folder:
+        path = save_profile(folder, PROFILE)
+        path.parent.chmod(0o755)
+        path.chmod(0)
+        with as_nobody():
+            profile, [note] = load(folder)
+            with pytest.raises(CommandError, match=r"cannot write the profile .*: Permission denied"):
+                save_profile(folder, PROFILE)
+        path.parent.chmod(0)
+        with as_nobody():
+            hidden, [cannot_enter] = load(folder)
+    assert (None, None) == (profile, hidden)
+    assert "cannot be read: Permission denied" in note
+    assert "cannot be read: Permission denied" in cannot_enter
+
+
+def test_a_full_disk_keeps_the_profile_that_was_there(tmp_path):
+    """The new one is not written, in a sentence; the old one is whole, and nothing half-written is left."""
+    path = save_profile(tmp_path, PROFILE)
+    with full_disk(), pytest.raises(CommandError, match=r"cannot write the profile .*: File too large"):
+        save_profile(tmp_path, replace(PROFILE, read_bytes_s=1e10))
+    assert (PROFILE, []) == load(tmp_path)
+    assert [path] == list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize("measured_at", ["1970-01-01T00:00:00+00:00", "2099-12-31T23:59:59+00:00", "no time at all"])
+def test_a_clock_that_was_wrong_changes_nothing(tmp_path, measured_at):
+    """When it was measured is for people to read: hardware and versions decide whether a profile holds."""
+    model = replace(MODEL, measured_at=measured_at)
+    save_profile(tmp_path, replace(PROFILE, measured_at=measured_at, models={"f00": model}))
+    profile, notes = load(tmp_path)
+    assert [] == notes
+    assert profile is not None
+    newer = merge(profile, replace(PROFILE, models={"f00": replace(MODEL, decode_tok_s={1: 1.0})}))
+    assert {1: 1.0} == newer.models["f00"].decode_tok_s
+
+
 def test_a_model_is_found_by_its_file():
     """By fingerprint; a file of the same name with another content is told of, an unknown model is not."""
     notes: list[str] = []
@@ -160,6 +200,45 @@ def test_merging_keeps_other_models_and_roofs():
     merged = merge(PROFILE, new)
     assert ({"f00": MODEL, "f01": second}, 3e10, (32768,)) == (merged.models, merged.read_bytes_s, merged.cache_bytes)
     assert new == merge(None, new)
+
+
+FULL, QUICK, TUNED = MODEL, replace(MODEL, source="quick bench"), replace(MODEL, source="tune")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_kept"),
+    [
+        pytest.param(FULL, QUICK, True, id="quick-after-full"),
+        pytest.param(FULL, TUNED, True, id="tune-after-full"),
+        pytest.param(FULL, FULL, False, id="full-after-full"),
+        pytest.param(QUICK, FULL, False, id="full-after-quick"),
+        pytest.param(QUICK, QUICK, False, id="quick-after-quick"),
+        pytest.param(QUICK, TUNED, False, id="tune-after-quick"),
+        pytest.param(TUNED, QUICK, False, id="quick-after-tune"),
+        pytest.param(TUNED, FULL, False, id="full-after-tune"),
+        pytest.param(replace(FULL, threads=1), QUICK, False, id="quick-after-full-with-other-threads"),
+    ],
+)
+def test_only_a_full_bench_replaces_a_full_one(old, new, is_kept):
+    """A quick look does not throw away five minutes of measuring, and says what it left; what is not used may go."""
+    notes: list[str] = []
+    new = replace(new, measured_at="2026-11-26T04:00:00+00:00")
+    merged = merge(replace(PROFILE, models={"f00": old}), replace(PROFILE, models={"f00": new}), notes.append)
+    assert {"f00": old if is_kept else new} == merged.models
+    assert is_kept == bool(notes)
+    if notes:
+        assert "keeps tiny's figures of the full bench of 2026-11-25T04:00:00+00:00" in notes[0]
+        assert "`hybrid bench` does" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [("bench", "quick bench", 3e10), ("bench", "bench", 1e10), ("quick bench", "quick bench", 1e10)],
+)
+def test_a_quick_bench_keeps_the_roofs_of_a_full_one(old, new, expected):
+    """The machine's own figures follow the same rule as a model's, and keep saying what measured them."""
+    merged = merge(replace(PROFILE, roofs_source=old), replace(PROFILE, read_bytes_s=1e10, roofs_source=new))
+    assert (expected, old if expected == 3e10 else new) == (merged.read_bytes_s, merged.roofs_source)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from hybrid.devices.rates import Measured
 from hybrid.devices.recommend import Candidate, MeasuredSpeed, recommend, tier_of
 from hybrid.devices.shape import ModelShape
 from tests.devices.hosts import B1_5, B8, B14, B70, B135, GB, VNNI, host, nvidia
@@ -47,7 +48,19 @@ def test_what_was_measured_goes_before_what_was_predicted():
     found = recommend(machine, ALL, {"1.5b": MeasuredSpeed(prefill_tok_s=20.0, decode_tok_s=3.0)})
     assert "smollm2-135m" == found[0].name
     slow = next(one for one in found if one.name == "1.5b")
-    assert ("measured", 3.0, False) == (slow.basis, slow.decode_tok_s, slow.is_fluent)
+    assert ("measured", "bench", 3.0, False) == (slow.basis, slow.measured_by, slow.decode_tok_s, slow.is_fluent)
+    assert {None} == {one.measured_by for one in found if one is not slow}
+
+
+def test_a_measured_machine_predicts_for_models_nobody_measured():
+    """Bandwidth and arithmetic of the profile go before what is assumed of a processor, and it is said."""
+    machine = host(cores=4, memory=16 * GB, isa=VNNI)
+    [assumed] = recommend(machine, ALL[1:2])
+    fast = Measured(cpu_read_bytes_s=200e9, cpu_int8_ops_s=20e12)
+    [measured] = recommend(machine, ALL[1:2], measured=fast)
+    assert ("predicted-assumed", "predicted-measured") == (assumed.basis, measured.basis)
+    assert measured.decode_tok_s > 4 * assumed.decode_tok_s
+    assert measured.prefill_tok_s > 4 * assumed.prefill_tok_s
 
 
 def test_general_models_go_before_those_for_code():

@@ -11,15 +11,19 @@ from hybrid.engine.frames import Submit
 from hybrid.engine.generation import Generation, Started
 from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor, WorkerState
-from hybrid.errors import InvalidRequest, LocalFailure, ModelNotReady, QueueFull, WorkerDied
+from hybrid.errors import InvalidRequest, LocalFailure, ModelFileError, ModelNotReady, QueueFull, WorkerDied
 from hybrid.types import Finished, FinishReason, TextDelta
 
 TIME_LIMIT_S = 20
 
 
-def _supervisor(**changes: object) -> Supervisor:
+def _options(**changes: object) -> SupervisorOptions:
     options = {"backend": "fake", "model_path": "", "context_tokens": 4096, "slots": 2, "threads": 1, **changes}
-    return Supervisor(SupervisorOptions(**options))  # type: ignore[arg-type]
+    return SupervisorOptions(**options)  # type: ignore[arg-type]
+
+
+def _supervisor(**changes: object) -> Supervisor:
+    return Supervisor(_options(**changes))
 
 
 def _submit(name: str, limit: int = 1000) -> Submit:
@@ -152,6 +156,74 @@ def test_a_model_that_cannot_be_loaded_is_final_and_says_why(tmp_path):
             assert "GGUF" in (supervisor.problem or "")
             with pytest.raises(ModelNotReady, match="GGUF"):
                 await supervisor.prepare("r", [{"role": "user", "content": "x"}])
+            await supervisor.stop()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("unusable", "expected"),
+    [
+        pytest.param({"backend": "llama_cpp", "model_path": "/nowhere.gguf"}, "nowhere.gguf", id="refused"),
+        pytest.param({"environment": {"PYTHONHOME": "/nowhere"}}, "exited with status 1", id="dies"),
+    ],
+)
+def test_what_was_never_ready_is_loaded_otherwise(unusable, expected):
+    """At its first failure, which is given as the reason; whoever waits for the model never sees it failed."""
+    reasons: list[str] = []
+
+    def fall_back(why: str) -> SupervisorOptions:
+        reasons.append(why)
+        return _options(untuned=why)
+
+    async def main() -> None:
+        supervisor = Supervisor(_options(**unusable), fall_back)
+        async with asyncio.timeout(TIME_LIMIT_S):
+            supervisor.start()
+            assert await supervisor.wait_settled() is WorkerState.READY
+            assert ("hi", FinishReason.STOP) == await _ask(supervisor, "r", "hi")
+            assert (None, 0) == (supervisor.problem, supervisor.restarts)
+            [why] = reasons
+            assert expected in why
+            assert why == supervisor.options.untuned
+            await supervisor.stop()
+
+    asyncio.run(main())
+
+
+def test_what_is_loaded_otherwise_fails_as_anything_does(tmp_path):
+    """Tried once: its own reason is told, and nothing goes round in circles."""
+    broken, asked = tmp_path / "broken.gguf", []
+    broken.write_bytes(b"not a model")
+
+    def fall_back(why: str) -> SupervisorOptions:
+        asked.append(why)
+        return _options(backend="llama_cpp", model_path=str(broken))
+
+    async def main() -> None:
+        supervisor = Supervisor(_options(backend="llama_cpp", model_path="/nowhere.gguf"), fall_back)
+        async with asyncio.timeout(TIME_LIMIT_S):
+            supervisor.start()
+            assert await supervisor.wait_settled() is WorkerState.FAILED
+            assert "broken.gguf" in (supervisor.problem or "")
+            assert 1 == len(asked)
+            await supervisor.stop()
+
+    asyncio.run(main())
+
+
+def test_where_nothing_else_can_be_loaded_that_is_the_reason():
+    """What would be loaded otherwise does not fit: its own sentence is told."""
+
+    def fall_back(_why: str) -> SupervisorOptions:
+        raise ModelFileError("it needs 9 GB and 1 GB are free")
+
+    async def main() -> None:
+        supervisor = Supervisor(_options(backend="llama_cpp", model_path="/nowhere.gguf"), fall_back)
+        async with asyncio.timeout(TIME_LIMIT_S):
+            supervisor.start()
+            assert await supervisor.wait_settled() is WorkerState.FAILED
+            assert "it needs 9 GB and 1 GB are free" == supervisor.problem
             await supervisor.stop()
 
     asyncio.run(main())
