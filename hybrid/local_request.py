@@ -20,12 +20,14 @@ from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import InvalidRequest
 from hybrid.policy.tasks import options_in
 from hybrid.structured import AnswerFormat, answer_format
-from hybrid.types import Capability, ChatRequest, Json, Sampling, ToolCall
+from hybrid.types import Capability, ChatRequest, Json, Priority, Sampling, ToolCall
 
 _T = TypeVar("_T")
 
 EFFORT_TOKENS: Mapping[str, int] = {"none": 0, "minimal": 128, "low": 512, "medium": 2048}
 """The most thinking an effort allows; a higher effort is bounded by the configuration alone."""
+PATIENCE_S: Mapping[Priority, float] = {Priority.HIGH: 10.0, Priority.NORMAL: 60.0, Priority.LOW: 300.0}
+"""A request without a deadline is due so long after its arrival: urgent ones pass it, but not for ever."""
 ALWAYS = frozenset(
     {
         Capability.TOOLS,
@@ -193,6 +195,7 @@ class LocalRequest:
             grammar=self.grammar(is_thinking=is_thinking),
             isolation=self.request.client_key or "",
             deadline_s=deadline_s,
+            patience_s=PATIENCE_S[self.request.priority],
             choices=self.choices,
             adapter=adapter,
             # The first token of a model that thinks is no answer.

@@ -136,6 +136,14 @@ class Sampling:
     repetition_penalty: float | None = None
 
 
+class Priority(StrEnum):
+    """How soon a request leaves the local queue, beside others without a deadline."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
     """A parsed chat request, whatever dialect it came in. Nothing behind `parse` validates it again.
@@ -156,6 +164,7 @@ class ChatRequest:
     extra: Mapping[str, Json] = field(default_factory=dict)
     policy: PolicyChoice = PolicyChoice.AUTO
     deadline_s: float | None = None
+    priority: Priority = Priority.NORMAL
     max_cost_usd: Decimal | None = None
     tag: str | None = None
     client_key: str | None = None

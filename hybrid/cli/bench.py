@@ -157,6 +157,7 @@ def _model_lines(model: BenchedModel) -> Iterator[str]:
         for count, figure in figures.items():
             roof = roofs.get(count)
             share = f"   {100 * roof.share:3.0f} % of {roof.roof_tok_s:,.0f} ({roof.limit})" if roof else ""
+            share += f", predicted {roof.predicted_tok_s:,.4g}" if roof and roof.predicted_tok_s else ""
             joule = f"   {per_joule[count]:.2f} tok/J" if count in per_joule else ""
             yield f"  {kind:<8}{count:>5} {unit:<9} {_figure(figure)} tok/s{share}{joule}"
     if speed.ttft_s is not None:

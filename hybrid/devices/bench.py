@@ -19,8 +19,9 @@ from hybrid.devices.measure import measure_model
 from hybrid.devices.needs import predict
 from hybrid.devices.placement import Refusal, Wanted, place
 from hybrid.devices.profile import ModelProfile, Profile, Source, current_versions
+from hybrid.devices.rates import Measured, cpu_roof, predict_rate
 from hybrid.devices.roofline import ModelWork, Roof, decode_roof, model_work, prefill_roof
-from hybrid.devices.shape import shape_of_header
+from hybrid.devices.shape import ModelShape, shape_of_header
 from hybrid.devices.snapshot import take_cpu, take_memory, take_snapshot
 from hybrid.devices.speed import Figure, ModelSpeed, Progressed, SpeedPlan
 from hybrid.errors import HybridError, LocalFailure
@@ -35,13 +36,17 @@ QUICK_BUDGET_S, FULL_BUDGET_S = 28.0, 300.0
 
 
 class Roofed(Struct, frozen=True):
-    """One measured speed under its roof: the bound, what makes it, the share reached, and its place in the plot."""
+    """One measured speed under its roof: the bound, what makes it, the share reached, and its place in the plot.
+
+    predicted_tok_s: what placement would have said of it, from this machine's bandwidth and arithmetic alone.
+    """
 
     roof_tok_s: float
     limit: str
     share: float
     ops_per_byte: float
     ops_s: float
+    predicted_tok_s: float | None = None
 
 
 class BenchedModel(Struct, frozen=True, kw_only=True):
@@ -206,14 +211,18 @@ def benched(speed: ModelSpeed, path: Path | None, machine: MachineSpeed | None) 
         )
     if machine is None:
         return msgspec.structs.replace(found, roof_note="the processor was not measured")
-    return _under_roofs(found, work, machine)
+    return _under_roofs(found, work, machine, shape_of_header(header))
 
 
-def _under_roofs(model: BenchedModel, work: ModelWork, machine: MachineSpeed) -> BenchedModel:
+def _under_roofs(model: BenchedModel, work: ModelWork, machine: MachineSpeed, shape: ModelShape) -> BenchedModel:
     speed, ops_s = model.speed, machine.int8_ops_s if work.is_quantised else machine.fp32_ops_s
+    known = Measured(cpu_read_bytes_s=machine.read_bytes_s, cpu_int8_ops_s=machine.int8_ops_s)
+    sustained = cpu_roof(take_cpu(), speed.threads, None, shape, known)
 
-    def under(measured: Figure, roof: Roof) -> Roofed:
+    def under(measured: Figure, roof: Roof, tokens: int, logits: int, cells: float) -> Roofed:
+        predicted, _ = predict_rate(shape, [(1.0, sustained)], tokens=tokens, logits=logits, cells=cells)
         return Roofed(
+            predicted_tok_s=_rounded(predicted),
             roof_tok_s=_rounded(roof.tok_s),
             limit=roof.limit,
             share=_rounded(measured.median / roof.tok_s),
@@ -221,18 +230,20 @@ def _under_roofs(model: BenchedModel, work: ModelWork, machine: MachineSpeed) ->
             ops_s=_rounded(measured.median * work.ops),
         )
 
-    def decode(count: int) -> Roof:
+    def decode(count: int, measured: Figure) -> Roofed:
         depth = speed.depth_tokens
-        return decode_roof(work, sequences=count, depth_tokens=depth, bytes_s=machine.read_bytes_s, ops_s=ops_s)
+        roof = decode_roof(work, sequences=count, depth_tokens=depth, bytes_s=machine.read_bytes_s, ops_s=ops_s)
+        return under(measured, roof, count, count, count * depth)
 
-    def prefill(count: int) -> Roof:
+    def prefill(count: int, measured: Figure) -> Roofed:
         batch = speed.batch_tokens
-        return prefill_roof(work, prompt_tokens=count, batch_tokens=batch, bytes_s=machine.read_bytes_s, ops_s=ops_s)
+        roof = prefill_roof(work, prompt_tokens=count, batch_tokens=batch, bytes_s=machine.read_bytes_s, ops_s=ops_s)
+        return under(measured, roof, min(count, batch), 1, count / 2)
 
     return msgspec.structs.replace(
         model,
-        decode_roof={count: under(measured, decode(count)) for count, measured in speed.decode_tok_s.items()},
-        prefill_roof={count: under(measured, prefill(count)) for count, measured in speed.prefill_tok_s.items()},
+        decode_roof={count: decode(count, measured) for count, measured in speed.decode_tok_s.items()},
+        prefill_roof={count: prefill(count, measured) for count, measured in speed.prefill_tok_s.items()},
     )
 
 

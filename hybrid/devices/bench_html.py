@@ -92,7 +92,15 @@ def _model(model: BenchedModel, number: int) -> str:
         *_rows("{} chat{} at once", speed.decode_tok_s, model.decode_roof, speed.decode_tok_j, each=True),
     ]
     has_energy = bool(speed.decode_tok_j or speed.prefill_tok_j)
-    heads = ["", "tokens a second", "each", "of the roof", "limited by", *(["tokens a joule"] if has_energy else [])]
+    heads = [
+        "",
+        "tokens a second",
+        "predicted",
+        "each",
+        "of the roof",
+        "limited by",
+        *(["tokens a joule"] if has_energy else []),
+    ]
     body = "\n".join(_row(row if has_energy else row[:-1]) for row in rows)
     rest = [*speed.left_out, *([f"no roof: {model.roof_note}"] if model.roof_note else [])]
     told = [f"Left out: {'; '.join(rest)}."] if rest else []
@@ -111,14 +119,16 @@ def _rows(
 ) -> Iterator[list[str]]:
     for count, figure in figures.items():
         roof = roofs.get(count)
-        share, limit = "-", "-"
+        share, limit, predicted = "-", "-", "-"
         if roof is not None:
             width = max(0.0, min(100.0, 100 * roof.share))
             share = f'{100 * roof.share:.0f} %<span class="bar"><i style="width: {width:.0f}%"></i></span>'
             limit = "memory" if roof.limit == "bandwidth" else "arithmetic"
+            predicted = "-" if roof.predicted_tok_s is None else _three(roof.predicted_tok_s)
         yield [
             what.format(f"{count:,}", "s" if count > 1 else ""),
             _spread(figure, small=True),
+            predicted,
             _three(figure.median / count) if each else "",
             share,
             limit,

@@ -21,6 +21,7 @@ Limit: TypeAlias = Literal["bandwidth", "arithmetic"]
 CPU_BANDWIDTH_SHARE, GPU_BANDWIDTH_SHARE = 0.8, 0.7
 """What decoding reaches of a measured or nominal read bandwidth; the rest is launches, caches and small matrices."""
 GPU_ARITHMETIC_SHARE = 0.35
+CPU_LAYER_S = 0.0
 INT8_SHARE = 0.3
 """What quantised matrix kernels reach of a measured int8 dot-product peak, which has no scales to apply."""
 DECODE_DEPTH_TOKENS = 1024
@@ -39,11 +40,15 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roof:
-    """What a device sustains: bytes read a second, and operations a second on this model's matrices."""
+    """What a device sustains: bytes read a second, and operations a second on this model's matrices.
+
+    layer_s: seconds a step waits in each layer, whatever its size: threads meet after every operation.
+    """
 
     bytes_s: float
     ops_s: float
     basis: Basis
+    layer_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +73,7 @@ def cpu_roof(cpu: Cpu, threads: int, board: str | None, shape: ModelShape, measu
     peak = measured.cpu_int8_ops_s
     ops = core_ops_s(cpu.isa, cpu.max_mhz) * threads if peak is None else peak * INT8_SHARE
     basis: Basis = "measured" if measured.cpu_read_bytes_s else "nominal" if is_nominal else "assumed"
-    return Roof(bytes_s=read * CPU_BANDWIDTH_SHARE, ops_s=ops * mix, basis=basis)
+    return Roof(bytes_s=read * CPU_BANDWIDTH_SHARE, ops_s=ops * mix, basis=basis, layer_s=CPU_LAYER_S)
 
 
 def repacked_share(shape: ModelShape, isa: Collection[str]) -> float:
@@ -110,27 +115,43 @@ class _Work:
     ops: float
 
 
+def predict_rate(
+    shape: ModelShape,
+    shares: Collection[tuple[float, Roof]],
+    *,
+    tokens: int,
+    logits: int,
+    cells: float,
+    kv_type: str = "f16",
+) -> tuple[float, Limit]:
+    """Predict the tokens a second of a step, and what limits it.
+
+    Args:
+        shares: of the model, on devices that compute one after the other. logits: of so many tokens the output layer
+            computes. cells: tokens in the cache that the step looks at.
+    """
+    cell = shape.kv_numbers_per_token * KV_BYTES[kv_type]
+    table = shape.embedding_length * shape.vocab_tokens
+    work = _Work(shape.read_bytes + cells * cell, 2.0 * (shape.layer_parameters * tokens + table * logits))
+    seconds, reading_s = 0.0, 0.0
+    for share, roof in shares:
+        read_s, count_s = share * work.bytes / roof.bytes_s, share * work.ops / roof.ops_s
+        seconds += max(read_s, count_s) + share * shape.block_count * roof.layer_s
+        reading_s += read_s if read_s >= count_s else 0.0
+    return tokens / seconds, "bandwidth" if reading_s * 2 >= seconds else "arithmetic"
+
+
 def predict_speed(
     shape: ModelShape, shares: Collection[tuple[float, Roof]], *, slots: int, context_tokens: int, kv_type: str = "f16"
 ) -> Prediction:
     """Predict speeds for layers shared out over devices (share of the model, roof); each step passes all of them."""
-    cell = shape.kv_numbers_per_token * KV_BYTES[kv_type]
     depth = min(DECODE_DEPTH_TOKENS, context_tokens)
-    table = shape.embedding_length * shape.vocab_tokens
-
-    def rate(tokens: int, logits: int, cells: float) -> tuple[float, Limit]:
-        work = _Work(shape.read_bytes + cells * cell, 2.0 * (shape.layer_parameters * tokens + table * logits))
-        seconds, reading_s = 0.0, 0.0
-        for share, roof in shares:
-            read_s, count_s = share * work.bytes / roof.bytes_s, share * work.ops / roof.ops_s
-            seconds += max(read_s, count_s)
-            reading_s += read_s if read_s >= count_s else 0.0
-        return tokens / seconds, "bandwidth" if reading_s * 2 >= seconds else "arithmetic"
-
     prompt = min(PROMPT_TOKENS, context_tokens)
-    prefill, prefill_limit = rate(prompt, 1, prompt / 2)
-    decode, decode_limit = rate(1, 1, depth)
-    together, together_limit = rate(slots, slots, min(slots * depth, context_tokens))
+    prefill, prefill_limit = predict_rate(shape, shares, tokens=prompt, logits=1, cells=prompt / 2, kv_type=kv_type)
+    decode, decode_limit = predict_rate(shape, shares, tokens=1, logits=1, cells=depth, kv_type=kv_type)
+    together, together_limit = predict_rate(
+        shape, shares, tokens=slots, logits=slots, cells=min(slots * depth, context_tokens), kv_type=kv_type
+    )
     basis = max((roof.basis for _, roof in shares), key=("measured", "nominal", "assumed").index)
     return Prediction(
         prefill_tok_s=prefill,

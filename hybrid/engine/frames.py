@@ -70,7 +70,8 @@ class Submit(Frame, frozen=True):
 
     logit_bias: token id to what is added to its logit. top_logprobs: how many alternatives to tell at each token;
     None tells no log-probabilities of tokens. isolation: only requests of the same key may share cached prompts.
-    deadline_s: seconds until the answer is wanted; the queue is served by it. shown: control tokens that are text.
+    deadline_s: seconds until the answer is wanted. patience_s: seconds it would wait without one, less for urgent ones;
+    the queue is served by the sooner. shown: control tokens that are text.
     choices: how many answers are wanted; they share one prefill, and the n-th draws with `seed` + n.
     adapter: which of the worker's LoRA adapters to apply; None applies none.
     options: texts that an answer may begin with, such as A, B, C, D; its first token tells how likely each was.
@@ -92,6 +93,7 @@ class Submit(Frame, frozen=True):
     grammar: Grammar | None = None
     isolation: str = ""
     deadline_s: float | None = None
+    patience_s: float = 60.0
     shown: list[str] = []
     choices: int = 1
     adapter: int | None = None

@@ -7,6 +7,7 @@ so a gateway that dies in any way never leaves a model behind in memory.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import signal
@@ -62,8 +63,6 @@ from hybrid.native import SampleParams
 log = logging.getLogger(__name__)
 
 
-PATIENCE_S = 60.0
-"""A request without a deadline is due so long after its arrival: urgent ones pass it, but not for ever."""
 IDLE_LOOK_S = 1.0
 """How often the machine is looked at while nothing runs, until the model is unloaded."""
 
@@ -158,7 +157,7 @@ class Worker:
             isolation=frame.isolation if frame.adapter is None else f"{frame.isolation}\0{frame.adapter}",
             adapter=frame.adapter,
             shown={token: text.encode() for text, token in find_markers(self._backend, frame.shown).items()},
-            due_s=time.monotonic() + (PATIENCE_S if frame.deadline_s is None else frame.deadline_s),
+            due_s=time.monotonic() + min(frame.patience_s, math.inf if frame.deadline_s is None else frame.deadline_s),
             bias=_bias(frame.logit_bias),
             logprobs=None if frame.top_logprobs is None else LogprobQueue(self._backend, frame.top_logprobs),
             options=option_tokens(self._backend, frame.options),

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from hybrid.errors import InvalidRequest
-from hybrid.types import MAX_TAG_CHARS, Head, Json, PolicyChoice, RateLimit
+from hybrid.types import MAX_TAG_CHARS, Head, Json, PolicyChoice, Priority, RateLimit
 
 MAX_DEADLINE_MS = 86_400_000
 MAX_VALUE_CHARS = 256
 
 _PREFIX = "x-hybrid-"
-_POLICY, _DEADLINE, _COST, _TAG = (_PREFIX + name for name in ("policy", "deadline-ms", "max-cost-usd", "tag"))
-_VALID = (_POLICY, _DEADLINE, _COST, _TAG)
+_VALID = tuple(_PREFIX + name for name in ("policy", "deadline-ms", "priority", "max-cost-usd", "tag"))
+_POLICY, _DEADLINE, _PRIORITY, _COST, _TAG = _VALID
 _USD = re.compile(r"\d{1,9}(\.\d{1,12})?")
 _UNSAFE = re.compile(r"[^\x20-\x7e]")
 
@@ -28,6 +28,7 @@ class Wishes:
 
     policy: PolicyChoice = PolicyChoice.AUTO
     deadline_s: float | None = None
+    priority: Priority = Priority.NORMAL
     max_cost_usd: Decimal | None = None
     tag: str | None = None
     is_any: bool = False
@@ -57,6 +58,7 @@ def read_wishes(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
     return Wishes(
         policy=_policy(sent[_POLICY]) if _POLICY in sent else PolicyChoice.AUTO,
         deadline_s=_deadline_s(sent[_DEADLINE]) if _DEADLINE in sent else None,
+        priority=_priority(sent[_PRIORITY]) if _PRIORITY in sent else Priority.NORMAL,
         max_cost_usd=_usd(sent[_COST]) if _COST in sent else None,
         tag=_tag(sent[_TAG]) if _TAG in sent else None,
         is_any=True,
@@ -156,6 +158,13 @@ def _policy(value: str) -> PolicyChoice:
         return PolicyChoice(value.lower())
     except ValueError as exc:
         raise _bad(_POLICY, f"must be one of {', '.join(PolicyChoice)}; got {_short(value)}") from exc
+
+
+def _priority(value: str) -> Priority:
+    try:
+        return Priority(value.lower())
+    except ValueError as exc:
+        raise _bad(_PRIORITY, f"must be one of {', '.join(Priority)}; got {_short(value)}") from exc
 
 
 def _deadline_s(value: str) -> float:

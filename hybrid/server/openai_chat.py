@@ -87,6 +87,7 @@ def parse(body: bytes, headers: Iterable[tuple[bytes, bytes]], *, client_key: st
         extra=extra,
         policy=wishes.policy,
         deadline_s=wishes.deadline_s,
+        priority=wishes.priority,
         max_cost_usd=wishes.max_cost_usd,
         tag=wishes.tag,
         client_key=client_key,

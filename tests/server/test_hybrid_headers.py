@@ -9,7 +9,7 @@ import pytest
 
 from hybrid.errors import InvalidRequest
 from hybrid.server.hybrid_headers import Wishes, duration, head_headers, head_object, read_wishes, safe_value
-from hybrid.types import PolicyChoice
+from hybrid.types import PolicyChoice, Priority
 
 from .scripted import HEAD, TAIL
 
@@ -22,12 +22,18 @@ def test_no_wishes():
 def test_all_wishes():
     """Policy, deadline, cost bound and tag are read, and that one was sent is remembered."""
     expected = Wishes(
-        policy=PolicyChoice.LOCAL_ONLY, deadline_s=1.5, max_cost_usd=Decimal("0.02"), tag="größe", is_any=True
+        policy=PolicyChoice.LOCAL_ONLY,
+        deadline_s=1.5,
+        priority=Priority.HIGH,
+        max_cost_usd=Decimal("0.02"),
+        tag="größe",
+        is_any=True,
     )
     assert expected == read_wishes(
         [
             (b"x-hybrid-policy", b"Local-Only"),
             (b"x-hybrid-deadline-ms", b"1500"),
+            (b"x-hybrid-priority", b"High"),
             (b"x-hybrid-max-cost-usd", b"0.02"),
             (b"x-hybrid-tag", "größe".encode()),
         ]
@@ -40,6 +46,7 @@ def test_all_wishes():
         pytest.param(b"x-hybrid-policy", b"local", id="policy"),
         pytest.param(b"x-hybrid-polcy", b"local-only", id="misspelt"),
         pytest.param(b"x-hybrid-request-id", b"1", id="response-header"),
+        pytest.param(b"x-hybrid-priority", b"urgent", id="no-such-priority"),
         pytest.param(b"x-hybrid-deadline-ms", b"0", id="no-time"),
         pytest.param(b"x-hybrid-deadline-ms", b"-5", id="past"),
         pytest.param(b"x-hybrid-deadline-ms", b"1e3", id="exponent"),
