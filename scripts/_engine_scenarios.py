@@ -51,6 +51,7 @@ class Bench:
     rounds: int
     is_quick: bool
     soak: int
+    soak_tokens: int
     others_cores: float
     patience_s: float
     retries: int
@@ -297,7 +298,7 @@ async def soak(bench: Bench) -> dict[str, Any]:
     """Many requests of random sizes, a tenth of them hung up on: is the worker's memory flat, is everything free?"""
     from scripts._soak import run_soak
 
-    return await run_soak(bench.contestants, bench.prompts, bench.soak)
+    return await run_soak(bench.contestants, bench.prompts, bench.soak, bench.soak_tokens)
 
 
 # ---- 7: what is around llama_decode

@@ -17,7 +17,7 @@ from scripts._measure import progress
 from scripts._servers import Contestants, Size
 
 CLIENTS = 8
-MAX_PROMPT_TOKENS, MAX_ANSWER_TOKENS = 1_200, 96
+MAX_ANSWER_TOKENS = 96
 MIN_PROMPT_TOKENS = 60
 HANG_UP_SHARE = 0.1
 SAMPLES = 100
@@ -33,10 +33,11 @@ class Job:
     hangs_up: bool
 
 
-async def run_soak(contestants: Contestants, prompts: Prompts, count: int) -> dict[str, Any]:
-    """Serve `count` requests to eight clients; watch the worker's resident memory."""
-    jobs, step = _jobs(prompts, count), max(1, count // SAMPLES)
-    with contestants.ours(Size(slots=CLIENTS, slot_tokens=1_536)) as (target, server):
+async def run_soak(contestants: Contestants, prompts: Prompts, count: int, most_tokens: int) -> dict[str, Any]:
+    """Serve `count` requests, with prompts of up to `most_tokens`, to eight clients; watch the worker's memory."""
+    jobs, step = _jobs(prompts, count, most_tokens), max(1, count // SAMPLES)
+    slot_tokens = most_tokens + 3 * MAX_ANSWER_TOKENS
+    with contestants.ours(Size(slots=CLIENTS, slot_tokens=slot_tokens)) as (target, server):
         worker = server.worker()
         rss_mb, gateway_mb = [_mb(worker)], [_mb(psutil.Process(server.process.pid))]
         for done in range(0, count, step):
@@ -49,11 +50,11 @@ async def run_soak(contestants: Contestants, prompts: Prompts, count: int) -> di
     return {f"{count} requests": _told(rss_mb, gateway_mb, count, at_end, is_same_worker=is_same_worker)}
 
 
-def _jobs(prompts: Prompts, count: int) -> Iterator[Job]:
+def _jobs(prompts: Prompts, count: int, most_tokens: int) -> Iterator[Job]:
     """Sizes spread evenly over orders of magnitude, so that small ones are not drowned by large ones."""
     draw = random.Random("soak")  # noqa: S311 - sizes, not secrets
     for number in range(count):
-        tokens = round(MIN_PROMPT_TOKENS * (MAX_PROMPT_TOKENS / MIN_PROMPT_TOKENS) ** draw.random())
+        tokens = round(MIN_PROMPT_TOKENS * (most_tokens / MIN_PROMPT_TOKENS) ** draw.random())
         yield Job(
             prompts.story(tokens, f"soak-{number}"),
             max_tokens=round(MAX_ANSWER_TOKENS ** draw.random()),
