@@ -292,6 +292,10 @@ class BudgetConfig(TagConfig, frozen=True, forbid_unknown_fields=True, kw_only=T
         Literal["even", "off"],
         Meta(description="even: as money goes faster than it can last, only what is worth more is escalated."),
     ] = "even"
+    power_cut: Annotated[
+        Literal["escrow", "each_call"],
+        Meta(description="How spend outlives a power cut: escrow: a small block is charged; each_call waits for disk."),
+    ] = "escrow"
     timezone: Annotated[
         str, Meta(min_length=1, description='Where days and months begin: "local" or an IANA name: Europe/Berlin.')
     ] = "local"
