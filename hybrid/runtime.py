@@ -24,7 +24,6 @@ from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotFound
 from hybrid.journal import Journal
 from hybrid.local_request import LocalRequest
 from hybrid.lora import join_name, split_name
-from hybrid.policy.latency import tighter_s
 from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
 from hybrid.promised import promised
@@ -358,8 +357,6 @@ class Runtime:
 
     async def _answer(self, request: ChatRequest, journal: Journal) -> AsyncGenerator[Item, None]:
         target = self._resolve(request)
-        key_s = self._options.key_deadline_s(request.client_key) if request.client_key else None
-        request = replace(request, deadline_s=tighter_s(request.deadline_s, key_s))
         local = await self._acquire(request, target, journal)
         try:
             async with aclosing(self._decided(request, target, local, journal)) as items:
