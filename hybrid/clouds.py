@@ -34,7 +34,7 @@ USUAL_ANSWER_TOKENS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudModel:
-    """One paid model: who serves it, its price (None: unknown, so never called), and its bounds.
+    """One paid model: who serves it, its price (None: unknown, so never called), its bounds, and how often it is right.
 
     patience_s: how long its first event is waited for where a local draft could be given instead.
     max_wait_s: the longest that its own wish to be asked later is heeded where nobody else could answer.
@@ -45,6 +45,7 @@ class CloudModel:
     price: TokenPrice | None
     max_output_tokens: int
     context_tokens: int | None = None
+    quality: float | None = None
     patience_s: float = 60.0
     max_wait_s: float = 10.0
 
@@ -87,6 +88,7 @@ class CloudModel:
             is_healthy=health.resting is None,
             resting=health.resting,
             rest_s=health.rest_s,
+            quality=self.quality,
             latency=latency,
         )
 
@@ -156,7 +158,7 @@ class Clouds:
         *,
         max_wait_s: float = 0.0,
     ) -> AsyncGenerator[Event, None]:
-        """Make one paid call. Its worst case is on record before the first byte leaves; what was used replaces it after.
+        """Make one paid call. Its worst case is on record before a byte leaves; what was used replaces it after.
 
         A call that ends without the provider telling its usage settles at the worst case: what it will bill for
         an answer that was broken off is not known, and the cap must hold. How it ends moves the circuits.

@@ -171,6 +171,10 @@ class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Context of its models; unset: the provider judges."),
     ] = None
+    quality: Annotated[
+        Mapping[ModelName, Annotated[float, Meta(ge=0, le=1)]],
+        Meta(description="Share of answers that are right, by model, as you measured it: for x-hybrid-min-quality."),
+    ] = field(default_factory=dict)
     max_output_tokens: Annotated[
         int,
         Meta(ge=1, le=16_777_216, description="Bound sent where a client gives none, so that the spend has a bound."),

@@ -157,6 +157,7 @@ class ChatRequest:
     policy: PolicyChoice = PolicyChoice.AUTO
     deadline_s: float | None = None
     max_cost_usd: Decimal | None = None
+    min_quality: float | None = None
     tag: str | None = None
     client_key: str | None = None
     """Name of the client key the request came with, for budgets and reports; never the key."""

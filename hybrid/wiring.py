@@ -264,6 +264,7 @@ def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]
                 price=price_of(config, cloud, model),
                 max_output_tokens=cloud.max_output_tokens,
                 context_tokens=cloud.context_tokens,
+                quality=cloud.quality.get(model),
                 patience_s=cloud.first_token_timeout_s,
                 max_wait_s=cloud.max_wait_s,
             )

@@ -22,13 +22,19 @@ def test_no_wishes():
 def test_all_wishes():
     """Policy, deadline, cost bound and tag are read, and that one was sent is remembered."""
     expected = Wishes(
-        policy=PolicyChoice.LOCAL_ONLY, deadline_s=1.5, max_cost_usd=Decimal("0.02"), tag="größe", is_any=True
+        policy=PolicyChoice.LOCAL_ONLY,
+        deadline_s=1.5,
+        max_cost_usd=Decimal("0.02"),
+        min_quality=0.85,
+        tag="größe",
+        is_any=True,
     )
     assert expected == read_wishes(
         [
             (b"x-hybrid-policy", b"Local-Only"),
             (b"x-hybrid-deadline-ms", b"1500"),
             (b"x-hybrid-max-cost-usd", b"0.02"),
+            (b"x-hybrid-min-quality", b"0.85"),
             (b"x-hybrid-tag", "größe".encode()),
         ]
     )
@@ -50,6 +56,8 @@ def test_all_wishes():
         pytest.param(b"x-hybrid-max-cost-usd", b"Infinity", id="infinite"),
         pytest.param(b"x-hybrid-max-cost-usd", b"1e9", id="cost-exponent"),
         pytest.param(b"x-hybrid-max-cost-usd", b"", id="empty"),
+        pytest.param(b"x-hybrid-min-quality", b"1.1", id="better-than-right"),
+        pytest.param(b"x-hybrid-min-quality", b"85%", id="per-cent"),
         pytest.param(b"x-hybrid-tag", b"", id="empty-tag"),
         pytest.param(b"x-hybrid-tag", b"t" * 129, id="long-tag"),
         pytest.param(b"x-hybrid-tag", b"a\tb", id="control"),
