@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from uuid import uuid4
 
 from hybrid.cloud_health import CloudHealth, ModelHealth
 from hybrid.errors import BudgetExhausted, HybridError, ProviderError, StoreError
 from hybrid.journal import Journal
 from hybrid.latencies import LatencyBook
-from hybrid.policy.model import CloudOption
+from hybrid.policy.model import CloudLatency, CloudOption
 from hybrid.price_book import PriceBook
 from hybrid.pricing import TokenPrice, cost_usd, is_told, tokens_usd, worst_case_usd
 from hybrid.providers.base import CloudCall, Provider
@@ -34,7 +34,7 @@ USUAL_ANSWER_TOKENS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudModel:
-    """One paid model: who serves it, its price (None: unknown, so never called), and its bounds.
+    """One paid model: who serves it, its price (None: unknown, so never called), its bounds, and how often it is right.
 
     patience_s: how long its first event is waited for where a local draft could be given instead.
     max_wait_s: the longest that its own wish to be asked later is heeded where nobody else could answer.
@@ -45,6 +45,7 @@ class CloudModel:
     price: TokenPrice | None
     max_output_tokens: int
     context_tokens: int | None = None
+    quality: float | None = None
     patience_s: float = 60.0
     max_wait_s: float = 10.0
 
@@ -53,11 +54,16 @@ class CloudModel:
         return request.max_output_tokens or self.max_output_tokens
 
     def option(
-        self, request: ChatRequest, health: ModelHealth | None = None, *, prompt_tokens: int | None = None
+        self,
+        request: ChatRequest,
+        health: ModelHealth | None = None,
+        *,
+        prompt_tokens: int | None = None,
+        latency: CloudLatency | None = None,
     ) -> CloudOption:
         """Describe this model to the policy, with what `request` could cost at most, and what it likely will.
 
-        prompt_tokens: as the local model's tokenizer counted them, where one did.
+        prompt_tokens: as the local model's tokenizer counted them, where one did. latency: as it was learned.
         """
         health = health or ModelHealth()
         reserve_usd = expected_usd = None
@@ -82,6 +88,8 @@ class CloudModel:
             is_healthy=health.resting is None,
             resting=health.resting,
             rest_s=health.rest_s,
+            quality=self.quality,
+            latency=latency,
         )
 
 
@@ -124,12 +132,12 @@ class Clouds:
     def option(self, cloud: CloudModel, request: ChatRequest, prompt_tokens: int | None) -> CloudOption:
         """Describe a model to the policy, with how it is doing now and how long it usually takes."""
         health = self.health.look_up(cloud.provider.name, cloud.model)
-        option = cloud.option(request, health, prompt_tokens=prompt_tokens)
-        return replace(option, latency=self.latencies.cloud(cloud.provider.name, cloud.model))
+        latency = self.latencies.cloud(cloud.provider.name, cloud.model)
+        return cloud.option(request, health, prompt_tokens=prompt_tokens, latency=latency)
 
     def find(self, option: CloudOption) -> CloudModel:
-        """The model behind an option this object made."""
-        return next(m for m in self.models if (m.provider.name, m.model) == (option.provider, option.model))
+        """The model behind an option this object made, at the prices that the option was made with or newer ones."""
+        return next(m for m in self._models if (m.provider.name, m.model) == (option.provider, option.model))
 
     def warm(self, option: CloudOption | None) -> None:
         """Have a connection ready while a draft is made that `option` may replace. Nothing of the request is sent."""
@@ -139,7 +147,7 @@ class Clouds:
     @property
     def reference_price(self) -> TokenPrice | None:
         """The price that local answers are said to save: that of the preferred cloud model with a known one."""
-        return next((m.price for m in self.models if m.price is not None), None)
+        return next((m.price for m in self._models if m.price is not None), None)
 
     async def call(
         self,
@@ -150,7 +158,7 @@ class Clouds:
         *,
         max_wait_s: float = 0.0,
     ) -> AsyncGenerator[Event, None]:
-        """Make one paid call. The worst case is on disk before the first byte leaves; what was used replaces it after.
+        """Make one paid call. Its worst case is on record before a byte leaves; what was used replaces it after.
 
         A call that ends without the provider telling its usage settles at the worst case: what it will bill for
         an answer that was broken off is not known, and the cap must hold. How it ends moves the circuits.
@@ -215,7 +223,7 @@ class Clouds:
         if option.reserve_usd is None or not caps:
             raise BudgetExhausted(f"{option.model} has no known price or no budget is configured")
         reservation = Reservation(
-            id=f"rsv_{uuid4().hex}",
+            id=f"rsv_{secrets.token_hex(16)}",
             request_id=journal.id,
             provider=option.provider,
             model=option.model,

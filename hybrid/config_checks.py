@@ -206,6 +206,8 @@ def warnings(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
         has_key = cloud.api_key_env is not None or cloud.api_key_file is not None or bool(cloud.api_keys_env)
         if url.scheme == "http" and has_key and not is_loopback(url.hostname or ""):
             yield f"cloud {cloud.name!r}: the API key travels unencrypted to {url.hostname}; use https://"
+        for model in sorted(set(cloud.quality) - set(cloud.models)):
+            yield f"cloud {cloud.name!r}: quality names {model!r}, which is none of its models"
         version = _VERSIONS.get(url.hostname or "")
         if version is not None and not url.path.strip("/"):
             # The official clients are given the host alone and put the version behind it themselves.

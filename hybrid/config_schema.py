@@ -171,6 +171,10 @@ class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="Context of its models; unset: the provider judges."),
     ] = None
+    quality: Annotated[
+        Mapping[ModelName, Annotated[float, Meta(ge=0, le=1)]],
+        Meta(description="Share of answers that are right, by model, as you measured it: for x-hybrid-min-quality."),
+    ] = field(default_factory=dict)
     max_output_tokens: Annotated[
         int,
         Meta(ge=1, le=16_777_216, description="Bound sent where a client gives none, so that the spend has a bound."),
@@ -292,6 +296,10 @@ class BudgetConfig(TagConfig, frozen=True, forbid_unknown_fields=True, kw_only=T
         Literal["even", "off"],
         Meta(description="even: as money goes faster than it can last, only what is worth more is escalated."),
     ] = "even"
+    power_cut: Annotated[
+        Literal["escrow", "each_call"],
+        Meta(description="How spend outlives a power cut: escrow: a small block is charged; each_call waits for disk."),
+    ] = "escrow"
     timezone: Annotated[
         str, Meta(min_length=1, description='Where days and months begin: "local" or an IANA name: Europe/Berlin.')
     ] = "local"

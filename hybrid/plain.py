@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from decimal import Decimal, InvalidOperation
 from enum import Enum
@@ -31,7 +31,11 @@ def to_plain(value: object) -> Json:
     Money becomes text, sets become sorted lists, and a number that is not finite, which JSON has no word for, becomes
     `"inf"`, `"-inf"` or `"nan"`.
     """
-    return _finite(msgspec.to_builtins(value, builtin_types=(), order="deterministic"))
+    plain: Json = msgspec.to_builtins(value, builtin_types=(), order="deterministic")
+    if type(plain) is float:
+        return plain if math.isfinite(plain) else repr(plain)
+    _make_finite(plain)
+    return plain
 
 
 def from_plain(kind: type[_T], plain: Json) -> _T:
@@ -43,14 +47,20 @@ def from_plain(kind: type[_T], plain: Json) -> _T:
     return cast(_T, _made(kind, plain, kind.__name__))
 
 
-def _finite(plain: Json) -> Json:
-    if type(plain) is float:
-        return plain if math.isfinite(plain) else repr(plain)
+def _make_finite(plain: Json) -> None:
+    """Spell out what is not finite in what a dict or list holds, in its place: it is ours, and mostly has none."""
+    items: Iterable[tuple[Any, Json]] = ()
     if type(plain) is dict:
-        return {key: _finite(item) for key, item in plain.items()}
-    if type(plain) is list:
-        return [_finite(item) for item in plain]
-    return plain
+        items = plain.items()
+    elif type(plain) is list:
+        items = enumerate(plain)
+    for place, item in items:
+        kind = type(item)
+        if kind is float:
+            if not math.isfinite(item):
+                plain[place] = repr(item)
+        elif kind is dict or kind is list:
+            _make_finite(item)
 
 
 def _made(kind: Any, plain: Json, where: str) -> Any:

@@ -24,7 +24,6 @@ from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotFound
 from hybrid.journal import Journal
 from hybrid.local_request import LocalRequest
 from hybrid.lora import join_name, split_name
-from hybrid.policy.latency import tighter_s
 from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
 from hybrid.promised import promised
@@ -284,7 +283,6 @@ class Runtime:
         clouds = () if is_private or target.policy is PolicyChoice.LOCAL_ONLY else self._clouds.named(target.cloud_name)
         options = tuple(self._option(cloud, request, target, prompt_tokens) for cloud in clouds)
         load, name = local.load if local is not None else None, self._local_name(target)
-        is_ready = local is not None and local.state is WorkerState.READY and journal.local_problem is None
         money = await self._budgets.look(request, options, journal)
         speeds = self._speeds.look_up(load, local.facts if local is not None else None, prompt_tokens)
         return Signals(
@@ -295,7 +293,7 @@ class Runtime:
             prompt_tokens=prompt_tokens,
             max_output_tokens=request.max_output_tokens or self._options.max_output_tokens,
             is_local_configured=self._fleet.default is not None,
-            is_local_ready=is_ready,
+            is_local_ready=local is not None and local.state is WorkerState.READY and journal.local_problem is None,
             local_problem=journal.local_problem,
             local_refusal=None if refusal is None else str(refusal),
             local_refusal_param=None if refusal is None else refusal.param,
@@ -311,6 +309,7 @@ class Runtime:
             budget_lambda=money.lambda_,
             deadline_s=None if request.deadline_s is None else request.deadline_s - journal.elapsed_s,
             max_cost_usd=request.max_cost_usd,
+            min_quality=request.min_quality,
             is_stream=request.is_stream,
             elapsed_s=journal.elapsed_s,
             errors=self._clouds.latencies.local(name, request.tag),
@@ -358,8 +357,6 @@ class Runtime:
 
     async def _answer(self, request: ChatRequest, journal: Journal) -> AsyncGenerator[Item, None]:
         target = self._resolve(request)
-        key_s = self._options.key_deadline_s(request.client_key) if request.client_key else None
-        request = replace(request, deadline_s=tighter_s(request.deadline_s, key_s))
         local = await self._acquire(request, target, journal)
         try:
             async with aclosing(self._decided(request, target, local, journal)) as items:

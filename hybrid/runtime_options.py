@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hybrid.policy.model import Limits
@@ -16,7 +16,6 @@ class RuntimeOptions:
     defaults: sampling where a client gives none; no field of it is None.
     adapters: names of the default local model's LoRA adapters, in the worker's order.
     embedding_model: the local model of embeddings; None takes the default one.
-    key_deadline_s: the deadline of requests that came with a client key, by its name; None: it has none.
     """
 
     limits: Limits
@@ -28,4 +27,3 @@ class RuntimeOptions:
     requires_key: bool = False
     adapters: tuple[str, ...] = ()
     embedding_model: str | None = None
-    key_deadline_s: Callable[[str], float | None] = lambda _: None

@@ -166,6 +166,7 @@ class ChatRequest:
     deadline_s: float | None = None
     priority: Priority = Priority.NORMAL
     max_cost_usd: Decimal | None = None
+    min_quality: float | None = None
     tag: str | None = None
     client_key: str | None = None
     """Name of the client key the request came with, for budgets and reports; never the key."""

@@ -33,6 +33,7 @@ from hybrid.runtime_options import RuntimeOptions
 from hybrid.speeds import open_profile, open_speed_book
 from hybrid.store.keys import ClientKeys
 from hybrid.store.ledger import Ledger
+from hybrid.store.rows import this_boot
 from hybrid.tuning.apply import Tuned, find_tuned
 from hybrid.types import Sampling
 
@@ -218,7 +219,7 @@ async def running(
     Raises: ConfigError if a cloud's key or price cannot be used, or the host needs a client key and there is none.
     """
     database = data_dir(environ) / "hybrid.sqlite3"
-    ledger = Ledger(database)
+    ledger = Ledger(database, has_escrow=config.budget.power_cut == "escrow", boot_id=this_boot())
     models: list[CloudModel] = []
     fleet = _fleet(config, environ, local)
     checker = Checker(environ)
@@ -302,6 +303,7 @@ def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]
                 price=price_of(config, cloud, model),
                 max_output_tokens=cloud.max_output_tokens,
                 context_tokens=cloud.context_tokens,
+                quality=cloud.quality.get(model),
                 patience_s=cloud.first_token_timeout_s,
                 max_wait_s=cloud.max_wait_s,
             )

@@ -280,6 +280,11 @@ def test_a_wrong_variable_is_named():
             id="price-for-nothing",
         ),
         pytest.param(
+            CLOUD + "quality = { gpt-9 = 0.9 }\n[budget]\nusd_per_day = 1",
+            ["cloud 'openai': quality names 'gpt-9', which is none of its models"],
+            id="quality-of-nothing",
+        ),
+        pytest.param(
             "[policy]\nhedge = true",
             ["policy.hedge: only requests with a deadline of their own are hedged; set policy.ttft_ms or total_ms"],
             id="hedge",

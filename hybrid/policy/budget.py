@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
+from functools import lru_cache
 
 from hybrid.types import Cap, Window
 
@@ -123,4 +124,11 @@ def _months_later(first: date, months: int) -> date:
 
 def _day_start(day: date, zone: tzinfo | None) -> datetime:
     """The first midnight of a date; where the clocks skip it, the instant they would have shown it."""
+    if zone is not None:
+        return _day_start_in(day, zone)
+    return datetime(day.year, day.month, day.day, fold=0).astimezone(UTC)  # the machine's own zone may change
+
+
+@lru_cache(maxsize=64)
+def _day_start_in(day: date, zone: tzinfo) -> datetime:
     return datetime(day.year, day.month, day.day, tzinfo=zone, fold=0).astimezone(UTC)

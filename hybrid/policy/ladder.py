@@ -105,6 +105,11 @@ def _lasting_obstacle(option: CloudOption, signals: Signals) -> tuple[Reason | N
     """What keeps an option from answering this request, its health aside."""
     if option.missing:
         return Reason.CAPABILITY, f"{option.model} cannot do: {', '.join(sorted(option.missing))}"
+    if signals.min_quality is not None and option.quality is not None and option.quality < signals.min_quality:
+        return (
+            Reason.CAPABILITY,
+            f"{option.model} is right in {option.quality:g}, {signals.min_quality:g} are asked for",
+        )
     wanted = (signals.prompt_tokens or 0) + (signals.max_output_tokens or 1)
     if option.context_tokens is not None and wanted > option.context_tokens:
         return Reason.CONTEXT, f"needs {wanted} tokens, {option.model} holds {option.context_tokens}"

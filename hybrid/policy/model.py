@@ -85,7 +85,7 @@ class CloudOption:
     context_tokens: None where unknown; then the provider is the judge.
     is_healthy: whether it may be called now, as far as its circuits know. resting: why not, for people.
     rest_s: how long that lasts at most.
-    quality: the calibrated share of answers that are right, in [0, 1]; None while nothing is calibrated.
+    quality: the share of its answers that are right, in [0, 1], as somebody measured it; None where nobody did.
     latency: None before its first call.
     """
 
@@ -151,6 +151,7 @@ class Signals:
     budget_lambda: float | None = None
     deadline_s: float | None = None
     max_cost_usd: Decimal | None = None
+    min_quality: float | None = None
     is_stream: bool = False
     elapsed_s: float = 0.0
     cached_tokens: int | None = None

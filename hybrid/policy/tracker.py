@@ -15,6 +15,8 @@ PRIOR_WEIGHT = 8.0
 """How many values a first guess weighs as long as nothing was seen."""
 PRIOR_HALF_LIFE = 16
 """After so many values it weighs half: its tail must not stay for long where none was seen."""
+FEW = 64
+"""One part in so many of what is known may be newer than the spread that was made of it."""
 DIGITS = 4
 """Significant digits of a spread: it is written down with every decision, and knows no more than that."""
 LARGEST = 1e6
@@ -28,11 +30,11 @@ class Tracker:
 
     def __init__(self, prior: Spread | None = None, *, half_life: int = HALF_LIFE, window: int = WINDOW) -> None:
         self._prior = prior
-        self._decay = 0.5 ** (1 / half_life)
+        self._weights = [0.5 ** (age / half_life) for age in range(window)]
         self._values: deque[float] = deque(maxlen=window)
         self.count = 0
         self._spread: Spread | None = prior
-        self._is_stale = False
+        self._seen = 0  # values that `_spread` knows of
 
     def add(self, value: float) -> None:
         """Learn a value. What is no positive number says nothing and is left out."""
@@ -40,7 +42,6 @@ class Tracker:
             return
         self._values.append(min(max(value, LEAST), LARGEST))
         self.count += 1
-        self._is_stale = True
 
     def beyond(self, least: float) -> float:
         """Stand in for a value that is only known to be larger than `least`: nobody waited for it.
@@ -54,18 +55,18 @@ class Tracker:
 
     @property
     def spread(self) -> Spread | None:
-        """What is known now; None before the first value where there is no guess either."""
-        if self._is_stale:
-            self._is_stale = False
+        """What is known now; None before the first value where there is no guess either.
+
+        Of many values a few new ones may be left out until there are more of them: one in a hundred moves little, and
+        sorting all of them for each costs more than it tells.
+        """
+        if self.count - self._seen > len(self._values) // FEW:
+            self._seen = self.count
             self._spread = self._weighed()
         return self._spread
 
     def _weighed(self) -> Spread:
-        points: list[tuple[float, float]] = []
-        weight = 1.0
-        for value in reversed(self._values):
-            points.append((value, weight))
-            weight *= self._decay
+        points = list(zip(reversed(self._values), self._weights, strict=False))
         if self._prior is not None:
             left = PRIOR_WEIGHT * 0.5 ** (self.count / PRIOR_HALF_LIFE)
             points += [(value, left * mass) for value, mass in zip(self._prior.values, MASSES, strict=True)]

@@ -23,6 +23,8 @@ NUMBERS = {
     "signals.decode_tok_s": "a local decode of {}",
     "signals.deadline_s": "a deadline in {}",
     "signals.max_cost_usd": "an allowed cost of {}",
+    "signals.min_quality": "a least quality of {}",
+    "quality": "a quality of {} of {cloud}",
     "signals.budget_left_usd": "a budget left of {}",
     "reserve_usd": "a price of {} for {cloud}",
     "expected_usd": "an expected price of {} for {cloud}",

@@ -16,9 +16,10 @@ MAX_DEADLINE_MS = 86_400_000
 MAX_VALUE_CHARS = 256
 
 _PREFIX = "x-hybrid-"
-_VALID = tuple(_PREFIX + name for name in ("policy", "deadline-ms", "priority", "max-cost-usd", "tag"))
-_POLICY, _DEADLINE, _PRIORITY, _COST, _TAG = _VALID
+_VALID = tuple(_PREFIX + name for name in ("policy", "deadline-ms", "priority", "max-cost-usd", "min-quality", "tag"))
+_POLICY, _DEADLINE, _PRIORITY, _COST, _QUALITY, _TAG = _VALID
 _USD = re.compile(r"\d{1,9}(\.\d{1,12})?")
+_SHARE = re.compile(r"0(\.\d{1,6})?|1(\.0{1,6})?")
 _UNSAFE = re.compile(r"[^\x20-\x7e]")
 
 
@@ -30,6 +31,7 @@ class Wishes:
     deadline_s: float | None = None
     priority: Priority = Priority.NORMAL
     max_cost_usd: Decimal | None = None
+    min_quality: float | None = None
     tag: str | None = None
     is_any: bool = False
 
@@ -60,6 +62,7 @@ def read_wishes(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
         deadline_s=_deadline_s(sent[_DEADLINE]) if _DEADLINE in sent else None,
         priority=_priority(sent[_PRIORITY]) if _PRIORITY in sent else Priority.NORMAL,
         max_cost_usd=_usd(sent[_COST]) if _COST in sent else None,
+        min_quality=_quality(sent[_QUALITY]) if _QUALITY in sent else None,
         tag=_tag(sent[_TAG]) if _TAG in sent else None,
         is_any=True,
     )
@@ -171,6 +174,12 @@ def _deadline_s(value: str) -> float:
     if not (value.isascii() and value.isdigit() and len(value) <= 9 and 1 <= int(value) <= MAX_DEADLINE_MS):
         raise _bad(_DEADLINE, f"must be whole milliseconds from 1 to {MAX_DEADLINE_MS}; got {_short(value)}")
     return int(value) / 1000
+
+
+def _quality(value: str) -> float:
+    if not _SHARE.fullmatch(value):
+        raise _bad(_QUALITY, "is the share of a cloud model's answers that must be right, from 0 to 1, such as 0.85")
+    return float(value)
 
 
 def _usd(value: str) -> Decimal:

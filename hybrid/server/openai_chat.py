@@ -89,6 +89,7 @@ def parse(body: bytes, headers: Iterable[tuple[bytes, bytes]], *, client_key: st
         deadline_s=wishes.deadline_s,
         priority=wishes.priority,
         max_cost_usd=wishes.max_cost_usd,
+        min_quality=wishes.min_quality,
         tag=wishes.tag,
         client_key=client_key,
     )

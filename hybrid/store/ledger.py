@@ -8,14 +8,16 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hybrid.errors import StoreError
-from hybrid.store import labels, money, rows, samples
+from hybrid.store import escrow, labels, money, rows, samples
 from hybrid.store.db import connect_reader, store_errors, to_us
+from hybrid.store.granting import IDLE_S, Granter
 from hybrid.store.records import (
     Balance,
     Grant,
@@ -55,8 +57,13 @@ def _utc_now() -> datetime:
 class Ledger:
     """Requests and money on disk. All methods are called from the event loop; one thread of its own does the writing.
 
-    Writes keep their order. `reserve` returns after its record has reached the disk; a request's row is written at
-    once but not waited for. See this package's README for what survives which death.
+    Writes keep their order. `reserve` returns when no death can make the caps forget what it granted; a request's row
+    is written at once but not waited for. See this package's README for what survives which death.
+
+    Args:
+        has_escrow: reservations draw on blocks that the disk holds, and need not wait for it each.
+        boot_id: of this boot of the machine; None where the system tells none, and then each waits.
+        idle_s: how long after the last reservation blocks are given back.
     """
 
     def __init__(
@@ -66,6 +73,9 @@ class Ledger:
         clock: Callable[[], datetime] = _utc_now,
         max_pending_writes: int = 10_000,
         retry_after_s: float = 1.0,
+        has_escrow: bool = False,
+        boot_id: str | None = None,
+        idle_s: float = IDLE_S,
     ) -> None:
         self._path, self._clock = path, clock
         self._mark = rows.this_process()
@@ -74,6 +84,8 @@ class Ledger:
         self._writer = Writer(
             path, on_open=self._take_over, max_pending=max_pending_writes, retry_after_s=retry_after_s
         )
+        self._boot_id = boot_id
+        self._granter = Granter(self._writer.submit, self._owner, boot_id if has_escrow else None, idle_s=idle_s)
         self._reader: sqlite3.Connection | None = None
         self._reader_lock = threading.Lock()
 
@@ -128,7 +140,7 @@ class Ledger:
         self._tell(lambda connection: labels.upsert_standing(connection, standing), f"the state of {standing.task}")
 
     async def reserve(self, wish: Reservation) -> Grant:
-        """Set aside the worst case of a cloud call, if every cap has room for it. On disk when this returns.
+        """Set aside the worst case of a cloud call, if every cap has room for it. Counted for good when this returns.
 
         Cancelled while it waits, it leaves no reservation behind.
 
@@ -137,14 +149,7 @@ class Ledger:
         """
         money.check(wish)
         answer: Future[Grant] = Future()
-        self._writer.submit(
-            Write(
-                lambda connection: money.reserve(connection, self._owner(), wish),
-                f"reservation {wish.id}",
-                answer,
-                must_survive_power_cut=True,
-            )
-        )
+        self._writer.submit(self._granter.write(wish, answer))
         try:
             return await _outcome(answer)
         except asyncio.CancelledError:
@@ -225,13 +230,18 @@ class Ledger:
 
     async def aclose(self) -> None:
         """Write what waits and close the file. What is still open in it counts as left by a dead process."""
+        self._granter.stop()
         if self._owner_id is not None:
             owner_id, now_us = self._owner_id, to_us(self._clock())
+
+            def leave(connection: sqlite3.Connection) -> None:
+                rows.unregister(connection, owner_id, now_us)
+                escrow.close(connection)
+
+            what = "the end of this process"
             try:
-                self._tell(
-                    lambda connection: rows.unregister(connection, owner_id, now_us),
-                    "the end of this process",
-                    is_never_refused=True,
+                self._writer.submit(
+                    Write(leave, what, must_survive_power_cut=True, is_kept=True, is_never_refused=True)
                 )
             except StoreError:
                 return  # closed before
@@ -253,7 +263,8 @@ class Ledger:
         now_us = to_us(self._clock())
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
-        recovery = rows.recover(connection, now_us)
+        charged_nusd = escrow.recover(connection, self._boot_id, now_us)
+        recovery = replace(rows.recover(connection, now_us), power_cut_usd=money.usd_of(charged_nusd))
         owner_id = self._owner_id
         if owner_id is None or not rows.is_registered(connection, owner_id, self._mark):
             owner_id = rows.register(connection, self._mark, now_us)
@@ -266,6 +277,12 @@ class Ledger:
                 recovery.lost_requests,
                 recovery.settled_reservations,
                 recovery.settled_usd,
+            )
+        if charged_nusd:
+            _LOG.warning(
+                "the machine went down while money was set aside ahead: %s USD are charged, the most that calls can"
+                " have cost which the ledger may have lost",
+                recovery.power_cut_usd,
             )
 
     def _settlement(self, reservation_id: str, amount_nusd: int, by: str) -> Callable[[sqlite3.Connection], bool]:

@@ -195,6 +195,19 @@ CREATE TABLE standings (
     facts_json  TEXT NOT NULL
 )"""
 
+# Money set aside ahead of the reservations that draw on it; see escrow.py. "" is nobody's in particular.
+_ESCROW = """
+CREATE TABLE escrow (
+    client_key TEXT NOT NULL,
+    tag        TEXT NOT NULL,
+    owner_id   INTEGER NOT NULL REFERENCES owners (id),
+    boot_id    TEXT NOT NULL,
+    start_us   INTEGER NOT NULL,
+    size_nusd  INTEGER NOT NULL CHECK (size_nusd >= 0),
+    left_nusd  INTEGER NOT NULL CHECK (left_nusd BETWEEN 0 AND size_nusd),
+    PRIMARY KEY (client_key, tag)
+) WITHOUT ROWID"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "m001_ledger",
@@ -258,4 +271,5 @@ MIGRATIONS: tuple[Migration, ...] = (
         ),
     ),
     Migration("m006_labels", (_LABELS, "CREATE INDEX labels_by_calibration ON labels (calibration)", _STANDINGS)),
+    Migration("m007_escrow", (_ESCROW,)),
 )

@@ -112,18 +112,30 @@ def reserve(connection: sqlite3.Connection, owner_id: int, wish: Reservation) ->
 
     Raises: sqlite3.IntegrityError if the id was used before.
     """
-    amount_nusd = cost_nusd(wish.amount_usd)
-    still_open = _open_by_scope(connection, wish.caps)
-    rooms = [
+    room_nusd, tightest = min(rooms(connection, wish.caps), key=lambda room: room[0])
+    if cost_nusd(wish.amount_usd) > room_nusd:
+        return Refused(tightest, usd_of(max(0, room_nusd)))
+    return insert(connection, owner_id, wish)
+
+
+def rooms(connection: sqlite3.Connection, caps: Sequence[Cap]) -> list[tuple[int, Cap]]:
+    """What each cap has left beside all that is settled in its window and all that is open."""
+    still_open = _open_by_scope(connection, caps)
+    return [
         (
             limit_nusd(cap.limit_usd) - spent_nusd(connection, cap.window, scope_of(cap)) - still_open[scope_of(cap)],
             cap,
         )
-        for cap in wish.caps
+        for cap in caps
     ]
-    room_nusd, tightest = min(rooms, key=lambda room: room[0])
-    if amount_nusd > room_nusd:
-        return Refused(tightest, usd_of(max(0, room_nusd)))
+
+
+def insert(connection: sqlite3.Connection, owner_id: int, wish: Reservation) -> Reserved:
+    """Write a reservation that was found to fit.
+
+    Raises: sqlite3.IntegrityError if the id was used before.
+    """
+    amount_nusd = cost_nusd(wish.amount_usd)
     connection.execute(
         "INSERT INTO reservations"
         " (id, request_id, owner_id, provider, model, reserved_at_us, reserved_nusd, client_key, tag)"

@@ -88,7 +88,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """Granted and on disk: the call may leave."""
+    """Granted and written, so that not even a power cut makes the cap forget it: the call may leave."""
 
     amount_usd: Decimal
 
@@ -114,11 +114,15 @@ class Balance:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What dead processes had left behind and the start cleaned up; `settled_usd` is at the worst case."""
+    """What dead processes had left behind and the start cleaned up; `settled_usd` is at the worst case.
+
+    power_cut_usd: charged beside it for calls whose reservations a power cut took; see `escrow`.
+    """
 
     lost_requests: int
     settled_reservations: int
     settled_usd: Decimal
+    power_cut_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)

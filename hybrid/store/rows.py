@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import TypeAlias
 
 import psutil
@@ -16,6 +17,8 @@ from hybrid.store.money import cost_nusd, saving_nusd, usd_of
 from hybrid.store.records import Recovery, RequestClosed, RequestOpened
 
 SqlValues: TypeAlias = Mapping[str, str | int | float | None]
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _LABEL_CHARS = 500  # a client writes its own model name and tag; they are labels here, not an archive
 _SAME_START_S = 0.5  # psutil adds a start in clock ticks to a boot time that moves a little as the clock is disciplined
@@ -69,6 +72,14 @@ def this_process() -> ProcessMark:
 def process_start_s(pid: int) -> float:
     """When a process started, unix seconds. Raises: psutil.NoSuchProcess."""
     return float(psutil.Process(pid).create_time())
+
+
+def this_boot() -> str | None:
+    """What tells this boot of the machine from every other; None where the system has no such name (not Linux)."""
+    try:
+        return BOOT_ID.read_text().strip() or None
+    except OSError:
+        return None
 
 
 def is_alive(mark: ProcessMark) -> bool:

@@ -34,17 +34,27 @@ _ONE_WRITES_FAULT = (
 )
 
 
+class NeedsDisk:
+    """What a quick write answers that has to be done in a transaction that waits for the disk; nothing was changed."""
+
+
+NEEDS_DISK = NeedsDisk()
+
+
 @dataclass(slots=True, eq=False)
 class Write:
     """One thing to write. `apply` runs in the writer's thread, within a transaction shared with its neighbours.
 
-    apply: must change the file by one statement at most, so that its failure leaves nothing half done.
+    apply: of its statements only the first to change the file may fail by its own values, so that its failure leaves
+        nothing half done.
     what: for the log, when nobody waits for the answer.
     answer: told the result after the commit; None when nobody waits.
     must_survive_power_cut: the commit waits for the disk (synchronous=FULL).
     is_kept: on a failing disk it stays in line, in order, until it can be written.
     is_never_refused: it joins even a full line. For settlements: they are no more than the reservations granted,
         and give room back.
+    quick: tried before `apply`, and enough in a transaction that does not wait for the disk; where it answers
+        NEEDS_DISK, `apply` has its turn in one that does.
     """
 
     apply: Callable[[sqlite3.Connection], Any]
@@ -53,6 +63,7 @@ class Write:
     must_survive_power_cut: bool = False
     is_kept: bool = False
     is_never_refused: bool = False
+    quick: Callable[[sqlite3.Connection], Any] | None = None
 
 
 class Writer:
@@ -115,16 +126,26 @@ class Writer:
 
     def _run(self) -> None:
         while batch := self._take():
-            try:
-                done = self._commit(batch)
-            except StoreError as exc:
-                self._fail(batch, exc)
-            except Exception as exc:  # noqa: BLE001 - the thread's boundary: whoever waits must hear of it
-                _LOG.exception("the ledger's writer failed")
-                self._fail(batch, StoreError(f"cannot write {self._path}: {exc}"))
-            else:
-                self._deliver(done)
+            # A caller that gave up before its turn gets nothing written; from here on it can no longer withdraw.
+            taken = [write for write in batch if write.answer is None or write.answer.set_running_or_notify_cancel()]
+            waits = any(write.must_survive_power_cut for write in taken)
+            if unsafe := self._write(taken, waits_for_disk=waits):
+                self._write(unsafe, waits_for_disk=True)
         self._disconnect()
+
+    def _write(self, batch: list[Write], *, waits_for_disk: bool) -> list[Write]:
+        """Write and tell those who wait, whatever happens. Gives those that need a transaction that waits."""
+        try:
+            done = self._commit(batch, waits_for_disk=waits_for_disk)
+        except StoreError as exc:
+            self._fail(batch, exc)
+        except Exception as exc:  # noqa: BLE001 - the thread's boundary: whoever waits must hear of it
+            _LOG.exception("the ledger's writer failed")
+            self._fail(batch, StoreError(f"cannot write {self._path}: {exc}"))
+        else:
+            self._deliver([one for one in done if one[1] is not NEEDS_DISK])
+            return [write for write, result, _ in done if result is NEEDS_DISK]
+        return []
 
     def _take(self) -> list[Write]:
         """Wait for something to write, and for the disk's pause to end unless somebody asks. Empty: closed."""
@@ -138,14 +159,12 @@ class Writer:
             self._asking -= sum(write.answer is not None for write in batch)
             return batch
 
-    def _commit(self, batch: list[Write]) -> list[tuple[Write, Any, Exception | None]]:
-        # A caller that gave up before its turn gets nothing written; from here on it can no longer withdraw.
-        batch[:] = [write for write in batch if write.answer is None or write.answer.set_running_or_notify_cancel()]
+    def _commit(self, batch: list[Write], *, waits_for_disk: bool) -> list[tuple[Write, Any, Exception | None]]:
         with store_errors(self._path, "write"):
             connection = self._connect()
-            self._set_durability(connection, any(write.must_survive_power_cut for write in batch))
+            self._set_durability(connection, waits_for_disk)
             connection.execute("BEGIN IMMEDIATE")
-            done = [(write, *_apply(write, connection)) for write in batch]
+            done = [(write, *_apply(write, connection, waits_for_disk=waits_for_disk)) for write in batch]
             connection.execute("COMMIT")
         with self._wake:
             if self._error:
@@ -209,8 +228,11 @@ class Writer:
             self._connection = None
 
 
-def _apply(write: Write, connection: sqlite3.Connection) -> tuple[Any, Exception | None]:
+def _apply(write: Write, connection: sqlite3.Connection, *, waits_for_disk: bool) -> tuple[Any, Exception | None]:
     try:
-        return write.apply(connection), None
+        answer = NEEDS_DISK if write.quick is None else write.quick(connection)
+        if answer is NEEDS_DISK and (waits_for_disk or write.quick is None):
+            answer = write.apply(connection)
+        return answer, None
     except _ONE_WRITES_FAULT as exc:
         return None, exc

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
 import sqlite3
 import sys
 from contextlib import closing, suppress
@@ -102,6 +103,76 @@ def test_killed_at_a_step(tmp_path, point, expected):
             assert {"lost": 1} == report["outcomes"] or expected == NOT_ON_RECORD
 
     asyncio.run(scenario())
+
+
+# The steps of a call that draws on a block which the one before it opened, or fills one, and what is known of it then.
+BLOCK_STEPS = [
+    pytest.param("hybrid.store.escrow:draw:call:1", NOT_ON_RECORD, id="before-it-draws"),
+    pytest.param("hybrid.store.escrow:draw:return:1", NOT_ON_RECORD, id="drawn-and-not-committed"),
+    pytest.param("hybrid.store.writer:_deliver:call:9", None, id="committed-and-not-told"),
+    pytest.param("hybrid.providers.transport:sent:call:2", AT_WORST, id="being-sent"),
+    pytest.param("hybrid.pricing:cost_usd:return:2", AT_WORST, id="usage-priced"),
+    pytest.param("hybrid.store.money:settle:return:2", AT_WORST, id="settled-and-not-committed"),
+    pytest.param("hybrid.journal:closed:call:2", AS_BILLED, id="settled-and-not-closed"),
+]
+
+
+@pytest.mark.parametrize("is_cut", [False, True], ids=["killed", "power-cut"])
+@pytest.mark.parametrize(("point", "expected"), BLOCK_STEPS)
+def test_killed_at_a_step_of_a_call_out_of_a_block(tmp_path, point, expected, is_cut):
+    """Killed, the second call is as certain as the first. Where the power was cut, its row may be lost, and the block
+    that the first call left on the disk stands in for it: spend is not below the bill, and above it by no more."""
+
+    async def scenario() -> None:
+        async with FakeProvider(Answer(chunks=WORDS)) as cloud:
+            config = FAKE_MODEL + cloud_toml(cloud.base_url)
+            with Serving(tmp_path, config, command=(sys.executable, str(MORTAL), point)) as server:
+                first = await asyncio.to_thread(server.ask, "a question", model="cloud", max_tokens=50)
+                assert 200 == first.status_code
+                first_usd = bill_usd(cloud.billed)
+                if is_cut:
+                    on_disk = as_on_disk(tmp_path)
+                await asyncio.to_thread(ask_and_lose, server, is_stream=False)
+            bill = bill_usd(cloud.billed)
+            folder = on_disk if is_cut else tmp_path
+            if is_cut:
+                reboot(folder)
+            block_usd = sum(block_usds(folder))
+            second = reservations(folder)[1:]
+            spent_usd, report = await judged_after(folder, cloud, config)
+        worst_usd = sum(Decimal(row["reserved_nusd"]) / 10**9 for row in second)
+        assert block_usd > 0
+        assert report["reserved_usd"] == 0
+        if is_cut:
+            assert (second, first_usd + block_usd) == ([], spent_usd)
+            assert bill <= spent_usd
+        else:
+            exact = {NOT_ON_RECORD: Decimal(0), AT_WORST: worst_usd, AS_BILLED: bill - first_usd}
+            assert bill <= spent_usd <= first_usd + worst_usd
+            assert expected is None or exact[expected] == spent_usd - first_usd
+
+    asyncio.run(scenario())
+
+
+def as_on_disk(folder: Path) -> Path:
+    """A copy of the ledger as it is: what the disk would have, were it waited for now and never again."""
+    copy = folder / "disk"
+    copy.mkdir()
+    for name in ("hybrid.sqlite3", "hybrid.sqlite3-wal"):
+        shutil.copy(folder / name, copy / name)
+    return copy
+
+
+def reboot(folder: Path) -> None:
+    """Make what is in the ledger another boot's."""
+    with closing(sqlite3.connect(folder / "hybrid.sqlite3")) as connection, connection:
+        connection.execute("UPDATE escrow SET boot_id = 'the boot before'")
+
+
+def block_usds(folder: Path) -> list[Decimal]:
+    """What the open blocks hold."""
+    with closing(sqlite3.connect(folder / "hybrid.sqlite3")) as connection:
+        return [Decimal(nusd) / 10**9 for (nusd,) in connection.execute("SELECT left_nusd FROM escrow")]
 
 
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])

@@ -52,6 +52,27 @@ def test_the_order_may_be_as_listed(tmp_path):
     assert "as listed: dear/m, cheap/m" in explained[0]
 
 
+def test_a_request_that_asks_for_more_leaves_the_weaker_cloud_out(tmp_path):
+    """`x-hybrid-min-quality` against `[[cloud]] quality`: the weak are not asked; where all are, none is."""
+
+    async def scenario():
+        async with FakeProvider(Answer()) as dear, FakeProvider(Answer()) as cheap:
+            config = ladder_toml(("dear", dear.base_url, 9), ("cheap", cheap.base_url, 2))
+            for name, quality in (("dear", 0.9), ("cheap", 0.8)):
+                config = config.replace(f'name = "{name}"\n', f'name = "{name}"\nquality = {{ m = {quality} }}\n')
+            with Serving(tmp_path, config) as server:
+                statuses = []
+                for least in ("0.8", "0.85", "0.95"):
+                    answer = await asyncio.to_thread(
+                        server.ask, "hard", model="cloud", headers={"x-hybrid-min-quality": least}
+                    )
+                    statuses.append(answer.status_code)
+                assert "m is right in 0.9, 0.95 are asked for" in answer.text
+                return statuses, len(dear.requests), len(cheap.requests)
+
+    assert ([200, 200, 400], 1, 1) == asyncio.run(scenario())
+
+
 def test_a_cloud_that_fails_before_its_first_token_is_left_for_the_next(tmp_path):
     """Streamed or whole, the client sees one good answer; `explain` has each rung, why it was left, and its money."""
     requests = [{"model": "cloud", "stream": is_stream} for is_stream in (False, True)]

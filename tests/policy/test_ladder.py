@@ -56,6 +56,15 @@ def order(signals: Signals, limits: Limits = LIMITS) -> str:
         pytest.param({"budget_left_usd": Decimal("0.5")}, LIMITS, "cheap middle", id="what-the-budget-cannot-hold"),
         pytest.param({"max_cost_usd": Decimal("0.15")}, LIMITS, "middle", id="what-the-request-allows"),
         pytest.param(
+            {"clouds": (replace(DEAR, quality=0.9), MIDDLE, replace(CHEAP, quality=0.8)), "min_quality": 0.85},
+            LIMITS,
+            "middle dear",
+            id="what-is-known-to-be-too-weak",
+        ),
+        pytest.param(
+            {"clouds": (replace(CHEAP, quality=0.85),), "min_quality": 0.85}, LIMITS, "cheap", id="just-so-good"
+        ),
+        pytest.param(
             {"clouds": (DEAR, replace(CHEAP, missing=frozenset({"tools"})))}, LIMITS, "dear", id="what-cannot"
         ),
         pytest.param({"clouds": (DEAR, replace(CHEAP, **RESTING))}, LIMITS, "dear", id="what-rests"),

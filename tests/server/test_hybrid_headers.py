@@ -26,6 +26,7 @@ def test_all_wishes():
         deadline_s=1.5,
         priority=Priority.HIGH,
         max_cost_usd=Decimal("0.02"),
+        min_quality=0.85,
         tag="größe",
         is_any=True,
     )
@@ -35,6 +36,7 @@ def test_all_wishes():
             (b"x-hybrid-deadline-ms", b"1500"),
             (b"x-hybrid-priority", b"High"),
             (b"x-hybrid-max-cost-usd", b"0.02"),
+            (b"x-hybrid-min-quality", b"0.85"),
             (b"x-hybrid-tag", "größe".encode()),
         ]
     )
@@ -57,6 +59,8 @@ def test_all_wishes():
         pytest.param(b"x-hybrid-max-cost-usd", b"Infinity", id="infinite"),
         pytest.param(b"x-hybrid-max-cost-usd", b"1e9", id="cost-exponent"),
         pytest.param(b"x-hybrid-max-cost-usd", b"", id="empty"),
+        pytest.param(b"x-hybrid-min-quality", b"1.1", id="better-than-right"),
+        pytest.param(b"x-hybrid-min-quality", b"85%", id="per-cent"),
         pytest.param(b"x-hybrid-tag", b"", id="empty-tag"),
         pytest.param(b"x-hybrid-tag", b"t" * 129, id="long-tag"),
         pytest.param(b"x-hybrid-tag", b"a\tb", id="control"),

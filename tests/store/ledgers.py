@@ -60,4 +60,4 @@ def opened(name: str, **more: object) -> RequestOpened:
 def rows_of(path: Path, table: str = "requests") -> list[dict[str, object]]:
     """All rows of a table, oldest first."""
     with closing(connect_reader(path)) as reader:
-        return [dict(row) for row in reader.execute(f"SELECT * FROM {table} ORDER BY rowid")]  # noqa: S608
+        return [dict(row) for row in reader.execute(f"SELECT * FROM {table} ORDER BY 1")]  # noqa: S608
