@@ -345,6 +345,16 @@ async def spins(bench: Bench) -> dict[str, Any]:
     return {label: compare({"ours": samples}) for label, samples in sorted(result.items())}
 
 
+# ---- 9: an answer that repeats its question
+
+
+async def copies(bench: Bench) -> dict[str, Any]:
+    """One stream that rewrites code."""
+    from scripts._copying import copying
+
+    return await copying(bench)
+
+
 SCENARIOS: dict[int, tuple[str, Callable[[Bench], Awaitable[dict[str, Any]]]]] = {
     1: ("chats: 175-token prompts, 64-token answers", concurrency),
     2: ("eight chats sharing a 1,000-token system prompt, cold", shared_prefix),
@@ -354,4 +364,5 @@ SCENARIOS: dict[int, tuple[str, Callable[[Bench], Awaitable[dict[str, Any]]]]] =
     6: ("soak: requests of random sizes", soak),
     7: ("worker's time outside llama_decode, a step", overhead),
     8: ("how long OpenMP threads spin (only if asked for)", spins),
+    9: ("rewriting code with one name changed: what drafts give", copies),
 }

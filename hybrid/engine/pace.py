@@ -12,6 +12,9 @@ SMOOTHING_S = 0.5
 """Steps that take long weigh more, so that an average follows a change within a second, not within five long steps."""
 MIN_CHUNK_TOKENS = 16
 """Below this llama.cpp's matrix kernels lose most of their speed to per-step overhead."""
+LEAST_CHUNK_TOKENS, DEAR_CHUNK = 4, 2.0
+"""Deep in a long prompt attention makes each token dear: 16 of them at 4,000 tokens of context took eight usual steps
+of four streams (135M, 2 cores). Where they would take so many times what a step may, fewer are taken."""
 FIRST_CHUNK_TOKENS = 64
 IDLE_STEP_S = 0.25
 """Usual step while nobody decodes: a cancelled request leaves at the next step, and should within 500 ms."""
@@ -50,6 +53,7 @@ class Pace:
     _prefill_slowdown: float | None = None
     _decode_slowdown: float | None = None
     _draft_cost: float = 1.0
+    _is_dear: bool = False
 
     def prefill_budget_tokens(self, *, decoding: int, prefilling: int = 1, batch_tokens: int) -> int:
         """Give the prompt tokens the next step may take.
@@ -60,13 +64,16 @@ class Pace:
         """
         if self.prefill_token_s is None:
             return min(FIRST_CHUNK_TOKENS, batch_tokens)
-        target_s, least_tokens = IDLE_STEP_S, MIN_IDLE_CHUNK_TOKENS
+        target_s, least_tokens, self._is_dear = IDLE_STEP_S, MIN_IDLE_CHUNK_TOKENS, False
         if decoding:
             least_tokens = MIN_CHUNK_TOKENS
             # A step with drafts takes longer and gives more: the promise is about the step that gives each its token.
             plain_s = self.decode_s(decoding) or self.decode_step_s or MIN_BUSY_STEP_S
             usual_s = min(max(plain_s, MIN_BUSY_STEP_S), MAX_USUAL_STEP_S)
             target_s = min(usual_s * max(1.0, prefilling / decoding), LONGEST_BUSY_STEP_S)
+            self._is_dear = least_tokens * self.prefill_token_s > DEAR_CHUNK * max(target_s, plain_s)
+            if self._is_dear:
+                least_tokens = LEAST_CHUNK_TOKENS
         return min(batch_tokens, max(least_tokens, int(target_s / self.prefill_token_s)))
 
     def observe(
@@ -85,7 +92,7 @@ class Pace:
             if sequences == 1 or not drafted:
                 self._note_size(sequences + drafted, step_s)
             self._note_draft_cost(step_s, sequences, drafted)
-        elif prefill_tokens >= MIN_CHUNK_TOKENS:
+        elif prefill_tokens >= (LEAST_CHUNK_TOKENS if self._is_dear and sequences else MIN_CHUNK_TOKENS):
             share_s = max(step_s - (self.decode_step_s or 0.0) * bool(sequences), step_s * 0.25)
             self.prefill_token_s = _smooth(self.prefill_token_s, share_s / prefill_tokens, step_s)
 

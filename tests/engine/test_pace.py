@@ -51,7 +51,42 @@ def test_a_slow_model_is_not_made_slower_by_small_steps():
 
     assert 64 == pace.prefill_budget_tokens(decoding=0, batch_tokens=512)
     assert 32 == pace.prefill_budget_tokens(decoding=0, batch_tokens=32)
+    pace.observe(step_s=0.5, prefill_tokens=0, sequences=1, drawn=1)
     assert 16 == pace.prefill_budget_tokens(decoding=1, batch_tokens=512)
+
+
+def _beside_streams(pace: Pace, token_s: float, steps: int) -> list[int]:
+    """Take prompt chunks as planned, at so many seconds a token, beside four streams of 30 ms a step."""
+    chunks = []
+    for _ in range(steps):
+        chunks.append(pace.prefill_budget_tokens(decoding=4, batch_tokens=512))
+        pace.observe(step_s=0.03 + chunks[-1] * token_s, prefill_tokens=chunks[-1], sequences=4)
+    return chunks
+
+
+def test_deep_in_a_long_prompt_streams_wait_no_longer():
+    """Where attention makes each token dear a chunk may be of four; at the next prompt's beginning it grows again."""
+    pace = Pace()
+    for _ in range(20):
+        pace.observe(step_s=0.03, prefill_tokens=0, sequences=4, drawn=4)
+        pace.observe(step_s=0.25, prefill_tokens=64, sequences=0)
+    assert 16 == _beside_streams(pace, 0.004, 5)[-1]
+    deep = _beside_streams(pace, 0.018, 30)
+    assert 4 == deep[-1]
+    assert 0.03 + deep[-1] * 0.018 < 4 * 0.03
+    assert 16 == _beside_streams(pace, 0.004, 10)[-1]
+
+
+def test_a_short_rest_of_a_prompt_tells_nothing_of_prompts():
+    """A few tokens computed alone cost what a step costs; only where chunks are small on purpose do they count."""
+    pace = Pace()
+    for _ in range(20):
+        pace.observe(step_s=0.25, prefill_tokens=64, sequences=0)
+    before = pace.prefill_tok_s
+    pace.prefill_budget_tokens(decoding=0, batch_tokens=512)
+    for _ in range(20):
+        pace.observe(step_s=0.02, prefill_tokens=5, sequences=0)
+    assert before == pace.prefill_tok_s
 
 
 def _both_kinds() -> Pace:
