@@ -35,7 +35,7 @@ STEP_SYSTEM_TOKENS, STEP_ANSWER_TOKENS = 40, 192
 WARM_CHUNKS = 48
 """Chunks of each stream before the long prompt is sent: what is usual is known by then."""
 OTHERS_CORES, CPU_COST = "others_busy_cores", "server_cpu_ms_per_token"
-BARE, BARE_ALIKE = "bare llama_decode", "bare in the worker's environment"
+BARE, BARE_ALIKE, ENGINE_ALONE = "bare llama_decode", "bare in the worker's environment", "the engine alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +169,12 @@ async def single_stream(bench: Bench) -> dict[str, Any]:
     model, threads = bench.contestants.model, bench.contestants.threads
     with ExitStack() as stack:
         targets = stack.enter_context(bench.contestants.both(Size(slots=8, slot_tokens=1_024)))
-        loops = [BareLoop(BARE, model, threads), BareLoop(BARE_ALIKE, model, threads, worker_environ(targets[0]))]
+        alike = worker_environ(targets[0])
+        loops = [
+            BareLoop(BARE, model, threads),
+            BareLoop(BARE_ALIKE, model, threads, alike),
+            BareLoop(ENGINE_ALONE, model, threads, alike, "_engine_decode"),
+        ]
         bare = {loop.name: stack.enter_context(loop) for loop in loops}
         await warm_up(bench, targets)
 
@@ -191,6 +196,9 @@ async def single_stream(bench: Bench) -> dict[str, Any]:
     for name in bare:
         against = compare({"ours": samples["ours"], "peer": samples[name]})
         result["decode_tok_s"][f"ours to {name}"] = against["decode_tok_s"]["ratio"]
+    for name in (BARE, BARE_ALIKE):
+        against = compare({"ours": samples[ENGINE_ALONE], "peer": samples[name]})
+        result["decode_tok_s"][f"{ENGINE_ALONE} to {name}"] = against["decode_tok_s"]["ratio"]
     return {"one stream": result}
 
 

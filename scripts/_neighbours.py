@@ -117,15 +117,31 @@ class TellTale:
 
 
 class BareLoop:
-    """A child that does nothing but `llama_decode`, one token after the other. A context manager."""
+    """A child that does nothing but decode, one token after the other. A context manager.
 
-    def __init__(self, name: str, model: Path, threads: int, environ: Mapping[str, str] | None = None) -> None:
+    script: with `llama_decode` alone, or `_engine_decode`: with the engine and all signals.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Path,
+        threads: int,
+        environ: Mapping[str, str] | None = None,
+        script: str = "_bare_decode",
+    ) -> None:
         self.name, self._environ = name, environ
-        self._command = [sys.executable, str(Path(__file__).with_name("_bare_decode.py")), str(model), str(threads)]
+        # As a module, so that it finds its neighbours; the folder is the project's root.
+        self._command = [sys.executable, "-m", f"scripts.{script}", str(model), str(threads)]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            self._command, env=self._environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            self._command,
+            cwd=Path(__file__).resolve().parent.parent,
+            env=self._environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.run([1, 2, 3], 4)
         return self

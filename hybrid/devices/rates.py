@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from hybrid.devices.host import Cpu, Gpu
-from hybrid.devices.needs import KV_BYTES, repacked_bytes
+from hybrid.devices.needs import KV_BYTES, is_repacked, repacked_bytes
 from hybrid.devices.nominal import PLAIN_SHARE, core_ops_s, cpu_bytes_s, gpu_peak
 from hybrid.devices.shape import ModelShape
 
@@ -21,9 +21,19 @@ Limit: TypeAlias = Literal["bandwidth", "arithmetic"]
 CPU_BANDWIDTH_SHARE, GPU_BANDWIDTH_SHARE = 0.8, 0.7
 """What decoding reaches of a measured or nominal read bandwidth; the rest is launches, caches and small matrices."""
 GPU_ARITHMETIC_SHARE = 0.35
-CPU_LAYER_S = 0.0
-INT8_SHARE = 0.3
-"""What quantised matrix kernels reach of a measured int8 dot-product peak, which has no scales to apply."""
+INT8_SHARE, INT8_SHARE_AVX2 = 0.3, 0.42
+"""What quantised matrix kernels reach of a measured int8 dot-product peak, which has no scales to apply; with AVX2
+alone, whose dot product takes three instructions, they come nearer to it."""
+PLAIN_SHARE_AVX2 = 0.35
+ROW_SHARE = 0.18
+"""The same of kernels that multiply one token at a time, whatever the format; seen at 0.16 to 0.2 on three models."""
+FULL_BATCH_TOKENS = 32
+"""From so many tokens together the matrix kernels reach what they can; below, it is taken to grow evenly."""
+TILED = frozenset({"Q4_0", "Q5_0", "Q8_0", "IQ4_NL"})
+"""Formats that llama.cpp's tinyBLAS multiplies in tiles on x86 (llamafile/sgemm.cpp)."""
+TILED_SHARE = 0.65
+"""How fast those are beside repacked ones; 0.58 to 0.72 were seen with AVX2."""
+CPU_LAYER_S = 150e-6
 DECODE_DEPTH_TOKENS = 1024
 """Tokens already in the cache where a decode rate is predicted."""
 PROMPT_TOKENS = 512
@@ -43,12 +53,21 @@ class Roof:
     """What a device sustains: bytes read a second, and operations a second on this model's matrices.
 
     layer_s: seconds a step waits in each layer, whatever its size: threads meet after every operation.
+    row_ops_s: as `ops_s`, of a single token; None where it is the same.
     """
 
     bytes_s: float
     ops_s: float
     basis: Basis
     layer_s: float = 0.0
+    row_ops_s: float | None = None
+
+    def ops_at(self, tokens: int) -> float:
+        """Operations a second on a batch of so many tokens."""
+        if self.row_ops_s is None:
+            return self.ops_s
+        grown = min(1.0, (tokens - 1) / (FULL_BATCH_TOKENS - 1))
+        return self.row_ops_s + (self.ops_s - self.row_ops_s) * grown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,18 +87,29 @@ def cpu_roof(cpu: Cpu, threads: int, board: str | None, shape: ModelShape, measu
     """What the processors sustain on this model."""
     told, is_nominal = cpu_bytes_s(board, cpu.model, threads, cpu.logical_cores)
     read = measured.cpu_read_bytes_s or told
-    share = repacked_share(shape, cpu.isa)
-    mix = share + (1 - share) * PLAIN_SHARE
+    share = fast_share(shape, cpu.isa)
+    has_vnni = not {"avx512_vnni", "avx_vnni"}.isdisjoint(cpu.isa)
+    is_avx2_alone = "avx2" in cpu.isa and not has_vnni
+    mix = share + (1 - share) * (PLAIN_SHARE_AVX2 if is_avx2_alone else PLAIN_SHARE)
+    int8_share = INT8_SHARE_AVX2 if is_avx2_alone else INT8_SHARE
     peak = measured.cpu_int8_ops_s
-    ops = core_ops_s(cpu.isa, cpu.max_mhz) * threads if peak is None else peak * INT8_SHARE
+    ops = core_ops_s(cpu.isa, cpu.max_mhz) * threads if peak is None else peak * int8_share
     basis: Basis = "measured" if measured.cpu_read_bytes_s else "nominal" if is_nominal else "assumed"
-    return Roof(bytes_s=read * CPU_BANDWIDTH_SHARE, ops_s=ops * mix, basis=basis, layer_s=CPU_LAYER_S)
+    return Roof(
+        bytes_s=read * CPU_BANDWIDTH_SHARE,
+        ops_s=ops * mix,
+        basis=basis,
+        layer_s=CPU_LAYER_S,
+        row_ops_s=ops * ROW_SHARE / int8_share,
+    )
 
 
-def repacked_share(shape: ModelShape, isa: Collection[str]) -> float:
-    """Which share of what is multiplied lies in the fast layout."""
+def fast_share(shape: ModelShape, isa: Collection[str]) -> float:
+    """Which share of what is multiplied lies in the fast layout; what has fast kernels of its own counts in part."""
     every = shape.layer_bytes + shape.output_bytes
-    return min(1.0, repacked_bytes(shape, isa) / every) if every else 0.0
+    tiled = sum(size for kind, size in shape.matrix_bytes.items() if kind in TILED and not is_repacked(kind, isa))
+    fast = repacked_bytes(shape, isa) + (TILED_SHARE * tiled if "avx2" in isa else 0)
+    return min(1.0, fast / every) if every else 0.0
 
 
 def gpu_roof(gpus: Collection[Gpu], measured: Measured) -> Roof | None:
@@ -135,7 +165,7 @@ def predict_rate(
     work = _Work(shape.read_bytes + cells * cell, 2.0 * (shape.layer_parameters * tokens + table * logits))
     seconds, reading_s = 0.0, 0.0
     for share, roof in shares:
-        read_s, count_s = share * work.bytes / roof.bytes_s, share * work.ops / roof.ops_s
+        read_s, count_s = share * work.bytes / roof.bytes_s, share * work.ops / roof.ops_at(tokens)
         seconds += max(read_s, count_s) + share * shape.block_count * roof.layer_s
         reading_s += read_s if read_s >= count_s else 0.0
     return tokens / seconds, "bandwidth" if reading_s * 2 >= seconds else "arithmetic"

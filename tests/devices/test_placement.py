@@ -172,8 +172,8 @@ def test_measurements_override_data_sheets():
         placed.prediction for placed in (slow, fast, nominal) if isinstance(placed, Placement) and placed.prediction
     ]
     assert ["measured", "measured", "nominal"] == [prediction.basis for prediction in both]
-    assert 2.0 == pytest.approx(both[1].decode_tok_s / both[0].decode_tok_s)
-    assert 2.0 == pytest.approx(both[1].prefill_tok_s / both[0].prefill_tok_s)
+    assert 2.0 == pytest.approx(both[1].decode_tok_s / both[0].decode_tok_s, rel=0.05)  # layers wait all the same
+    assert 2.0 == pytest.approx(both[1].prefill_tok_s / both[0].prefill_tok_s, rel=0.05)
     assert ("arithmetic", "bandwidth") == (both[0].prefill_limit, both[0].decode_limit)
 
 
