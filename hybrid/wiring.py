@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 DEFAULT_SLOTS = 8
 """Sequences decoded together where no placement decides: by a backend that is no model file."""
 BARRIER_SPINS = "30000"
-"""How often a thread of GNU OpenMP, which llama.cpp computes with, looks at a barrier before it sleeps: about half a millisecond.
+"""How often a thread of GNU OpenMP, which llama.cpp computes with, looks at a barrier before it sleeps: some 0.5 ms.
 
 By default it spins for milliseconds, and a thread that waits so for one that is not running keeps it from running:
 with other busy processes on two cores single steps took 1 to 3 s, with this they stayed under 0.1 s.
