@@ -169,6 +169,7 @@ class LocalRequest:
         """Write the order to generate.
 
         defaults: hold where the client gives no sampling; no field of it is None.
+        is_thinking: the model thinks first, so that its first token is no answer.
         """
         given = self.request.sampling
 
@@ -198,7 +199,6 @@ class LocalRequest:
             patience_s=PATIENCE_S[self.request.priority],
             choices=self.choices,
             adapter=adapter,
-            # The first token of a model that thinks is no answer.
             options=[] if is_thinking else self.options,
         )
 
