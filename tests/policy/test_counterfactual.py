@@ -187,4 +187,5 @@ def test_each_change_that_is_told_changes_it(signals, limits, draft):
 
     for change in counterfactuals(then):
         assert here != change.place == place_with(then, change.fact, change.needed)
-        assert said(change).isprintable() or not change.cloud.isprintable()
+        named = [name for name in (change.cloud, change.place.cloud) if name is not None]
+        assert said(change).isprintable() or not all(name.isprintable() for name in named)
