@@ -24,9 +24,9 @@ def step_of(*limits: int) -> Plan:
 @pytest.mark.parametrize(
     ("limits", "step_s", "quiet_steps", "cells", "steps"),
     [
-        pytest.param((1000,), FAST_S, PLENTY, PLENTY, int(LONGEST_RUN_S / FAST_S), id="as-long-as-a-screen-needs"),
+        pytest.param((1000,), 0.005, PLENTY, PLENTY, int(LONGEST_RUN_S / 0.005), id="as-long-as-a-screen-needs"),
         pytest.param((1000,), 0.0001, PLENTY, PLENTY, MOST_RUN_STEPS, id="no-longer-than-the-most"),
-        pytest.param((1000,), 0.02, PLENTY, PLENTY, 1, id="slow-steps-are-single"),
+        pytest.param((1000,), 0.03, PLENTY, PLENTY, 1, id="slow-steps-are-single"),
         pytest.param((1000,), None, PLENTY, PLENTY, 1, id="nothing-measured"),
         pytest.param((1000, 3), FAST_S, PLENTY, PLENTY, 3, id="to-the-end-of-the-shortest"),
         pytest.param((1000,), FAST_S, 2, PLENTY, 2, id="until-somebody-looks-for-drafts"),
