@@ -45,7 +45,8 @@ BARRIER_SPINS = "30000"
 """How often a thread of GNU OpenMP, which llama.cpp computes with, looks at a barrier before it sleeps: some 0.5 ms.
 
 By default it spins for milliseconds, and a thread that waits so for one that is not running keeps it from running:
-with other busy processes on two cores single steps took 1 to 3 s, with this they stayed under 0.1 s.
+with other busy processes on two cores single steps took 1 to 3 s. A thirtieth of this kept them under 0.1 s, but cost
+one stream 10 % on a quiet machine; this value was not measured beside busy processes.
 """
 
 
