@@ -198,24 +198,24 @@ class Clouds:
                     settled_usd = Decimal(0)
                 raise
             finally:
-                await self._settle(reservation, journal, settled_usd, has_left=has_left)
+                self._settle(reservation, journal, settled_usd, has_left=has_left)
 
-    async def _settle(
+    def _settle(
         self, reservation: Reservation, journal: Journal, known_usd: Decimal | None, *, has_left: bool
     ) -> None:
-        """Write down what a call cost: what is known, nothing if it never left, else the worst case."""
-        try:
-            if known_usd == 0 or (known_usd is None and not has_left):
-                journal.note("nothing to pay: the call did not leave, or was refused")
-                await self._ledger.release(reservation.id)
-                return
-            amount_usd = reservation.amount_usd if known_usd is None else known_usd
-            journal.cost_usd += amount_usd
-            journal.note(f"settled ${amount_usd}" + (" (worst case: usage unknown)" if known_usd is None else ""))
-            await self._ledger.settle(reservation.id, amount_usd, is_estimated=known_usd is None)
-        except StoreError as failed:
-            # Nothing is lost: the reservation still counts in full, and the ledger goes on trying.
-            log.error("the cost of %s could not be written: %s", reservation.request_id, failed)
+        """Write down what a call cost: what is known, nothing if it never left, else the worst case.
+
+        Nobody waits for it: until it is written, the reservation counts in full, and the next one stands behind it in
+        the ledger's line.
+        """
+        if known_usd == 0 or (known_usd is None and not has_left):
+            journal.note("nothing to pay: the call did not leave, or was refused")
+            self._ledger.release_soon(reservation.id)
+            return
+        amount_usd = reservation.amount_usd if known_usd is None else known_usd
+        journal.cost_usd += amount_usd
+        journal.note(f"settled ${amount_usd}" + (" (worst case: usage unknown)" if known_usd is None else ""))
+        self._ledger.settle_soon(reservation.id, amount_usd, is_estimated=known_usd is None)
 
     async def _reserve(self, request: ChatRequest, option: CloudOption, journal: Journal) -> Reservation:
         now = datetime.now().astimezone()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from hybrid.server.gateway import ServerOptions
 
 _LOG = logging.getLogger(__name__)
 _SCOPE_KEY = "hybrid.exchange"
+_HANG_UP_KEY = "hybrid.hang_up"
 _JSON_CHARSETS = (b"", b"charset=utf-8", b'charset="utf-8"')
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -42,11 +43,58 @@ class Exchange:
         scope[_SCOPE_KEY] = self
 
     @staticmethod
+    def is_in(scope: Scope) -> bool:
+        """Whether a guard further out attached one."""
+        return _SCOPE_KEY in scope
+
+    @staticmethod
     def of(scope: Scope) -> Exchange:
         """The exchange that the outermost guard attached."""
         exchange = scope[_SCOPE_KEY]
         assert isinstance(exchange, Exchange)
         return exchange
+
+
+class HangUp:
+    """Tells whoever serves a request the moment its client is gone. The connection puts one into the ASGI scope.
+
+    ASGI's own way, to await `receive` beside the work, takes two tasks more for each request.
+    """
+
+    __slots__ = ("_serving", "has_happened", "reads_on")
+
+    def __init__(self, reads_on: Callable[[], None]) -> None:
+        """`reads_on`: has the connection read again if it stopped for its buffer; a hang-up is seen only by reading."""
+        self.reads_on = reads_on
+        self.has_happened = False
+        self._serving: asyncio.Task[Any] | None = None
+
+    def put(self, scope: Scope) -> None:
+        """Attach it to the request."""
+        scope[_HANG_UP_KEY] = self
+
+    @staticmethod
+    def of(scope: Scope) -> HangUp | None:
+        """The one that the connection attached, if it is one of ours."""
+        hang_up: HangUp | None = scope.get(_HANG_UP_KEY)
+        return hang_up
+
+    def happened(self) -> None:
+        """Cancel what serves the client."""
+        self.has_happened = True
+        if self._serving is not None:
+            self._serving.cancel()
+
+    @contextlib.contextmanager
+    def cancelling(self, serving: asyncio.Task[Any]) -> Iterator[None]:
+        """Cancel this task when it happens, at once if it did."""
+        self._serving = serving
+        if self.has_happened:
+            serving.cancel()
+        try:
+            yield
+        finally:
+            self._serving = None
 
 
 class Reply:
@@ -106,13 +154,37 @@ async def read_json_body(scope: Scope, receive: Receive, options: ServerOptions)
         raise BodyTimeout(f"the body did not arrive within {options.body_deadline_s:g} s") from exc
 
 
-async def until_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+async def until_gone(scope: Scope, receive: Receive, work: Coroutine[Any, Any, None]) -> None:
     """Run `work`, and cancel it and wait for its clean-up the moment the client hangs up.
 
     Call it when the body was read: what `receive` yields from then on is the hang-up.
 
     Raises: ClientGone; ShuttingDown if the server took the request back; whatever `work` raises.
     """
+    hang_up = HangUp.of(scope)
+    if hang_up is None:
+        await _until_received(receive, work)
+        return
+    hang_up.reads_on()
+    task = asyncio.current_task()
+    assert task is not None
+    try:
+        with hang_up.cancelling(task):
+            await work
+    except asyncio.CancelledError as exc:
+        if not hang_up.has_happened:
+            raise _taken_back() from exc
+        task.uncancel()
+        raise ClientGone from exc
+    except Exception as exc:
+        if not hang_up.has_happened:
+            raise
+        _log_failed_clean_up(exc)
+        raise ClientGone from exc
+
+
+async def _until_received(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+    """`until_gone` behind a server that tells of a hang-up by ASGI alone."""
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_hang_up(receive))
     try:
@@ -122,11 +194,15 @@ async def until_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
         await _cancelled(task)
         raise ClientGone
     except asyncio.CancelledError as exc:
-        # Only the server cancels this task: its time to drain is over.
         await _cancelled(task)
-        raise ShuttingDown("the server is shutting down; send the request again") from exc
+        raise _taken_back() from exc
     finally:
         watcher.cancel()
+
+
+def _taken_back() -> ShuttingDown:
+    """What is said of a cancelled request: only the server cancels one, when its time to drain is over."""
+    return ShuttingDown("the server is shutting down; send the request again")
 
 
 @contextlib.asynccontextmanager
@@ -160,7 +236,12 @@ async def _hang_up(receive: Receive) -> None:
 async def _cancelled(task: asyncio.Future[None]) -> None:
     task.cancel()
     await asyncio.wait((task,))
-    if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, HybridError):
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log_failed_clean_up(error)
+
+
+def _log_failed_clean_up(error: BaseException) -> None:
+    if not isinstance(error, HybridError):
         _LOG.error("a request failed while it was being cancelled", exc_info=error)
 
 

@@ -27,7 +27,7 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 
 
 class ErrorBoundary:
-    """Outermost: every error leaves as one envelope, a bug of ours as a 500 that tells nothing but where to look."""
+    """Every error leaves as one envelope, a bug of ours as a 500 that tells nothing but where to look."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -36,7 +36,8 @@ class ErrorBoundary:
         """Serve one request; an ASGI application."""
         if scope["type"] != "http":
             return
-        Exchange(arrived_s=time.monotonic()).put(scope)
+        if not Exchange.is_in(scope):
+            Exchange(arrived_s=time.monotonic()).put(scope)
         is_started = False
 
         async def watched(message: Message) -> None:

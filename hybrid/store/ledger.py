@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -49,6 +50,9 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
+LINGER_S = 0.005
+"""How long a write that nobody waits for waits for others, to be written with them."""
+
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
@@ -85,6 +89,7 @@ class Ledger:
             path, on_open=self._take_over, max_pending=max_pending_writes, retry_after_s=retry_after_s
         )
         self._boot_id = boot_id
+        self._wake_in_s: float | None = None  # how soon the writer is woken, if it is to be
         self._granter = Granter(self._writer.submit, self._owner, boot_id if has_escrow else None, idle_s=idle_s)
         self._reader: sqlite3.Connection | None = None
         self._reader_lock = threading.Lock()
@@ -149,7 +154,7 @@ class Ledger:
         """
         money.check(wish)
         answer: Future[Grant] = Future()
-        self._writer.submit(self._granter.write(wish, answer))
+        self._submit(self._granter.write(wish, answer))
         try:
             return await _outcome(answer)
         except asyncio.CancelledError:
@@ -189,6 +194,10 @@ class Ledger:
         """
         apply = self._settlement(reservation_id, 0, "release")
         return await self._ask(apply, f"the release of {reservation_id}", is_kept=True, is_never_refused=True)
+
+    def release_soon(self, reservation_id: str) -> None:
+        """`release` for a caller that may not wait: put in line, failures are logged."""
+        self._settle_later(reservation_id, 0, "release")
 
     async def flush(self) -> None:
         """Wait until everything put in line so far is written. Raises: StoreError if it cannot be now."""
@@ -303,7 +312,26 @@ class Ledger:
 
     def _tell(self, apply: Callable[[sqlite3.Connection], Any], what: str, *, is_never_refused: bool = False) -> None:
         """Put a write in line that is kept until it can be done, and wait for nothing."""
-        self._writer.submit(Write(apply, what, is_kept=True, is_never_refused=is_never_refused))
+        self._submit(Write(apply, what, is_kept=True, is_never_refused=is_never_refused))
+
+    def _submit(self, write: Write) -> None:
+        """Put a write in line. The writer is woken once for all that come in the same turn of the event loop, and for
+        those that nobody waits for a little later."""
+        self._writer.submit(write, wakes=False)
+        is_urgent = write.answer is not None
+        if self._wake_in_s is not None and (self._wake_in_s == 0 or not is_urgent):
+            return
+        loop = asyncio.get_running_loop()
+        if is_urgent:
+            self._wake_in_s = 0.0
+            loop.call_soon(self._wake)
+        else:
+            self._wake_in_s = LINGER_S
+            loop.call_later(LINGER_S, self._wake)
+
+    def _wake(self) -> None:
+        self._wake_in_s = None
+        self._writer.wake()
 
     def _settle_later(self, reservation_id: str, amount_nusd: int, by: str) -> None:
         apply, what = self._settlement(reservation_id, amount_nusd, by), f"the settlement of {reservation_id}"
@@ -321,7 +349,7 @@ class Ledger:
         is_never_refused: bool = False,
     ) -> T:
         answer: Future[T] = Future()
-        self._writer.submit(Write(apply, what, answer, is_kept=is_kept, is_never_refused=is_never_refused))
+        self._submit(Write(apply, what, answer, is_kept=is_kept, is_never_refused=is_never_refused))
         return await _outcome(answer)
 
     def _read(self, query: Callable[[sqlite3.Connection], T], empty: T) -> T:
@@ -347,7 +375,20 @@ def _settled_by(*, is_estimated: bool) -> str:
 
 async def _outcome(answer: Future[T]) -> T:
     """Wait for a write without letting the waiter's cancellation reach it."""
-    waiter = asyncio.wrap_future(answer)
-    # Read the exception even when the waiter is gone, or asyncio reports it as forgotten.
-    waiter.add_done_callback(lambda done: done.cancelled() or done.exception())
-    return await asyncio.shield(waiter)
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def tell() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    # In the writer's thread, or at once.
+    answer.add_done_callback(lambda _: _tell_loop(loop, tell))
+    await done
+    return answer.result()
+
+
+def _tell_loop(loop: asyncio.AbstractEventLoop, tell: Callable[[], None]) -> None:
+    # A loop that is closed has nobody left who waits.
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(tell)

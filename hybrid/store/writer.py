@@ -93,8 +93,11 @@ class Writer:
         """Start the thread. It opens the file at the first write."""
         self._thread.start()
 
-    def submit(self, write: Write) -> None:
+    def submit(self, write: Write, *, wakes: bool = True) -> None:
         """Put a write in line; never blocks.
+
+        wakes: else the caller calls `wake` soon. To wake a thread for each write costs more than most writes: it
+            takes the interpreter from whoever submits, and a transaction of its own.
 
         Raises: StoreError when the writer is closed, or the line is full and somebody waits for the answer. A write
             that nobody waits for is dropped then, counted and logged.
@@ -109,7 +112,14 @@ class Writer:
                 raise StoreError(f"the ledger {self._path} is {len(self._line)} writes behind: {self._error or 'busy'}")
             self._line.append(write)
             self._asking += write.answer is not None
-            self._wake.notify()
+            if wakes:
+                self._wake.notify()
+
+    def wake(self) -> None:
+        """Have what is in line written now."""
+        with self._wake:
+            if self._line:
+                self._wake.notify()
 
     def health(self) -> StoreHealth:
         """The last failure, if any is still unmended, and how much waits."""
