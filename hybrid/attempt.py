@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import replace
-from decimal import Decimal
 from typing import TypeAlias, TypeVar
 
 from hybrid.audit import Answered, both
@@ -251,10 +250,7 @@ class Attempt:
 
     def _local_tail(self, decision: RunLocal) -> Tail:
         journal = self._journal
-        usage = self._said.usage
-        if usage is not None:
-            journal.usage = usage
-            journal.saved_usd = self._saved(usage)
+        usage = self._used(self._said.usage)
         verdict = self._said.verdict(self._limits)
         journal.confidence, journal.is_calibrated = verdict.confidence, verdict.is_calibrated
         journal.review = journal.review or verdict
@@ -294,6 +290,8 @@ class Attempt:
         """Wait within the request's deadline and, if given, a nearer time to stop holding back."""
         journal, deadline_s = self._journal, self._request.deadline_s
         until_s = min((s for s in (deadline_s, hold_until_s) if s is not None), default=None)
+        if until_s is None and journal.route is not None:
+            return await waited_for  # its answer has begun: what is waited for now is nobody's overhead
         try:
             with journal.waiting():
                 if until_s is None:
@@ -341,8 +339,7 @@ class Attempt:
         except HybridError as error:
             failed = error
         else:
-            journal.usage = usage
-            journal.saved_usd = None if usage is None else self._saved(usage)
+            self._used(usage)
             yield Tail(head=journal.head(), usage=usage)
             return
         async with aclosing(self._after_failure(failed, decision, held or [])) as items:
@@ -380,9 +377,7 @@ class Attempt:
             yield journal.released(Route.LOCAL, self._local_name)
             for event in held:
                 yield event
-            usage = self._said.usage
-            journal.usage = usage
-            journal.saved_usd = None if usage is None else self._saved(usage)
+            usage = self._used(self._said.usage)
             yield Tail(head=journal.head(), usage=usage)
             return
         assert self._local is not None
@@ -395,6 +390,9 @@ class Attempt:
         """Whether the answers that were held back are there to their ends."""
         return count_ends(held) == self._wanted_ends
 
-    def _saved(self, usage: Usage) -> Decimal | None:
-        price = self._clouds.reference_price
-        return None if price is None else saved_usd(price, usage, self._journal.cost_usd)
+    def _used(self, usage: Usage | None) -> Usage | None:
+        """Write down what the answer took, and what it saved beside the reference cloud."""
+        journal, price = self._journal, self._clouds.reference_price
+        journal.usage = usage
+        journal.saved_usd = None if price is None or usage is None else saved_usd(price, usage, journal.cost_usd)
+        return usage

@@ -22,6 +22,9 @@ from hybrid.types import Cap, ChatRequest, KeyRules, Window
 
 LOCALTIME = Path("/etc/localtime")
 
+MAX_KEPT = 1024
+"""Allowances whose caps are remembered."""
+
 PLENTY = 1000
 """How many requests' worst cases must be left in a budget for a recent figure of it to do."""
 
@@ -62,6 +65,7 @@ class Budgets:
         self._glances: Glances[BudgetView] = Glances()
         self._pacer = Pacer(ledger, self._own, zone) if is_paced else None
         self._runtime, self._tags, self._of_key, self._zone = runtime, dict(tags or {}), of_key, zone
+        self._made: dict[str, tuple[Allowance, tuple[Cap, ...]]] = {}
 
     def caps(self, now: datetime, request: ChatRequest) -> tuple[Cap, ...]:
         """Every cap that must have room for a call of this request; none at all where no budget is configured."""
@@ -72,8 +76,8 @@ class Budgets:
         key = None if request.client_key is None else self._of_key(request.client_key)
         return (
             *runtime,
-            *(caps(tag, now, self._zone, name=f"tags.{tag.tag}") if tag is not None else ()),
-            *(caps(key, now, self._zone, name=f"key {key.client_key}") if key is not None else ()),
+            *(self._caps_of(tag, now, f"tags.{tag.tag}") if tag is not None else ()),
+            *(self._caps_of(key, now, f"key {key.client_key}") if key is not None else ()),
         )
 
     async def look(self, request: ChatRequest, options: Sequence[CloudOption], journal: Journal) -> BudgetView:
@@ -112,7 +116,23 @@ class Budgets:
         )
 
     def _own(self, now: datetime) -> tuple[Cap, ...]:
-        return caps(self._runtime, now, self._zone, name="budget")
+        return self._caps_of(self._runtime, now, "budget")
+
+    def _caps_of(self, allowance: Allowance, now: datetime, name: str) -> tuple[Cap, ...]:
+        """The caps of an allowance as they hold now: those made before, while their days and months last."""
+        known = self._made.get(name)
+        if known is not None and known[0] == allowance and all(_is_within(cap, now) for cap in known[1]):
+            return known[1]
+        made = caps(allowance, now, self._zone, name=name)
+        if len(self._made) >= MAX_KEPT:
+            self._made.clear()
+        self._made[name] = allowance, made
+        return made
+
+
+def _is_within(cap: Cap, now: datetime) -> bool:
+    """Whether a cap that was made before holds now as it is; a rolling one moves with the time."""
+    return not cap.is_rolling and cap.window.start <= now < cap.window.end
 
 
 def budgets_of(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from hybrid.cloud_health import CloudHealth, ModelHealth
 from hybrid.errors import BudgetExhausted, HybridError, ProviderError, StoreError
+from hybrid.ids import new_id
 from hybrid.journal import Journal
 from hybrid.latencies import LatencyBook
 from hybrid.policy.model import CloudLatency, CloudOption
@@ -93,6 +93,32 @@ class CloudModel:
         )
 
 
+class _Bill:
+    """What one call is known to cost. has_left: it may be billed. usd: None until the provider told its usage."""
+
+    __slots__ = ("_cloud", "_journal", "has_left", "usage", "usd")
+
+    def __init__(self, cloud: CloudModel, journal: Journal) -> None:
+        self._cloud, self._journal = cloud, journal
+        self.has_left = False
+        self.usd: Decimal | None = None
+        self.usage: Usage | None = None
+
+    def sent(self) -> None:
+        """The first byte may have left."""
+        self.has_left = True
+
+    def heard(self, event: Event) -> None:
+        """Take the usage from the answer's end."""
+        if not isinstance(event, Finished) or event.usage is None or not is_told(event.usage):
+            return
+        assert self._cloud.price is not None
+        self.usage = event.usage
+        self.usd = cost_usd(self._cloud.price, event.usage)
+        self._journal.cloud_prompt_tokens += event.usage.prompt_tokens
+        self._journal.cloud_completion_tokens += event.usage.completion_tokens
+
+
 class Clouds:
     """All configured cloud models and the one way to call them: reserve, call, settle, however it ends."""
 
@@ -170,35 +196,23 @@ class Clouds:
         """
         with self.health.admit(cloud.provider.name, cloud.model) as trial:
             reservation = await self._reserve(request, option, journal)
-            settled_usd: Decimal | None = None
-            usage: Usage | None = None
-            has_left = False
-
-            def on_sent() -> None:
-                nonlocal has_left
-                has_left = True
-
-            call = CloudCall(request, cloud.model, cloud.output_bound(request), on_sent, max_wait_s)
+            bill = _Bill(cloud, journal)
+            call = CloudCall(request, cloud.model, cloud.output_bound(request), bill.sent, max_wait_s)
             try:
-                stream = cloud.provider.stream(call)
-                timed = self.latencies.timed(option.provider, option.model, stream, is_stream=request.is_stream)
-                async with aclosing(timed) as events:
-                    async for event in events:
-                        trial.heard()
-                        if isinstance(event, Finished) and event.usage is not None and is_told(event.usage):
-                            assert cloud.price is not None
-                            usage = event.usage
-                            settled_usd = cost_usd(cloud.price, usage)
-                            journal.cloud_prompt_tokens += usage.prompt_tokens
-                            journal.cloud_completion_tokens += usage.completion_tokens
-                        yield event
-                trial.ended(None if usage is None else usage.completion_tokens)
+                with self.latencies.timing(option.provider, option.model, is_stream=request.is_stream) as timing:
+                    async with aclosing(cloud.provider.stream(call)) as events:
+                        async for event in events:
+                            timing.heard(event)
+                            trial.heard()
+                            bill.heard(event)
+                            yield event
+                trial.ended(None if bill.usage is None else bill.usage.completion_tokens)
             except ProviderError as error:
                 if not error.may_have_billed:
-                    settled_usd = Decimal(0)
+                    bill.usd = Decimal(0)
                 raise
             finally:
-                self._settle(reservation, journal, settled_usd, has_left=has_left)
+                self._settle(reservation, journal, bill.usd, has_left=bill.has_left)
 
     def _settle(
         self, reservation: Reservation, journal: Journal, known_usd: Decimal | None, *, has_left: bool
@@ -218,12 +232,12 @@ class Clouds:
         self._ledger.settle_soon(reservation.id, amount_usd, is_estimated=known_usd is None)
 
     async def _reserve(self, request: ChatRequest, option: CloudOption, journal: Journal) -> Reservation:
-        now = datetime.now().astimezone()
+        now = datetime.now(UTC)
         caps = self._caps(now, request)
         if option.reserve_usd is None or not caps:
             raise BudgetExhausted(f"{option.model} has no known price or no budget is configured")
         reservation = Reservation(
-            id=f"rsv_{secrets.token_hex(16)}",
+            id=new_id("rsv_", 16),
             request_id=journal.id,
             provider=option.provider,
             model=option.model,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -77,7 +75,7 @@ class Journal:
     decided_s: float = 0.0
     hedge: HedgeRecord | None = None
     waiters: int = 0
-    _waits_since_s: float = 0.0
+    waits_since_s: float = 0.0
     review: Review | None = None
     events: list[tuple[float, str]] = field(default_factory=list)
 
@@ -90,18 +88,9 @@ class Journal:
         """Write down that something happened now, for `hybrid explain`."""
         self.events.append((round(self.elapsed_s, 6), what))
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self) -> Waiting:
         """Count the time inside as the engine's or the cloud's, not as our overhead; once where it overlaps."""
-        if not self.waiters:
-            self._waits_since_s = time.monotonic()
-        self.waiters += 1
-        try:
-            yield
-        finally:
-            self.waiters -= 1
-            if not self.waiters:
-                self.waited_s += time.monotonic() - self._waits_since_s
+        return Waiting(self)
 
     def opened(self, request: ChatRequest) -> RequestOpened:
         """Give the row as it is at arrival."""
@@ -200,3 +189,24 @@ class Journal:
         body["hedge"] = hedge and {name: item for name, item in hedge.items() if name != "cost_before_usd"}
         body["events"] = [{"at_s": at_s, "what": what} for at_s, what in self.events]
         return msgspec.json.encode(body).decode()
+
+
+class Waiting:
+    """The span of `Journal.waiting`. A class, since a generator's context costs several times as much."""
+
+    __slots__ = ("_journal",)
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+
+    def __enter__(self) -> None:
+        journal = self._journal
+        if not journal.waiters:
+            journal.waits_since_s = time.monotonic()
+        journal.waiters += 1
+
+    def __exit__(self, *_: object) -> None:
+        journal = self._journal
+        journal.waiters -= 1
+        if not journal.waiters:
+            journal.waited_s += time.monotonic() - journal.waits_since_s

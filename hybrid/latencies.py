@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Self
 
 from hybrid.engine.generation import Started
 from hybrid.errors import ProviderTimeout, StoreError
@@ -154,41 +155,25 @@ class LatencyBook:
             calls,
         )
 
-    async def timed(
-        self, provider: str, model: str, events: AsyncGenerator[Event, None], *, is_stream: bool
-    ) -> AsyncGenerator[Event, None]:
-        """Pass a call's events on, and learn from when they come.
+    def timing(self, provider: str, model: str, *, is_stream: bool) -> Timing:
+        """Learn from when the events of a call come, within whose span it is made."""
+        return Timing(self, f"{provider}/{model}", is_stream=is_stream)
 
-        A call that is given up before its first event, or takes too long for its limits, counts as slower than that.
-        """
-        began_s, first_s, ended_s, tokens = time.monotonic(), None, None, 0
-        was_given_up = False
-        try:
-            async with aclosing(events):
-                async for event in events:
-                    if first_s is None:
-                        first_s = time.monotonic() - began_s
-                    if isinstance(event, Finished):
-                        ended_s = time.monotonic() - began_s
-                        tokens = 0 if event.usage is None else event.usage.completion_tokens
-                    yield event
-        except (GeneratorExit, asyncio.CancelledError, ProviderTimeout):
-            was_given_up = True
-            raise
-        finally:
-            subject = f"{provider}/{model}"
-            if first_s is not None:
-                self._learn_call(subject, first_s, ended_s, tokens, is_stream=is_stream)
-            elif was_given_up and is_stream:
-                beyond_s = self._tracker("cloud_ttft_s", subject).beyond(time.monotonic() - began_s)
-                self._learn([Sample("cloud_ttft_s", subject, beyond_s)])
+    def learn_call(self, subject: str, timing: Timing, *, was_given_up: bool) -> None:
+        """Learn from a call to a cloud model that ended, or was given up."""
+        if timing.first_s is not None:
+            self._learn_heard(subject, timing, timing.first_s)
+        elif was_given_up and timing.is_stream:
+            beyond_s = self._tracker("cloud_ttft_s", subject).beyond(timing.elapsed_s)
+            self._learn([Sample("cloud_ttft_s", subject, beyond_s)])
 
-    def _learn_call(self, subject: str, first_s: float, ended_s: float | None, tokens: int, *, is_stream: bool) -> None:
-        """Learn from a call's times. Of a whole answer only the end is seen; its tokens bear what is left."""
-        measured = [Sample("cloud_ttft_s", subject, first_s)] if is_stream else []
+    def _learn_heard(self, subject: str, timing: Timing, first_s: float) -> None:
+        """Learn from an answer's times. Of a whole one only the end is seen; its tokens bear what is left."""
+        measured = [Sample("cloud_ttft_s", subject, first_s)] if timing.is_stream else []
+        ended_s, tokens = timing.ended_s, timing.answer_tokens
         if ended_s is not None and tokens:
             ttft = self._tracker("cloud_ttft_s", subject).spread or PRIOR_CLOUD_TTFT
-            before_s, count = (first_s, tokens - 1) if is_stream else (min(ttft.at(0.5), ended_s), tokens)
+            before_s, count = (first_s, tokens - 1) if timing.is_stream else (min(ttft.at(0.5), ended_s), tokens)
             if count:
                 measured.append(Sample("cloud_token_s", subject, (ended_s - before_s) / count))
         self._learn(measured)
@@ -223,6 +208,42 @@ class LatencyBook:
         tagged = [key for key in self._trackers if "\t" in key[1]]
         if len(tagged) > MAX_TAGS:
             del self._trackers[tagged[0]]
+
+
+class Timing:
+    """The times of one call, in seconds since it began; learned from when its span ends.
+
+    A call that is given up before its first event, or takes too long for its limits, counts as slower than that.
+    """
+
+    __slots__ = ("_began_s", "_book", "_subject", "answer_tokens", "ended_s", "first_s", "is_stream")
+
+    def __init__(self, book: LatencyBook, subject: str, *, is_stream: bool) -> None:
+        self._book, self._subject, self.is_stream = book, subject, is_stream
+        self._began_s = time.monotonic()
+        self.first_s: float | None = None
+        self.ended_s: float | None = None
+        self.answer_tokens = 0
+
+    @property
+    def elapsed_s(self) -> float:
+        """How long it has been going on."""
+        return time.monotonic() - self._began_s
+
+    def heard(self, event: Event) -> None:
+        """Note when an event came."""
+        if self.first_s is None:
+            self.first_s = self.elapsed_s
+        if isinstance(event, Finished):
+            self.ended_s = self.elapsed_s
+            self.answer_tokens = 0 if event.usage is None else event.usage.completion_tokens
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        given_up = (GeneratorExit, asyncio.CancelledError, ProviderTimeout)
+        self._book.learn_call(self._subject, self, was_given_up=kind is not None and issubclass(kind, given_up))
 
 
 def _tagged(model: str, tag: str) -> str:

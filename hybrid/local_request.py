@@ -18,6 +18,7 @@ from hybrid.engine.formats.thinking import Thinking
 from hybrid.engine.frames import JSON_DOCUMENT, Grammar, Ready, Submit
 from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import InvalidRequest
+from hybrid.ids import new_id
 from hybrid.policy.tasks import options_in
 from hybrid.structured import AnswerFormat, answer_format
 from hybrid.types import Capability, ChatRequest, Json, Priority, Sampling, ToolCall
@@ -296,4 +297,4 @@ class LocalRequest:
 
 
 def _new_call_id() -> str:
-    return f"call_{secrets.token_hex(12)}"
+    return new_id("call_")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -21,6 +20,7 @@ from hybrid.engine.checker import Checker
 from hybrid.engine.fleet import Fleet
 from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotFound, StoreError
+from hybrid.ids import new_id
 from hybrid.journal import Journal
 from hybrid.local_request import LocalRequest
 from hybrid.lora import join_name, split_name
@@ -219,7 +219,7 @@ class Runtime:
     # ---- facts
 
     def _journal(self, dialect: str, model: str, arrived_s: float) -> Journal:
-        return Journal(id=f"req_{secrets.token_hex(12)}", dialect=dialect, arrived_s=arrived_s, requested_model=model)
+        return Journal(id=new_id("req_"), dialect=dialect, arrived_s=arrived_s, requested_model=model)
 
     def _limits(self, local: Supervisor | None) -> Limits:
         if local is None or local.facts is None:
@@ -358,17 +358,22 @@ class Runtime:
     async def _answer(self, request: ChatRequest, journal: Journal) -> AsyncGenerator[Item, None]:
         target = self._resolve(request)
         local = await self._acquire(request, target, journal)
+        attempt: Attempt | None = None
         try:
-            async with aclosing(self._decided(request, target, local, journal)) as items:
+            attempt, items = await self._decided(request, target, local, journal)
+            async with aclosing(items):
                 async for item in items:
                     yield item
         finally:
+            if attempt is not None and journal.outcome is Outcome.OK and (answered := attempt.answered()) is not None:
+                self._audits.answered(answered, journal)
             if local is not None:
                 local.release(journal.id)
 
     async def _decided(
         self, request: ChatRequest, target: _Target, local: Supervisor | None, journal: Journal
-    ) -> AsyncGenerator[Item, None]:
+    ) -> tuple[Attempt, AsyncGenerator[Item, None]]:
+        """Decide, and give what carries the decision out, with its answer. Raises: HybridError for one to reject."""
         signals = await self.observe(request, target, local, journal)
         limits = promised(self._limits(local), request, local, self._promises, self._audits)
         decision = route(signals, limits)
@@ -387,11 +392,4 @@ class Runtime:
             clouds=self._clouds,
             options=self._options,
         )
-        items = attempt.local(decision) if isinstance(decision, RunLocal) else attempt.cloud(decision)
-        try:
-            async with aclosing(items):
-                async for item in items:
-                    yield item
-        finally:
-            if journal.outcome is Outcome.OK and (answered := attempt.answered()) is not None:
-                self._audits.answered(answered, journal)
+        return attempt, attempt.local(decision) if isinstance(decision, RunLocal) else attempt.cloud(decision)

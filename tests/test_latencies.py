@@ -145,7 +145,12 @@ def heard(book: LatencyBook, *events: object, is_stream: bool = True) -> list[ob
     """Pull a call's events through the book."""
 
     async def pull() -> list[object]:
-        return [event async for event in book.timed("c", "m", _say(*events), is_stream=is_stream)]
+        said = []
+        with book.timing("c", "m", is_stream=is_stream) as timing:
+            async for event in _say(*events):
+                timing.heard(event)
+                said.append(event)
+        return said
 
     return asyncio.run(pull())
 
@@ -185,12 +190,16 @@ def test_a_call_that_ran_into_its_limits_counts_as_slow_and_a_refused_one_not():
 
 
 def test_a_call_that_lost_its_race_counts_as_slow():
-    """Closing it before its first event is a time as well, and closes the call behind it."""
+    """Cancelled before its first event, it was slower than that."""
 
     async def scenario() -> list[Sample]:
         saved: list[Sample] = []
-        events = LatencyBook(saved.extend).timed("c", "m", _say(asyncio.Event()), is_stream=True)
-        waiting = asyncio.ensure_future(anext(events))
+
+        async def call() -> None:
+            with LatencyBook(saved.extend).timing("c", "m", is_stream=True):
+                await asyncio.Event().wait()
+
+        waiting = asyncio.ensure_future(call())
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait((waiting,))

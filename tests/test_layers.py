@@ -45,7 +45,7 @@ ORCHESTRATION = (
     | RECORD
     | MONEY
     | OFFLINE
-    | {"runtime", "clouds", "climb", "cloud_health", "cloud_kinds", "glance", "wiring", "placing", "telemetry"}
+    | {"runtime", "clouds", "climb", "cloud_health", "cloud_kinds", "glance", "ids", "wiring", "placing", "telemetry"}
 )
 ENTRY = {"server", "cli", "__main__"}
 ROOT_PACKAGE = "__init__"

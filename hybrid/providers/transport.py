@@ -8,11 +8,11 @@ import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from hybrid.errors import ProviderError, ProviderRejected, ProviderThrottled
 from hybrid.providers.base import EventParser, Timeouts
+from hybrid.providers.deadline import Deadline
 from hybrid.providers.failures import Failures, Fault
 from hybrid.providers.hints import limit_reset_s, retry_after_s
 from hybrid.providers.keys import Credential, KeyRing, Lease
@@ -21,7 +21,6 @@ from hybrid.providers.wire import BLAME, KEEP_ALIVE_S, AiohttpWire, Reply, Wire,
 from hybrid.types import Event
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 CONNECT_RETRIES = 2
 BACKOFF_S = 0.1
@@ -34,48 +33,6 @@ MAX_RESPONSE_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 DRAIN_S = 0.25
 """After the last event the end of the body is awaited this long, for the connection to be used again."""
-
-
-class Deadline:
-    """Which of a call's limits runs out first, and what to say when it does."""
-
-    __slots__ = ("_failures", "_first_s", "_phase", "_timeouts", "_total_at")
-
-    def __init__(self, failures: Failures, timeouts: Timeouts, *, is_stream: bool) -> None:
-        now = asyncio.get_running_loop().time()
-        self._failures, self._timeouts = failures, timeouts
-        self._total_at = now + timeouts.total_s
-        # An answer fetched whole has no first token to wait for: it may be as long in coming as it may last.
-        self._phase = ("first_token_s", timeouts.first_token_s, now + timeouts.first_token_s) if is_stream else None
-
-    def heard(self) -> None:
-        """Say that an event came and was taken: from now on the time between tokens counts."""
-        if self._phase is not None:
-            limit_s = self._timeouts.between_tokens_s
-            self._phase = ("between_tokens_s", limit_s, asyncio.get_running_loop().time() + limit_s)
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until the nearest limit."""
-        return self._nearest[2] - asyncio.get_running_loop().time()
-
-    @property
-    def _nearest(self) -> tuple[str, float, float]:
-        if self._phase is not None and self._phase[2] < self._total_at:
-            return self._phase
-        return "total_s", self._timeouts.total_s, self._total_at
-
-    async def wait(self, awaitable: Awaitable[T]) -> T:
-        """Await within the nearest limit. Raises: ProviderTimeout, which names that limit and its value."""
-        name, limit_s, at = self._nearest
-        try:
-            async with asyncio.timeout_at(at) as scope:
-                return await awaitable
-        except TimeoutError as exc:
-            if not scope.expired():
-                raise
-            missed = "no end of the answer" if name == "total_s" else "no token"
-            raise self._failures.timeout(f"{missed} within {name} = {limit_s:g} s") from exc
 
 
 class Transport:
@@ -152,8 +109,9 @@ class Transport:
         Raises: errors.Provider*.
         """
         deadline = Deadline(self.failures, self._timeouts, is_stream=is_stream)
-        reply = await self._answered(self._url(path), body, model, deadline, on_sent, max_wait_s)
+        reply: Reply | None = None
         try:
+            reply = await self._answered(self._url(path), body, model, deadline, on_sent, max_wait_s)
             parser = parser_for(self._media_type(reply))
             size_bytes, chunk = 0, b""
             while not parser.is_finished:
@@ -169,8 +127,10 @@ class Transport:
                 await self._drain(reply)
         finally:
             # A connection that cannot be closed well is gone; that says nothing about the answer.
-            with suppress(*BLAME):
-                reply.close()
+            deadline.close()
+            if reply is not None:
+                with suppress(*BLAME):
+                    reply.close()
 
     def warm(self) -> None:
         """Have an idle connection ready soon, where the last call was too long ago to have left one. Waits for nothing.

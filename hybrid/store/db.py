@@ -137,7 +137,8 @@ def to_us(moment: datetime) -> int:
     """
     if moment.tzinfo is None:
         raise ValueError(f"a stored time needs a zone; got {moment.isoformat()}")
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def from_us(us: int) -> datetime:

@@ -31,7 +31,7 @@ from hybrid.store.records import (
     StoreHealth,
 )
 from hybrid.store.samples import Sample
-from hybrid.store.writer import Write, Writer
+from hybrid.store.writer import Write, Writer, outcome
 from hybrid.types import Cap, Window
 
 __all__ = [
@@ -50,6 +50,8 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
+SAMPLES_S = 1.0
+"""How long measured numbers are gathered before they are written; each call makes one or two."""
 LINGER_S = 0.005
 """How long a write that nobody waits for waits for others, to be written with them."""
 
@@ -89,6 +91,7 @@ class Ledger:
             path, on_open=self._take_over, max_pending=max_pending_writes, retry_after_s=retry_after_s
         )
         self._boot_id = boot_id
+        self._measured: list[Sample] = []
         self._wake_in_s: float | None = None  # how soon the writer is woken, if it is to be
         self._granter = Granter(self._writer.submit, self._owner, boot_id if has_escrow else None, idle_s=idle_s)
         self._reader: sqlite3.Connection | None = None
@@ -127,12 +130,23 @@ class Ledger:
         self._tell(apply, f"the end of {row.id}")
 
     def append_samples(self, measured: Sequence[Sample]) -> None:
-        """Write down measured numbers, soon. Raises: StoreError if the ledger is closed."""
+        """Write down measured numbers, within a second. Raises: StoreError if the ledger is closed."""
+        if not self._measured:
+            asyncio.get_running_loop().call_later(SAMPLES_S, self._write_samples)
+        self._measured += measured
+
+    def _write_samples(self) -> None:
+        measured, self._measured = self._measured, []
+        if not measured:
+            return
         now_us = to_us(self._clock())
-        self._tell(lambda connection: samples.insert(connection, measured, now_us), "what was measured")
+        # What is lost with a closed ledger is learned again.
+        with suppress(StoreError):
+            self._tell(lambda connection: samples.insert(connection, measured, now_us), "what was measured")
 
     async def recent_samples(self) -> tuple[Sample, ...]:
         """Give the numbers that were measured lately, the oldest first. Raises: StoreError if the file fails."""
+        self._write_samples()
         now_us = to_us(self._clock())
         return await self._ask(lambda connection: samples.recent(connection, now_us), "reading what was measured")
 
@@ -156,7 +170,7 @@ class Ledger:
         answer: Future[Grant] = Future()
         self._submit(self._granter.write(wish, answer))
         try:
-            return await _outcome(answer)
+            return await outcome(answer)
         except asyncio.CancelledError:
             if not answer.cancel():
                 self._settle_later(wish.id, 0, "release")
@@ -216,12 +230,16 @@ class Ledger:
         return await self.read(lambda connection: money.balances(connection, caps), empty=(Balance(),) * len(caps))
 
     async def read(self, query: Callable[[sqlite3.Connection], T], *, empty: T) -> T:
-        """Ask the file something, in one snapshot and in a thread. Raises: StoreError if it cannot be read.
+        """Ask the file something, in one snapshot and in a thread; what this process put in line before is in it, as
+        far as it can be written. Raises: StoreError if it cannot be read.
 
         Args:
             query: runs in another thread and may only read.
             empty: the answer where there is no file yet.
         """
+        if self._writer.is_behind:
+            with suppress(StoreError):
+                await self.flush()
         return await asyncio.to_thread(self._read, query, empty)
 
     async def spent_usd(self, window: Window) -> Decimal:
@@ -240,6 +258,7 @@ class Ledger:
     async def aclose(self) -> None:
         """Write what waits and close the file. What is still open in it counts as left by a dead process."""
         self._granter.stop()
+        self._write_samples()
         if self._owner_id is not None:
             owner_id, now_us = self._owner_id, to_us(self._clock())
 
@@ -350,7 +369,7 @@ class Ledger:
     ) -> T:
         answer: Future[T] = Future()
         self._submit(Write(apply, what, answer, is_kept=is_kept, is_never_refused=is_never_refused))
-        return await _outcome(answer)
+        return await outcome(answer)
 
     def _read(self, query: Callable[[sqlite3.Connection], T], empty: T) -> T:
         with self._reader_lock, store_errors(self._path, "read"):
@@ -371,24 +390,3 @@ class Ledger:
 
 def _settled_by(*, is_estimated: bool) -> str:
     return "estimate" if is_estimated else "usage"
-
-
-async def _outcome(answer: Future[T]) -> T:
-    """Wait for a write without letting the waiter's cancellation reach it."""
-    loop = asyncio.get_running_loop()
-    done = loop.create_future()
-
-    def tell() -> None:
-        if not done.done():
-            done.set_result(None)
-
-    # In the writer's thread, or at once.
-    answer.add_done_callback(lambda _: _tell_loop(loop, tell))
-    await done
-    return answer.result()
-
-
-def _tell_loop(loop: asyncio.AbstractEventLoop, tell: Callable[[], None]) -> None:
-    # A loop that is closed has nobody left who waits.
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(tell)

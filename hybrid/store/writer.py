@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import sqlite3
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hybrid.errors import StoreError
 from hybrid.store.db import connect_writer, store_errors
@@ -20,6 +21,7 @@ from hybrid.store.records import StoreHealth
 
 _LOG = logging.getLogger(__name__)
 _BATCH_WRITES = 256
+T = TypeVar("T")
 
 # Raised by one statement about its own values: it alone is undone, and the batch around it goes on.
 _ONE_WRITES_FAULT = (
@@ -82,6 +84,7 @@ class Writer:
         self._wake = threading.Condition()
         self._asking = 0  # writes in line whose caller wants to know at once whether the disk works
         self._is_closing = False
+        self._is_writing = False
         self._error: str | None = None
         self._retry_at_s = 0.0  # on time.monotonic()
         self._dropped = 0
@@ -126,6 +129,12 @@ class Writer:
         with self._wake:
             return StoreHealth(self._error, len(self._line), self._dropped)
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something that was put in line is not in the file yet."""
+        with self._wake:
+            return bool(self._line) or self._is_writing
+
     def close(self) -> None:
         """Write what waits, try once more if the disk fails, close the file. Blocks; calling it again is harmless."""
         with self._wake:
@@ -141,6 +150,7 @@ class Writer:
             waits = any(write.must_survive_power_cut for write in taken)
             if unsafe := self._write(taken, waits_for_disk=waits):
                 self._write(unsafe, waits_for_disk=True)
+            self._is_writing = False
         self._disconnect()
 
     def _write(self, batch: list[Write], *, waits_for_disk: bool) -> list[Write]:
@@ -167,6 +177,7 @@ class Writer:
                 self._wake.wait(pause_s if self._line else None)
             batch = [self._line.popleft() for _ in range(min(len(self._line), _BATCH_WRITES))]
             self._asking -= sum(write.answer is not None for write in batch)
+            self._is_writing = True
             return batch
 
     def _commit(self, batch: list[Write], *, waits_for_disk: bool) -> list[tuple[Write, Any, Exception | None]]:
@@ -246,3 +257,24 @@ def _apply(write: Write, connection: sqlite3.Connection, *, waits_for_disk: bool
         return answer, None
     except _ONE_WRITES_FAULT as exc:
         return None, exc
+
+
+async def outcome(answer: Future[T]) -> T:
+    """Wait in the event loop for a write, without letting the waiter's cancellation reach it."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def tell() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    # In the writer's thread, or at once.
+    answer.add_done_callback(lambda _: _tell_loop(loop, tell))
+    await done
+    return answer.result()
+
+
+def _tell_loop(loop: asyncio.AbstractEventLoop, tell: Callable[[], None]) -> None:
+    # A loop that is closed has nobody left who waits.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(tell)
