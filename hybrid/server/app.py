@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hybrid.errors import HybridError, ModelNotFound
 from hybrid.server import openai_embeddings as embeddings
 from hybrid.server.errors import MethodNotAllowed, PathNotFound, ShuttingDown, envelope, error_headers, internal_error
-from hybrid.server.exchange import Exchange, Reply, pinging, until_gone
+from hybrid.server.exchange import Exchange, Pinging, Reply, until_gone
 from hybrid.server.gateway import Gateway, ServerOptions
 from hybrid.server.hybrid_headers import head_headers
 from hybrid.server.middleware import ErrorBoundary, HostGuard, KeyGuard
@@ -137,7 +137,7 @@ class ChatCompletions:
             assert isinstance(head, Head), "an answer starts with its Head"
             await reply.start(200, stream_headers(head))
             chunks = Chunks(head, int(time.time()), wants_usage=request.wants_usage, wants_hybrid=request.wants_hybrid)
-            async with pinging(reply, PING, self._options.ping_s):
+            with Pinging(reply, PING, self._options.ping_s):
                 last = await self._chunks(head, chunks, items, reply)
         await reply.finish(last)
 

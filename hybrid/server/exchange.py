@@ -20,6 +20,9 @@ _SCOPE_KEY = "hybrid.exchange"
 _HANG_UP_KEY = "hybrid.hang_up"
 _JSON_CHARSETS = (b"", b"charset=utf-8", b'charset="utf-8"')
 
+WRITES_A_TURN = 8
+"""How many events that are there at once are written before others get a turn."""
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -100,13 +103,14 @@ class HangUp:
 class Reply:
     """One answer on its way out. Knows how far it got, so that a failure is told in the form that is left."""
 
-    __slots__ = ("_send", "is_finished", "is_started", "last_write_s")
+    __slots__ = ("_send", "_writes", "is_finished", "is_started", "last_write_s")
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.is_started = False
         self.is_finished = False
         self.last_write_s = 0.0
+        self._writes = 0
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a complete response."""
@@ -123,8 +127,10 @@ class Reply:
         """Send some of the body. Returns when the connection took it, which a slow reader delays."""
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
         # Neither that nor the next event need to wait for anything, and then nobody else would get a turn, not even
-        # the one who watches for the hang-up.
-        await asyncio.sleep(0)
+        # the one who tells of the hang-up. What is written within a turn leaves together.
+        self._writes += 1
+        if self._writes % WRITES_A_TURN == 0:
+            await asyncio.sleep(0)
         self.last_write_s = asyncio.get_running_loop().time()
 
     async def finish(self, data: bytes = b"") -> None:
@@ -205,27 +211,34 @@ def _taken_back() -> ShuttingDown:
     return ShuttingDown("the server is shutting down; send the request again")
 
 
-@contextlib.asynccontextmanager
-async def pinging(reply: Reply, ping: bytes, ping_s: float | None) -> AsyncIterator[None]:
-    """Send `ping` whenever `ping_s` passed without a write, so that proxies keep a quiet stream open."""
-    if ping_s is None:
-        yield
-        return
-    pinger = asyncio.ensure_future(_ping(reply, ping, ping_s))
-    try:
-        yield
-    finally:
-        pinger.cancel()
+class Pinging:
+    """Sends `ping` whenever `ping_s` passed without a write, so that proxies keep a quiet stream open.
 
+    A timer and not a task: most streams are never quiet for so long.
+    """
 
-async def _ping(reply: Reply, ping: bytes, ping_s: float) -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        quiet_s = loop.time() - reply.last_write_s
-        if quiet_s >= ping_s:
-            await reply.write(ping)
-            quiet_s = 0.0
-        await asyncio.sleep(ping_s - quiet_s)
+    def __init__(self, reply: Reply, ping: bytes, ping_s: float | None) -> None:
+        """`ping_s`: None: never."""
+        self._reply, self._ping, self._ping_s = reply, ping, ping_s
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        if self._ping_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._ping_s, self._look, self._ping_s)
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._writing is not None:
+            self._writing.cancel()
+
+    def _look(self, ping_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        left_s = self._reply.last_write_s + ping_s - loop.time()
+        if left_s <= 0 and (self._writing is None or self._writing.done()):
+            self._writing = loop.create_task(self._reply.write(self._ping))
+        self._timer = loop.call_later(left_s if left_s > 0 else ping_s, self._look, ping_s)
 
 
 async def _hang_up(receive: Receive) -> None:
