@@ -93,6 +93,10 @@ class Deadline:
         at = self._nearest[2]
         if self._loop.time() < at - CLOCK_STEP_S:
             self._set(at)
-            return
-        self._has_rung = True
-        self._waiter.cancel()
+        else:
+            self._ring_now()
+
+    def _ring_now(self) -> None:
+        if self._waiter is not None:
+            self._has_rung = True
+            self._waiter.cancel()

@@ -319,3 +319,36 @@ def test_what_was_measured_comes_back_in_order_and_old_or_many_go(path):
 
     assert [*many[5:], Sample("answer_tokens", "tiny", 7.0)] == list(kept)
     assert len(kept) == len(rows_of(path, "samples"))
+
+
+def test_what_nobody_waits_for_is_written_soon_all_the_same(path):
+    """The writer is woken a little later for it; a settlement and a release alike, and in order behind a reservation."""
+
+    async def write() -> tuple[int, list[object]]:
+        async with ledger_at(path) as ledger:
+            ledger.open_request(opened("req_1"))
+            async with asyncio.timeout(10):
+                while not rows_of(path):  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.001)
+            for name in ("a", "b"):
+                await ledger.reserve(wish(name, TENTH))
+            ledger.settle_soon("a", Decimal("0.05"), is_estimated=False)
+            ledger.release_soon("b")
+            async with asyncio.timeout(10):
+                while None in (settled := [row["settled_nusd"] for row in rows_of(path, "reservations")]):  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+            return len(rows_of(path)), settled
+
+    assert (1, [50_000_000, 0]) == asyncio.run(write())
+
+
+def test_whoever_reads_sees_what_was_put_in_line_before(path):
+    """A settlement that nobody waited for is in the balance."""
+
+    async def write() -> Balance:
+        async with ledger_at(path) as ledger:
+            await ledger.reserve(wish("a", TENTH))
+            ledger.settle_soon("a", Decimal("0.05"), is_estimated=False)
+            return await ledger.balance(DAY)
+
+    assert Balance(Decimal("0.05"), Decimal(0)) == asyncio.run(write())
