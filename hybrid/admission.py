@@ -23,13 +23,21 @@ BYTES_PER_TOKEN = 4
 
 
 class Admission:
-    """Keeps each key to its rules. Rates are counted in memory: a restart begins a new minute."""
+    """Keeps each key to its rules. Rates are counted in memory, from what each key did before this process on.
+
+    usage: by the key's name, on the clock of `clock_s`.
+    """
 
     def __init__(
-        self, keys: ClientKeys, aliases: Mapping[str, str], *, clock_s: Callable[[], float] = time.monotonic
+        self,
+        keys: ClientKeys,
+        aliases: Mapping[str, str],
+        *,
+        usage: Mapping[str, KeyUsage] | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys, self._aliases, self._clock_s = keys, aliases, clock_s
-        self._usage: dict[str, KeyUsage] = {}
+        self._usage: dict[str, KeyUsage] = dict(usage or {})
         self._rules: dict[str, KeyRules] = {}
 
     @contextmanager

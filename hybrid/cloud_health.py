@@ -40,15 +40,40 @@ class ModelHealth:
     answer_tokens: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """A circuit that opened, or closed again (rest_s: None). model: "" is the provider as a whole.
+
+    is_asked: whether the provider named the time. openings: in a row. why: the code of the failure.
+    """
+
+    provider: str
+    model: str
+    rest_s: float | None
+    is_asked: bool = False
+    openings: int = 0
+    why: str = ""
+
+
 class CloudHealth:
     """One circuit a provider and one a model of it. How long they take is learned elsewhere: `latencies`.
 
     A provider that cannot be reached, or takes none of our keys, rests as a whole; whatever else fails is the model's.
     Keys have circuits of their own, where they are: `providers.keys`.
+
+    on_change: told each circuit that opens or closes, for a later process to `resume`. That no key is taken is not
+    told: the next process may have others, and which were refused is kept with the keys.
     """
 
-    def __init__(self, rules: BreakerRules | None = None, *, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
+    def __init__(
+        self,
+        rules: BreakerRules | None = None,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
+        on_change: Callable[[Rest], None] = lambda _rest: None,
+    ) -> None:
+        self._now_s, self._on_change = now_s, on_change
+        self._told_changes: dict[tuple[str, str], int] = {}
         self._providers: defaultdict[str, Breaker] = defaultdict(lambda: Breaker(rules))
         self._models: defaultdict[tuple[str, str], Breaker] = defaultdict(lambda: Breaker(rules))
         self._answer_tokens: float | None = None
@@ -58,6 +83,18 @@ class CloudHealth:
         """Tell how a model is doing at this moment."""
         resting, rest_s = self._rest(provider, model)
         return ModelHealth(resting=resting, rest_s=rest_s, answer_tokens=self._answer_tokens)
+
+    def resume(self, rest: Rest) -> None:
+        """Take up a rest of an earlier process: one that the provider asked for is kept to.
+
+        Of one that we chose ourselves only a probe is left, which may go at once: whoever started anew may have mended
+        what was wrong, and one call finds out where five would have to fail.
+        """
+        breaker = self._models[rest.provider, rest.model] if rest.model else self._providers[rest.provider]
+        left_s = rest.rest_s if rest.is_asked and rest.rest_s is not None else 0.0
+        breaker.resume(self._now_s() + left_s, rest.openings)
+        self._told_changes[rest.provider, rest.model] = breaker.changes
+        self._last[f"{rest.provider}/{rest.model}" if rest.model else rest.provider] = rest.why
 
     def circuits(self) -> dict[str, str]:
         """The circuits that are not closed, by the name of their provider or model: for people to read."""
@@ -107,6 +144,7 @@ class CloudHealth:
             self._last[f"{provider}/{model}"] = failure.code
             of_provider.succeeded(provider_ticket, now_s)
             of_model.failed(model_ticket, now_s, failure.retry_after_s or None)
+        self._tell_changes(trial, failure)
 
     def _began(self, trial: Trial) -> None:
         """Close the circuits that this call was the probe of."""
@@ -115,6 +153,30 @@ class CloudHealth:
         for breaker, ticket in zip(both, trial.tickets, strict=True):
             if breaker.circuit(now_s) is not Circuit.CLOSED:
                 breaker.succeeded(ticket, now_s)
+        self._tell_changes(trial, None)
+
+    def _tell_changes(self, trial: Trial, failure: ProviderError | None) -> None:
+        """Tell which circuits this call opened or closed."""
+        provider, model = trial.provider, trial.model
+        for name, breaker in (("", self._providers[provider]), (model, self._models[provider, model])):
+            if breaker.changes == self._told_changes.get((provider, name), 0):
+                continue
+            self._told_changes[provider, name] = breaker.changes
+            rest_s = breaker.rest_s(self._now_s())
+            if rest_s is None or failure is None:
+                self._on_change(Rest(provider=provider, model=name, rest_s=None))
+            elif not is_key_fault(failure):
+                is_asked, openings = bool(failure.retry_after_s), breaker.openings
+                self._on_change(
+                    Rest(
+                        provider=provider,
+                        model=name,
+                        rest_s=rest_s,
+                        is_asked=is_asked,
+                        openings=openings,
+                        why=failure.code,
+                    )
+                )
 
     def _abandoned(self, trial: Trial) -> None:
         self._providers[trial.provider].abandoned(trial.tickets[0])

@@ -14,20 +14,21 @@ from hybrid.types import Capability
 Maker: TypeAlias = Callable[[CloudConfig, ApiKey, Timeouts], Provider]
 
 
-def provider_of(cloud: CloudConfig, api_keys: tuple[str, ...]) -> Provider:
+def provider_of(cloud: CloudConfig, api_keys: tuple[str, ...] | Keys) -> Provider:
     """Make the provider of a `[[cloud]]`; nothing is opened before its first call.
 
     api_keys: the preferred first; none for an API that asks for none.
 
     Raises: ValueError for a URL or key that cannot work.
     """
+    keys = api_keys if isinstance(api_keys, Keys) else Keys(api_keys, refused_rest_s=cloud.key_rest_s)
     timeouts = Timeouts(
         connect_s=cloud.connect_timeout_s,
         first_token_s=cloud.first_token_timeout_s,
         between_tokens_s=cloud.between_tokens_timeout_s,
         total_s=cloud.total_timeout_s,
     )
-    return MAKERS[cloud.kind](cloud, Keys(api_keys, refused_rest_s=cloud.key_rest_s), timeouts)
+    return MAKERS[cloud.kind](cloud, keys, timeouts)
 
 
 def _openai(cloud: CloudConfig, api_key: ApiKey, timeouts: Timeouts) -> Provider:

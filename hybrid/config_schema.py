@@ -165,7 +165,10 @@ class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     ] = None
     key_rest_s: Annotated[
         Seconds | None,
-        Meta(description="How long a key that was refused (401, 402, 403) is not used; unset: until the next start."),
+        Meta(
+            description="How long a key that was refused (401, 402, 403) is not used; unset: until the next start, and "
+            "after a 401 for an hour."
+        ),
     ] = None
     context_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,

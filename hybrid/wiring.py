@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -28,6 +29,7 @@ from hybrid.lora import check_adapters
 from hybrid.placing import free_bytes, placed
 from hybrid.policy.model import CloudOrder, Limits
 from hybrid.price_book import PriceBook, price_of
+from hybrid.resumed import CloudMemory, cloud_memory, key_usage
 from hybrid.runtime import Runtime
 from hybrid.runtime_options import RuntimeOptions
 from hybrid.speeds import open_profile, open_speed_book
@@ -226,15 +228,14 @@ async def running(
     checker = Checker(environ)
     try:
         fleet.start()
-        models += [] if is_offline else cloud_models(config, environ)
-        try:
-            await ledger.start()
-        except StoreError as failed:
-            log.error("%s; answering locally only until it can be written", failed)
+        memory = await _remembered(ledger)
+        models += [] if is_offline else cloud_models(config, environ, memory)
         keys = ClientKeys(database)
-        admission = Admission(keys, config.aliases)
+        admission = Admission(keys, config.aliases, usage=await key_usage(ledger, now_s=time.monotonic()))
         budgets = budgets_of(config, ledger, budget_zone(config), of_key=admission.allowance)
-        clouds = Clouds(models, ledger, budgets.caps, prices=PriceBook(config), latencies=await _latencies(ledger))
+        latencies = await _latencies(ledger)
+        prices, health = PriceBook(config), memory.health()
+        clouds = Clouds(models, ledger, budgets.caps, prices=prices, health=health, latencies=latencies)
         auditor = Auditor(clouds, ledger, DriftBook(database, ledger), share=config.policy.audit_share)
         async with aclosing(auditor) as audits:
             yield Runtime(
@@ -256,6 +257,15 @@ async def running(
         await checker.aclose()
         await fleet.stop()
         await ledger.aclose()
+
+
+async def _remembered(ledger: Ledger) -> CloudMemory:
+    """Open the ledger, and remember what earlier processes learned of clouds; nothing, where it cannot be read."""
+    try:
+        await ledger.start()
+    except StoreError as failed:
+        log.error("%s; answering locally only until it can be written", failed)
+    return await cloud_memory(ledger)
 
 
 async def _latencies(ledger: Ledger) -> LatencyBook:
@@ -283,10 +293,10 @@ def _name_of(model: str) -> str:
     return Path(model).stem if model.endswith(".gguf") or os.sep in model else model
 
 
-def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]:
+def cloud_models(config: Config, environ: Mapping[str, str], memory: CloudMemory | None = None) -> list[CloudModel]:
     """Make a provider for each `[[cloud]]`, and price each of its models. Imports HTTP and prices only if needed.
 
-    Raises: ConfigError if a key cannot be read or an address cannot be used.
+    memory: of keys that were refused before. Raises: ConfigError if a key cannot be read or an address cannot be used.
     """
     models: list[CloudModel] = []
     for cloud in config.cloud:
@@ -294,7 +304,7 @@ def cloud_models(config: Config, environ: Mapping[str, str]) -> list[CloudModel]
 
         secrets = tuple(secret.reveal() for secret in read_secrets(cloud, environ))
         try:
-            provider = provider_of(cloud, secrets)
+            provider = provider_of(cloud, secrets if memory is None else memory.keys(cloud, secrets))
         except ValueError as bad:
             raise ConfigError(f"cloud {cloud.name!r}: {bad}") from bad
         models += [

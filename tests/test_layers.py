@@ -33,6 +33,7 @@ REQUEST = {
     "promised",
     "race",
     "rejection",
+    "resumed",
     "runtime_options",
     "speeds",
     "structured",

@@ -7,6 +7,7 @@ limit. A bucket that refills would take twice as many in some minute.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -88,6 +89,21 @@ def ended(usage: KeyUsage, now_s: float, *, admitted_s: float, charged_tokens: i
     return replace(usage, tokens=tokens, running=max(0, usage.running - 1))
 
 
+def resumed(requests_s: Iterable[float], tokens: Iterable[tuple[float, int]], now_s: float) -> KeyUsage:
+    """What a key did before this process began, counted as if it had been counted then; nothing of it runs.
+
+    Args:
+        requests_s: when each request came. tokens: (when they were known, how many). On the clock of `now_s`; what is
+            later than now counts as of now.
+    """
+    counted, taken = Meter(), Meter()
+    for at_s in requests_s:
+        counted = _counted_again(counted, now_s, at_s, 1)
+    for at_s, amount in tokens:
+        taken = _counted_again(taken, now_s, at_s, amount)
+    return KeyUsage(requests=counted, tokens=taken)
+
+
 def rate_limits(rules: KeyRules, usage: KeyUsage, now_s: float) -> tuple[RateLimit, ...]:
     """How a key stands against each of its limits by the minute, for the `x-ratelimit-*` headers."""
     given: tuple[tuple[Literal["requests", "tokens"], int | None, Meter], ...] = (
@@ -129,6 +145,11 @@ def _free_in_s(meter: Meter, now_s: float, limit: int, amount: int) -> float:
             if left >= 0:
                 return _leaves_in_s(second, now_s)
     return 0.0 if left >= 0 else float(WINDOW_S)
+
+
+def _counted_again(meter: Meter, now_s: float, at_s: float, amount: int) -> Meter:
+    at_s = min(at_s, now_s)
+    return _added(meter, now_s, at_s, amount) if _counts(math.floor(at_s), now_s) else meter
 
 
 def _added(meter: Meter, now_s: float, at_s: float, amount: int) -> Meter:

@@ -55,6 +55,21 @@ class Breaker:
         self._probe_until_s: float | None = None
         self._era = 0
 
+    @property
+    def changes(self) -> int:
+        """How often it opened or closed."""
+        return self._era
+
+    @property
+    def openings(self) -> int:
+        """How often in a row it opened for a time of our own choice."""
+        return self._openings
+
+    def resume(self, until_s: float, openings: int) -> None:
+        """Be open until then, as one of an earlier process was. In the past: half-open, so that one probe finds out."""
+        self._open_until_s, self._openings = until_s, openings
+        self._change()
+
     def circuit(self, now_s: float) -> Circuit:
         """The state at this moment."""
         if self._open_until_s is None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import secrets
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from hybrid.errors import ProviderError, ProviderRejected, ProviderThrottled
@@ -40,9 +42,28 @@ class Credential:
         """Give the one header that carries the key, or none."""
         return {} if self._key is None else {self._header: f"{self._prefix}{self._key}"}
 
+    def fingerprint(self, salt: str) -> str:
+        """Tell this key from others without giving it away; see `fingerprint`."""
+        return fingerprint(self._key or "", salt)
+
     def redact(self, text: str) -> str:
         """Cut the key out of a text from elsewhere."""
         return text if self._key is None else text.replace(self._key, "[redacted]")
+
+
+def fingerprint(secret: str, salt: str) -> str:
+    """Tell whether a secret is still the same without keeping it: SHA-256 with a salt of its own."""
+    return hashlib.sha256(f"{salt}:{secret}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A key that was refused with this HTTP status. left_s: how long it is still not used; of a new one unknown."""
+
+    salt: str
+    fingerprint: str
+    status: int
+    left_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -50,10 +71,13 @@ class Keys:
     """The API keys of one cloud, the preferred first.
 
     refused_rest_s: how long a key that was refused (401, 402, 403) is not used; None: until this process ends.
+    refused: those that were, before this process began. on_refused: told each that is from now on.
     """
 
     values: tuple[str, ...]
     refused_rest_s: float | None = None
+    refused: tuple[Refusal, ...] = ()
+    on_refused: Callable[[Refusal], None] = field(default=lambda _refusal: None)
 
 
 ApiKey: TypeAlias = str | Keys | None
@@ -72,11 +96,18 @@ class KeyRing:
         credentials: Sequence[Credential],
         *,
         refused_rest_s: float | None = None,
+        refused: Sequence[Refusal] = (),
+        on_refused: Callable[[Refusal], None] = lambda _refusal: None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._credentials = tuple(credentials)
-        self._refused_rest_s, self._now_s = refused_rest_s, now_s
-        self._refused_until_s: dict[int, float] = {}
+        self._refused_rest_s, self._on_refused, self._now_s = refused_rest_s, on_refused, now_s
+        self._refused_until_s: dict[int, float] = {
+            number: now_s() + known.left_s
+            for number, credential in enumerate(self._credentials)
+            for known in refused
+            if credential.fingerprint(known.salt) == known.fingerprint
+        }
         self._circuits: defaultdict[tuple[int, str], Breaker] = defaultdict(lambda: Breaker(THROTTLED))
 
     def __repr__(self) -> str:
@@ -128,6 +159,9 @@ class KeyRing:
         until = "until the next start" if self._refused_rest_s is None else f"for {rest_s:g} s"
         which = f"its API key number {number + 1} of {len(self._credentials)}"
         log.warning("cloud %s: %s is not used %s: HTTP %d", error.provider, which, until, error.upstream_status)
+        salt = secrets.token_hex(16)
+        told = self._credentials[number].fingerprint(salt)
+        self._on_refused(Refusal(salt=salt, fingerprint=told, status=error.upstream_status))
 
 
 class Lease:
@@ -180,4 +214,9 @@ def ring_of(api_key: ApiKey, credential: Callable[[str | None], Credential]) -> 
         return KeyRing([credential(api_key)])
     if not api_key.values:
         return KeyRing([credential(None)])
-    return KeyRing([credential(key) for key in api_key.values], refused_rest_s=api_key.refused_rest_s)
+    return KeyRing(
+        [credential(key) for key in api_key.values],
+        refused_rest_s=api_key.refused_rest_s,
+        refused=api_key.refused,
+        on_refused=api_key.on_refused,
+    )

@@ -206,7 +206,11 @@ class Transport:
         """What is said of a call that nothing was sent for, as no key may be used."""
         if not self._keys.are_refused:
             return ProviderThrottled(self.failures.provider, rest_s)
-        again = "a new start tries them again" if rest_s is None else f"the first is tried again in {rest_s:.0f} s"
+        again = (
+            "a new start tries them again, or a new key"
+            if rest_s is None
+            else f"the first is tried again in {rest_s:.0f} s"
+        )
         why = f"it took none of our API keys; {again}"
         return ProviderRejected(self.failures.provider, 401, why, is_key_fault=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -22,6 +23,41 @@ WHERE scope = ? AND width_us = ? AND start_us >= ? AND start_us < ? ORDER BY sta
 _BY_HOUR = """
 SELECT (created_at_us / 1000000 + ?) % 86400 / 3600 AS hour, COUNT(*) AS requests
 FROM requests WHERE created_at_us >= ? AND created_at_us < ? GROUP BY hour"""
+
+_NOT_ADMITTED = ("rate_limit_exceeded", "forbidden", "invalid_api_key")
+"""Codes of errors with which a client key's request was turned away before it counted."""
+
+_OF_KEYS = f"""
+SELECT client_key, created_at_us, closed_at_us,
+    COALESCE(prompt_tokens + completion_tokens,
+        MAX(local_prompt_tokens + local_completion_tokens, cloud_prompt_tokens + cloud_completion_tokens)) AS tokens
+FROM requests
+WHERE created_at_us >= ? AND client_key IS NOT NULL AND dialect <> 'audit'
+    AND COALESCE(error_code, '') NOT IN {_NOT_ADMITTED}
+ORDER BY created_at_us"""  # noqa: S608 - the codes above
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRequest:
+    """A request that a client key was let in with. ended_at: None while it is open. tokens: as far as known."""
+
+    client_key: str
+    arrived_at: datetime
+    ended_at: datetime | None
+    tokens: int
+
+
+def requests_of_keys(connection: sqlite3.Connection, since: datetime) -> tuple[KeyRequest, ...]:
+    """The requests of client keys that arrived since then, the oldest first."""
+    return tuple(
+        KeyRequest(
+            row["client_key"],
+            from_us(row["created_at_us"]),
+            None if row["closed_at_us"] is None else from_us(row["closed_at_us"]),
+            row["tokens"],
+        )
+        for row in connection.execute(_OF_KEYS, (to_us(since),))
+    )
 
 
 def spend_steps(connection: sqlite3.Connection, start: datetime, end: datetime) -> Mapping[datetime, Decimal]:

@@ -158,6 +158,10 @@ class Ledger:
         """Write down what is known of a promise, soon and in order."""
         self._tell(lambda connection: labels.upsert_standing(connection, standing), f"the state of {standing.task}")
 
+    def write(self, apply: Callable[[sqlite3.Connection], Any], what: str) -> None:
+        """Have something written that nobody waits for, soon and in order. Raises: StoreError if it is closed."""
+        self._tell(apply, what)
+
     async def reserve(self, wish: Reservation) -> Grant:
         """Set aside the worst case of a cloud call, if every cap has room for it. Counted for good when this returns.
 

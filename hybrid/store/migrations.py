@@ -208,6 +208,31 @@ CREATE TABLE escrow (
     PRIMARY KEY (client_key, tag)
 ) WITHOUT ROWID"""
 
+# Which clouds rest: the provider as a whole ("") or one model of it. The fingerprint is of its address and keys.
+_CLOUD_RESTS = """
+CREATE TABLE cloud_rests (
+    provider    TEXT NOT NULL,
+    model       TEXT NOT NULL,
+    until_us    INTEGER NOT NULL,
+    is_asked    INTEGER NOT NULL,
+    openings    INTEGER NOT NULL,
+    why         TEXT NOT NULL,
+    salt        TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    PRIMARY KEY (provider, model)
+) WITHOUT ROWID"""
+
+# Which API keys providers refused, by salted hash: no key can be read out of it.
+_REFUSED_KEYS = """
+CREATE TABLE refused_keys (
+    provider      TEXT NOT NULL,
+    salt          TEXT NOT NULL,
+    fingerprint   TEXT NOT NULL,
+    status        INTEGER NOT NULL,
+    refused_at_us INTEGER NOT NULL,
+    PRIMARY KEY (provider, fingerprint)
+) WITHOUT ROWID"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         "m001_ledger",
@@ -272,4 +297,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     Migration("m006_labels", (_LABELS, "CREATE INDEX labels_by_calibration ON labels (calibration)", _STANDINGS)),
     Migration("m007_escrow", (_ESCROW,)),
+    Migration("m008_rests", (_CLOUD_RESTS, _REFUSED_KEYS)),
 )

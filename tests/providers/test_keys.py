@@ -114,7 +114,7 @@ def test_when_every_key_is_refused_the_provider_says_so_and_is_asked_no_more():
     answers, world = played({}, {}, by_key={KEYS[0]: refused(401, "bad"), KEYS[1]: refused(401, "bad")})
     assert [1, 2] == world.asked
     assert [True, True] == [error.is_key_fault and not error.may_have_billed for error in answers]
-    assert "took none of our API keys; a new start tries them again" in str(answers[1])
+    assert "took none of our API keys; a new start tries them again, or a new key" in str(answers[1])
 
 
 def test_a_refused_key_may_be_tried_again_after_a_configured_time():
