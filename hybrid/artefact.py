@@ -162,6 +162,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
             bound=certified.bound,
             base_rate=self.base_rate,
             cloud_rate=self.cloud_rate,
+            cloud_model=self.cloud_model,
             is_at_chance=self.is_at_chance,
             samples=self.samples,
             looks=tuple(

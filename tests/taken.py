@@ -81,6 +81,7 @@ PROMISES = st.builds(
     bound=SHARES,
     base_rate=SHARES,
     cloud_rate=st.none() | SHARES,
+    cloud_model=st.none() | TEXTS,
     is_at_chance=st.booleans(),
     looks=LOOKS,
     origin=st.none() | filled(Origin),

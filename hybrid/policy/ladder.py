@@ -37,13 +37,16 @@ class Ladder:
         return "; ".join(check.detail for check in self.checks if not check.is_passed)
 
 
-def climbable(signals: Signals, limits: Limits) -> Ladder:
-    """Take the options that nothing keeps from answering, and put them into the order they are tried in."""
+def climbable(signals: Signals, limits: Limits, *, local_quality: float | None = None) -> Ladder:
+    """Take the options that nothing keeps from answering, and put them into the order they are tried in.
+
+    local_quality: how often local, which can answer, is right; a cloud known to be right less often is not paid.
+    """
     rungs: list[CloudOption] = []
     checks: list[Check] = []
     obstacles: list[Reason] = []
     for option in signals.clouds:
-        reason, detail = _obstacle(option, signals)
+        reason, detail = _obstacle(option, signals, limits, local_quality)
         checks.append(Check(f"cloud {option.provider}/{option.model}", reason is None, detail))
         if reason is None:
             rungs.append(option)
@@ -51,7 +54,11 @@ def climbable(signals: Signals, limits: Limits) -> Ladder:
             obstacles.append(reason)
     if not rungs:
         nearest = next((reason for reason in NEAREST if reason in obstacles), None)
-        rests = [one.rest_s for one in signals.clouds if one.rest_s is not None and _lacks_only_rest(one, signals)]
+        rests = [
+            one.rest_s
+            for one in signals.clouds
+            if one.rest_s is not None and _lasting_obstacle(one, signals, limits, local_quality)[0] is None
+        ]
         wait_s = min(rests, default=None) if nearest is Reason.CLOUD_FAILURE else None
         return Ladder(checks=tuple(checks), blocked_by=nearest, retry_after_s=wait_s)
     ordered = in_order(rungs, signals, limits)
@@ -90,26 +97,35 @@ def _is_late(option: CloudOption, signals: Signals, limits: Limits) -> bool:
     return end_s is not None and cloud_total(option.latency, answer_tokens(signals)).chance_above(end_s) >= LATE
 
 
-def _obstacle(option: CloudOption, signals: Signals) -> tuple[Reason | None, str]:
-    reason, detail = _lasting_obstacle(option, signals)
+def quality_of(option: CloudOption, limits: Limits) -> float | None:
+    """How often a cloud model is right: as somebody states, else as calibrated for this kind of task, else unknown."""
+    promise = limits.promise
+    if option.quality is not None or promise is None or promise.is_withdrawn:
+        return option.quality
+    names = (option.provider, option.model, f"{option.provider}/{option.model}")
+    return promise.cloud_rate if promise.cloud_model in names else None
+
+
+def _obstacle(
+    option: CloudOption, signals: Signals, limits: Limits, local_quality: float | None
+) -> tuple[Reason | None, str]:
+    reason, detail = _lasting_obstacle(option, signals, limits, local_quality)
     if reason is None and not option.is_healthy:
         return Reason.CLOUD_FAILURE, option.resting or f"{option.provider} failed lately and is resting"
     return reason, detail
 
 
-def _lacks_only_rest(option: CloudOption, signals: Signals) -> bool:
-    return _lasting_obstacle(option, signals)[0] is None
-
-
-def _lasting_obstacle(option: CloudOption, signals: Signals) -> tuple[Reason | None, str]:
+def _lasting_obstacle(
+    option: CloudOption, signals: Signals, limits: Limits, local_quality: float | None
+) -> tuple[Reason | None, str]:
     """What keeps an option from answering this request, its health aside."""
     if option.missing:
         return Reason.CAPABILITY, f"{option.model} cannot do: {', '.join(sorted(option.missing))}"
-    if signals.min_quality is not None and option.quality is not None and option.quality < signals.min_quality:
-        return (
-            Reason.CAPABILITY,
-            f"{option.model} is right in {option.quality:g}, {signals.min_quality:g} are asked for",
-        )
+    quality = quality_of(option, limits)
+    if quality is not None and signals.min_quality is not None and quality < signals.min_quality:
+        return Reason.CAPABILITY, f"{option.model} is right in {quality:g}, {signals.min_quality:g} are asked for"
+    if quality is not None and local_quality is not None and quality < local_quality:
+        return Reason.CAPABILITY, f"{option.model} is right in {quality:g}, local in {local_quality:g}"
     wanted = (signals.prompt_tokens or 0) + (signals.max_output_tokens or 1)
     if option.context_tokens is not None and wanted > option.context_tokens:
         return Reason.CONTEXT, f"needs {wanted} tokens, {option.model} holds {option.context_tokens}"

@@ -86,6 +86,7 @@ class Promise:
     option_prior: mean log-share of each option's letter, which is the model's habit and no knowledge.
     threshold: a draft that scores lower is escalated; infinite where nothing can be promised. bound: of the regret.
     base_rate, cloud_rate: share of right answers, local's and the cloud's; the latter None where it is not known.
+    cloud_model: which cloud that is, as provider, model or both; None where local was compared with gold labels alone.
     is_at_chance: whether nothing about a draft tells if it is right. samples: answers drawn to each prompt.
     looks: where a growing draft is given up, in order. origin: None where it is of no artefact.
     id: of the calibration it comes from. reference: how p_local and the features were spread there.
@@ -106,6 +107,7 @@ class Promise:
     bound: float
     base_rate: float
     cloud_rate: float | None = None
+    cloud_model: str | None = None
     is_at_chance: bool = False
     samples: int = 1
     looks: tuple[Look, ...] = ()

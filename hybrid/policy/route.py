@@ -46,7 +46,8 @@ def route(signals: Signals, limits: Limits) -> Decision:
     Never local when the client pinned the cloud, never the cloud when the request is local-only or private;
     when the wanted side cannot answer and the other may, it does, and the decision says so.
     """
-    local, cloud = _local_rules(signals, limits), _cloud_rules(signals, limits)
+    local = _local_rules(signals, limits)
+    cloud = _cloud_rules(signals, limits, local)
     checks = local.checks + cloud.checks
     if signals.policy is PolicyChoice.CLOUD_ONLY:
         if not cloud.rungs:
@@ -139,7 +140,7 @@ def _local_rules(signals: Signals, limits: Limits) -> _Verdict:
     return _Verdict(tuple(checks), blocked)
 
 
-def _cloud_rules(signals: Signals, limits: Limits) -> Ladder:
+def _cloud_rules(signals: Signals, limits: Limits, local: _Verdict) -> Ladder:
     if signals.is_private:
         return Ladder(checks=(Check("privacy", True, "private: no cloud may see it"),), blocked_by=Reason.PRIVACY)
     if signals.policy is PolicyChoice.LOCAL_ONLY:
@@ -148,7 +149,14 @@ def _cloud_rules(signals: Signals, limits: Limits) -> Ladder:
     if not signals.clouds:
         check = Check("cloud_configured", False, "no cloud is configured")
         return Ladder(checks=(check,), blocked_by=Reason.CAPABILITY)
-    return climbable(signals, limits)
+    return climbable(signals, limits, local_quality=_local_quality(signals, limits, local))
+
+
+def _local_quality(signals: Signals, limits: Limits, local: _Verdict) -> float | None:
+    """How often local is right in such questions, where it may answer and that was calibrated and still holds."""
+    promise = limits.promise
+    may_answer = local.blocked_by is None and signals.policy is PolicyChoice.AUTO
+    return promise.base_rate if may_answer and promise is not None and not promise.is_withdrawn else None
 
 
 def _latency_check(signals: Signals, late: Lateness | None, expected: Forecast) -> Check | None:

@@ -73,6 +73,39 @@ def test_a_request_that_asks_for_more_leaves_the_weaker_cloud_out(tmp_path):
     assert ([200, 200, 400], 1, 1) == asyncio.run(scenario())
 
 
+def test_where_all_clouds_are_too_weak_hybrid_answers_here(tmp_path):
+    """However doubtful the draft, whole or streamed: 200, local, marked, no call; and `explain` names the numbers."""
+
+    async def scenario():
+        async with FakeProvider(Answer()) as cloud:
+            config = ladder_toml(("big", cloud.base_url, 2))
+            config = config.replace('name = "big"\n', 'name = "big"\nquality = { m = 0.8 }\n')
+            asks = {"x-hybrid-min-quality": "0.95"}
+            with Serving(tmp_path, config) as server:
+                answers = [
+                    await asyncio.to_thread(server.ask, text, stream=stream, headers=asks)
+                    for text in ("easy", "[doubt] hard")
+                    for stream in (False, True)
+                ]
+                explained = await asyncio.to_thread(server.hybrid, "explain", "last")
+                told = await asyncio.to_thread(server.explain, "last")
+                good_enough = await asyncio.to_thread(
+                    server.ask, "[doubt] hard", headers={"x-hybrid-min-quality": "0.8"}
+                )
+                return answers, explained, told, good_enough, len(cloud.requests)
+
+    answers, explained, told, good_enough, calls = asyncio.run(scenario())
+    assert {(200, "local")} == {(one.status_code, one.headers["x-hybrid-route"]) for one in answers}
+    assert ("cloud", 1) == (good_enough.headers["x-hybrid-route"], calls)
+    assert "m is right in 0.8, 0.95 are asked for" in explained
+    assert "degraded: capability, not what the policy wanted" in " ".join(explained.split())
+    assert ("run_local", "capability") == (
+        told["decision"]["decision"]["kind"], told["decision"]["decision"]["no_fallback"]
+    )  # fmt: skip
+    assert any(change["fact"].endswith("quality") for change in told["decision"]["counterfactuals"]), explained
+    assert "capability" == answers[2].headers["x-hybrid-degraded"]
+
+
 def test_a_cloud_that_fails_before_its_first_token_is_left_for_the_next(tmp_path):
     """Streamed or whole, the client sees one good answer; `explain` has each rung, why it was left, and its money."""
     requests = [{"model": "cloud", "stream": is_stream} for is_stream in (False, True)]

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 
+from hybrid.policy.calibrated import LinearModel, Platt
 from hybrid.policy.ladder import climbable
 from hybrid.policy.model import (
     CloudLatency,
@@ -17,8 +18,10 @@ from hybrid.policy.model import (
     RunLocal,
     Signals,
 )
+from hybrid.policy.promise import Promise
 from hybrid.policy.route import route
 from hybrid.policy.spread import constant
+from hybrid.policy.tasks import TaskKind
 from hybrid.types import Capability, PolicyChoice
 
 LIMITS = Limits(local_context_tokens=2048)
@@ -158,6 +161,61 @@ def test_a_local_answer_carries_it_too():
     decision = route(facts(), LIMITS)
     assert isinstance(decision, RunLocal)
     assert (CHEAP, (MIDDLE, DEAR)) == (decision.fallback, decision.others)
+
+
+def promised(**changes: object) -> Limits:
+    """A kind of task of which local is right in 0.6 and the cloud `c` in 0.5; changed as said."""
+    one = {"features": ("m",), "means": (0.0,), "scales": (1.0,), "coefficients": (1.0,), "intercept": 0.0}
+    model = LinearModel(**one, calibration=Platt(1.0, 0.0))
+    usual: dict[str, object] = {
+        "task": "quiz", "kind": TaskKind.CHOICE, "local": model, "threshold": 0.8, "max_regret": 0.05, "delta": 0.1,
+        "local_share": 0.3, "bound": 0.04, "base_rate": 0.6, "cloud_rate": 0.5, "cloud_model": "c",
+    }  # fmt: skip
+    return replace(LIMITS, promise=Promise(**{**usual, **changes}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("limits", "clouds", "expected"),
+    [
+        pytest.param(promised(), ALL, "middle dear", id="the-calibrated-one-is-weaker-than-local"),
+        pytest.param(promised(), (replace(CHEAP, quality=0.6),), "cheap", id="what-is-stated-goes-before"),
+        pytest.param(promised(), (replace(DEAR, quality=0.59),), "", id="another-is-stated-to-be-weaker"),
+        pytest.param(promised(cloud_model="c/cheap"), ALL, "middle dear", id="by-provider-and-model"),
+        pytest.param(promised(cloud_model=None), ALL, "cheap middle dear", id="gold-labels-say-nothing-of-a-cloud"),
+        pytest.param(promised(is_withdrawn=True), (CHEAP, replace(DEAR, quality=0.1)), "cheap dear", id="withdrawn"),
+        pytest.param(LIMITS, (replace(DEAR, quality=0.1),), "dear", id="local-was-not-calibrated"),
+    ],
+)
+def test_a_cloud_that_is_right_less_often_than_local_is_not_paid_in_its_stead(limits, clouds, expected):
+    """Doubt and lateness are no reason for a worse answer: where local may answer, such a cloud is no way out."""
+    decision = route(facts(clouds=clouds), limits)
+    assert isinstance(decision, RunLocal)
+    rungs = [one for one in (decision.fallback, *decision.others) if one is not None]
+    assert expected == " ".join(one.model for one in rungs)
+    assert decision.no_fallback is (None if expected else Reason.CAPABILITY)
+
+
+def test_what_local_cannot_answer_a_weak_cloud_may():
+    """An answer is more than none, and who asks for the cloud gets it."""
+    weak = (replace(CHEAP, quality=0.1),)
+    for changes in ({"prompt_tokens": 9_000}, {"is_local_ready": False}, CLOUD_ONLY):
+        assert isinstance(route(facts(clouds=weak, **changes), promised()), Escalate)
+
+
+SLOW = {"queue_wait_s": 60.0, "prefill_tok_s": 1_000.0, "decode_tok_s": 100.0}
+
+
+@pytest.mark.parametrize("min_quality", [None, 0.95], ids=["weaker-than-local", "weaker-than-asked-for"])
+def test_neither_lateness_nor_a_promise_that_cannot_be_kept_pays_a_weak_cloud(min_quality):
+    """Local answers, late or unpromised, and no hedge asks the weak one either; each check says why."""
+    limits = replace(promised(threshold=float("inf")), ttft_s=1.0, hedge_chance=0.1)
+    weak = replace(CHEAP, quality=0.59 if min_quality is None else 0.9)
+    decision = route(facts(clouds=(weak,), min_quality=min_quality, is_stream=True, **SLOW), limits)
+    assert isinstance(decision, RunLocal)
+    assert (None, None, Reason.LATENCY) == (decision.fallback, decision.hedge, decision.degraded)
+    [check] = [check for check in decision.checks if check.rule == "cloud c/cheap"]
+    asked = "local in 0.6" if min_quality is None else "0.95 are asked for"
+    assert (False, f"cheap is right in {weak.quality:g}, {asked}") == (check.is_passed, check.detail)
 
 
 def test_the_checks_say_the_order_and_each_obstacle():
