@@ -8,11 +8,13 @@ from decimal import Decimal
 
 import pytest
 from genai_prices import Usage, calc_price
+from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import (
     ClauseEquals,
     ConditionalPrice,
     ModelInfo,
     ModelPrice,
+    PriceVariant,
     StartDateConstraint,
     Tier,
     TieredPrices,
@@ -135,3 +137,25 @@ def test_a_dated_price_holds_from_its_day_and_says_so(at, expected):
         ConditionalPrice(StartDateConstraint(date(2026, 7, 1)), prices=entry(input_mtok="1", output_mtok="4")),
     ]
     assert expected == listed(dated, at=at)
+
+
+def test_a_batch_rate_is_not_the_price_of_a_call():
+    """No call here goes to a batch API, so its lower rate would book less than is billed."""
+    half = PriceVariant(when={"processing": "batch"}, prices=entry(input_mtok="1", output_mtok="2"))
+    plain = ModelInfo("m", ClauseEquals("m"), prices=entry(input_mtok="2", output_mtok="4"), price_variants=[half])
+    assert price("2", "4") == listed_price(plain, "test", at=NOON)
+
+
+def test_no_batch_or_flex_rate_is_above_the_price_that_is_booked():
+    """Over the whole table as installed: what is left out makes a booked cost too high at most."""
+    seen = 0
+    for info in (info for provider in get_snapshot().providers for info in provider.models):
+        found = listed_price(info, "test", at=NOON)
+        for variant in (info.price_variants or ()) if found is not None else ():
+            if {"batch", "flex"} & set(variant.when.values()):
+                rates = (variant.prices.input_mtok, variant.prices.output_mtok)
+                bases = [getattr(rate, "base", rate) for rate in rates]
+                booked = (found.input_usd_per_mtok, found.output_usd_per_mtok)
+                assert all(rate is None or rate <= most for rate, most in zip(bases, booked, strict=True)), info.id
+                seen += 1
+    assert seen > 0
