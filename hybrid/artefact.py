@@ -147,7 +147,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
     def promise(self, max_regret: float, delta: float) -> Promise:
         """What it lets one promise. Raises: ValueError if its numbers make no sense."""
-        certified = certify(self.counts.counted(), max_regret, delta)
+        certified = certify(self.counts.counted(), max_regret, delta, is_at_chance=self.is_at_chance)
         return Promise(
             task=self.task,
             kind=self.kind,

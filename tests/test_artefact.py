@@ -203,3 +203,9 @@ def test_tasks_are_added_to_those_that_still_hold(tmp_path):
     path, dropped = add_tasks(tmp_path, msgspec.structs.replace(bare, template_fingerprint="new"), [other])
     assert "another chat template" in (dropped or "")
     assert ["arc"] == [task.task for task in read_artefact(path).tasks]
+
+
+def test_a_kind_at_chance_is_promised_nothing():
+    """Whatever threshold its rows would certify: those that pass do so by luck."""
+    assert TASK.promise(0.05, 0.1).is_feasible
+    assert not msgspec.structs.replace(TASK, is_at_chance=True).promise(0.05, 0.1).is_feasible

@@ -10,7 +10,7 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from hybrid.artefact import Counts, LookAt, Spread, Task, spreads_of, weights_of
-from hybrid.calibration.certify import regrets, trace
+from hybrid.calibration.certify import counts_of, regrets
 from hybrid.calibration.curves import deferral
 from hybrid.calibration.datasets import Dataset, Scorer
 from hybrid.calibration.fit import Fit, fit, matrix
@@ -31,8 +31,6 @@ BARE: Mapping[Scorer, str] = {
     "text": "weak_quarter_logprob",
 }
 """The one feature that is kept where nothing beats it."""
-MOST_COUNTS = 512
-"""Thresholds that an artefact keeps; of more, evenly many rows lie between two."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +75,7 @@ def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, go
     cloud = _fit_cloud(rows, table.cloud_right, BARE[scorer], goal.seed)
     score, ranks_by_gain = _score(table, local, cloud)
     counts = counts_of(score, regrets(table.local_right, table.cloud_right))
-    certified = certify(counts.counted(), goal.max_regret, goal.delta)
+    certified = certify(counts.counted(), goal.max_regret, goal.delta, is_at_chance=local.report.is_at_chance)
     looks = fit_looks(table, prior, score >= certified.threshold, goal.seed)
     task = _task(table, dataset, scorer, recipe, goal, local)
     task = structs.replace(
@@ -177,17 +175,3 @@ def _score(table: Table, local: Fit, cloud: Fit | None) -> tuple[NDArray[np.floa
 
     interval = bootstrap(better, len(plain))
     return (gain, True) if interval is not None and interval.low > 0 else (plain, False)
-
-
-def counts_of(score: NDArray[np.float64], regretted: NDArray[np.bool_]) -> Counts:
-    """Count what each threshold would keep and regret."""
-    found = trace(score, regretted)
-    places = np.arange(len(found.thresholds))
-    if len(places) > MOST_COUNTS:
-        places = np.unique(np.linspace(0, len(places) - 1, MOST_COUNTS).round().astype(int))
-    return Counts(
-        thresholds=tuple(found.thresholds[places].tolist()),
-        kept=tuple(found.kept[places].tolist()),
-        regretted=tuple(found.errors[places].tolist()),
-        n=found.n,
-    )

@@ -25,6 +25,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hybrid.artefact import Counts
+from hybrid.policy import promise
 from hybrid.policy.bounds import most_errors, most_errors_for_batch, trials_needed, upper_bound
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -33,6 +35,8 @@ Bools: TypeAlias = NDArray[np.bool_]
 LEAST_LOCAL_SHARE = 0.02
 """A promise kept by answering less than this locally is kept by not being there, and is called infeasible."""
 SPLITS = 200
+MOST_COUNTS = 512
+"""Thresholds that an artefact keeps; of more, evenly many rows lie between two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +127,20 @@ def trace(score: ArrayLike, regretted: Bools, grid: Sequence[float] | None = Non
     kept = np.searchsorted(-values[order], -thresholds, side="right")
     errors = np.concatenate([[0], np.cumsum(regretted[order])])[kept]
     return Trace(thresholds, kept, errors, len(values), int(regretted.sum()))
+
+
+def counts_of(score: NDArray[np.float64], regretted: NDArray[np.bool_]) -> Counts:
+    """Count what each threshold would keep and regret."""
+    found = trace(score, regretted)
+    places = np.arange(len(found.thresholds))
+    if len(places) > MOST_COUNTS:
+        places = np.unique(np.linspace(0, len(places) - 1, MOST_COUNTS).round().astype(int))
+    return Counts(
+        thresholds=tuple(found.thresholds[places].tolist()),
+        kept=tuple(found.kept[places].tolist()),
+        regretted=tuple(found.errors[places].tolist()),
+        n=found.n,
+    )
 
 
 def certify(
@@ -229,18 +247,15 @@ class Outcome:
 class Violations:
     """How often a promise breaks when some rows certify and the others are served.
 
-    Each triple is: share of splits whose observed regret on the other rows is above the limit, mean share of those
-    rows that was escalated, share of splits in which nothing could be kept local.
-
-    certified: the promise about the true regret. for_batch: the stricter one about the regret observed in the other
-    rows (`batch` of `certify`). plug_in: no promise.
+    deployed: by what `hybrid calibrate` counts and `policy.promise.certify` makes of it. true_regret: with the promise
+    about the true regret alone. plug_in: no promise.
     """
 
     splits: int
     n_certify: int
     n_served: int
-    certified: Outcome
-    for_batch: Outcome
+    deployed: Outcome
+    true_regret: Outcome
     plug_in: Outcome
 
 
@@ -252,7 +267,9 @@ def violations(
     delta: float,
     splits: int = SPLITS,
     seed: int = 0,
-    grid: Sequence[float] | None = None,
+    *,
+    given_up: ArrayLike | None = None,
+    is_at_chance: bool = False,
     certify_share: float = 0.5,
 ) -> Violations:
     """Try the promise on random splits, half of the rows certifying and half being served.
@@ -260,9 +277,12 @@ def violations(
     What is counted is the observed regret of the other half, which has noise of its own: a threshold whose true
     regret is just at the limit is counted as broken about every second time, though it breaks no promise. And halves of
     one sample are no independent draws: where few errors fell into the first half, more are left for the other. So
-    `certified`, whose promise is about the true regret, may be counted as broken in more than delta of the splits (12
-    to 14 % of halves at delta 10 %); `for_batch` promises what is counted, and keeps to delta.
+    `true_regret` may be counted as broken in more than delta of the splits (12 to 14 % of halves at delta 10 %);
+    `deployed` promises what is counted as well, and keeps to delta.
 
+    Args:
+        given_up: rows whose drafts are given up as they grow, and so are never served, shape (n,).
+        is_at_chance: as it was found at the calibration.
     Raises: ValueError as `certify`, if a part has no row, or without a split.
     """
     _check_limits(max_regret, delta)
@@ -270,27 +290,33 @@ def violations(
     n = round(len(values) * certify_share)
     if not 0 < n < len(values) or splits < 1:
         raise ValueError(f"need rows on both sides and a split; got {n} of {len(values)} rows, {splits} splits")
-    rng, true = np.random.default_rng(seed), most_errors(n, max_regret, delta)
-    seen = min(true, most_errors_for_batch(n, len(values) - n, max_regret, delta))
+    is_held = np.ones(len(values), dtype=np.bool_) if given_up is None else ~np.asarray(given_up, dtype=np.bool_)
+    rng, allowed = np.random.default_rng(seed), most_errors(n, max_regret, delta)
     outcomes = []
     for _ in range(splits):
         order = rng.permutation(len(values))
         first, other = order[:n], order[n:]
-        found = trace(values[first], regretted[first], grid)
-        ways = (found.loosest(true), found.loosest(seen), plug_in(found, max_regret))
-        kept = [_kept(found, at, values[other]) for at in ways]
-        outcomes.append(
-            [
-                ((regretted[other] & stays).mean() > max_regret + 1e-12, 1 - stays.mean(), not stays.any())
-                for stays in kept
-            ]
+        found = trace(values[first], regretted[first])
+        counted = counts_of(values[first], regretted[first]).counted()
+        deployed = promise.certify(counted, max_regret, delta, is_at_chance=is_at_chance).threshold
+        thresholds = (
+            deployed,
+            _threshold(found, found.loosest(allowed)),
+            _threshold(found, plug_in(found, max_regret)),
         )
+        kept = [(values[other] >= threshold) & is_held[other] for threshold in thresholds]
+        outcomes.append([_told(regretted[other], stays, max_regret) for stays in kept])
     means = np.mean(np.array(outcomes, dtype=np.float64), axis=0).tolist()
     return Violations(splits, n, len(values) - n, *(Outcome(*row) for row in means))
 
 
-def _kept(found: Trace, at: int | None, values: Floats) -> Bools:
-    return np.zeros(len(values), dtype=np.bool_) if at is None else values >= found.thresholds[at]
+def _told(regretted: Bools, stays: Bools, max_regret: float) -> tuple[float, float, float]:
+    """Of one split: whether the promise broke, the share that was escalated, whether nothing stayed."""
+    return float((regretted & stays).mean() > max_regret + 1e-12), 1 - float(stays.mean()), float(not stays.any())
+
+
+def _threshold(found: Trace, at: int | None) -> float:
+    return math.inf if at is None else float(found.thresholds[at])
 
 
 def _check_limits(max_regret: float, delta: float) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hybrid.calibration.certify import regrets, violations
 from hybrid.calibration.curves import Deferral, deferral, deferral_at_quantiles, oracle
 from hybrid.calibration.examples import Opinion
-from hybrid.calibration.growing import give_up
+from hybrid.calibration.growing import give_up, given_up
 from hybrid.calibration.reliability import auroc, base_rate_brier, brier, ece, ece_floor
 from hybrid.calibration.resample import Interval, bootstrap_all
 from hybrid.calibration.table import Row, Table
@@ -29,6 +29,7 @@ FLIPPED = frozenset({"mean_entropy", "max_entropy", "option_entropy", "log_token
 """Features of which less is better."""
 
 Floats = NDArray[np.float64]
+Marks = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +72,25 @@ def evaluate(table: Table, promise: Promise | None, limits: Limits) -> Evaluated
     judged = [None if promise is None else judge_by(promise, row) for row in rows]
     score, p = _scores(judged, rows, limits.bare)
     signals = _signals(rows)
-    is_kept = promise is not None and promise.is_feasible and not promise.is_at_chance
-    stays = score >= promise.threshold if promise is not None and is_kept else None
+    stays = score >= promise.threshold if promise is not None and promise.is_feasible else None
+    ended = np.zeros(len(score), dtype=np.bool_)
     report = _alone(table, score, p, signals)
     report["ranked_by"] = "calibration" if promise is not None else limits.bare
-    report["promise"] = None if promise is None else _promise(promise, stays, table)
     report["given_up"] = None
     if promise is not None and promise.looks and stays is not None:
         drafts = [row.draft for row in table.rows]
         report["given_up"] = asdict(give_up(drafts, promise.looks, promise.option_prior, stays))
+        ended = given_up(drafts, promise.looks, promise.option_prior)
+        stays = stays & ~ended
+    report["promise"] = None if promise is None else _promise(promise, stays, table)
     cloud = table.cloud_right
     if cloud is None:
         report |= dict.fromkeys(("apgr", "apgr_ci95", "cpt50", "cpt80", "cpt95", "violations"))
     else:
         report |= _against_cloud(table, score, cloud, limits)
         report["signals"] = {name: _of_signal(values, table.local_right, cloud) for name, values in signals.items()}
-        report |= _violations(score, table.local_right, cloud, limits)
+        is_at_chance = promise is not None and promise.is_at_chance
+        report |= _violations(score, table.local_right, cloud, limits, ended, is_at_chance=is_at_chance)
     calls = None if stays is None else float(1 - stays.mean())
     return Evaluated(report, score, p, signals, calls)
 
@@ -258,16 +262,30 @@ def _of_signal(values: Floats, local: NDArray[np.bool_], cloud: NDArray[np.bool_
     return {"apgr": curve.apgr(), "cpt50": curve.cpt(0.5), "cpt80": curve.cpt(0.8)}
 
 
-def _violations(score: Floats, local: NDArray[np.bool_], cloud: NDArray[np.bool_], limits: Limits) -> dict[str, Json]:
-    """How often the promise would have been broken, certified on one half of the rows and served on the other."""
-    found = violations(score, local, cloud, limits.max_regret, limits.delta, seed=limits.seed)
-    ways = {"certified": found.for_batch, "certified_true_regret": found.certified, "plug_in": found.plug_in}
+def _violations(
+    score: Floats, local: Marks, cloud: Marks, limits: Limits, ended: Marks, *, is_at_chance: bool
+) -> dict[str, Json]:
+    """How often the promise would have been broken, certified on one half of the rows and served on the other.
+
+    `certified` goes by the rule that `hybrid calibrate` writes and the policy keeps to, its looks included.
+    """
+    found = violations(
+        score,
+        local,
+        cloud,
+        limits.max_regret,
+        limits.delta,
+        seed=limits.seed,
+        given_up=ended,
+        is_at_chance=is_at_chance,
+    )
+    ways = {"certified": found.deployed, "certified_true_regret": found.true_regret, "plug_in": found.plug_in}
     table: dict[str, Json] = {
         name: {"broken": way.broken, "cloud_share": way.escalation, "refused": way.refused}
         for name, way in ways.items()
     }
     table |= {"splits": found.splits, "max_regret": limits.max_regret, "delta": limits.delta}
-    return {"violations": found.for_batch.broken, "violations_by_method": table}
+    return {"violations": found.deployed.broken, "violations_by_method": table}
 
 
 def _verifier(rows: Sequence[Row]) -> dict[str, Json] | None:

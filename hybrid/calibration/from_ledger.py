@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.artefact import Counts, Task, weights_of
-from hybrid.calibration.calibrate import Calibrated, Goal, counts_of, fit_rows, reference
+from hybrid.calibration.calibrate import Calibrated, Goal, fit_rows, reference
+from hybrid.calibration.certify import counts_of
 from hybrid.calibration.fit import LEAST_ROWS
 from hybrid.drift_book import draw
 from hybrid.errors import CommandError
@@ -106,7 +107,7 @@ def calibrate_labels(group: Group, goal: Goal) -> Calibrated:
         },
         reference=reference(local, [row for row, is_plain in zip(rows, plain, strict=True) if is_plain]),
     )
-    certified = certify(counts.counted(), goal.max_regret, goal.delta)
+    certified = certify(counts.counted(), goal.max_regret, goal.delta, is_at_chance=local.report.is_at_chance)
     return Calibrated(task, local, None, score, certified)
 
 

@@ -85,6 +85,11 @@ class GivenUp:
     lost_share: float
 
 
+def given_up(drafts: Sequence[Draft], looks: Sequence[Look], option_prior: Sequence[float]) -> Marks:
+    """Which drafts are ended at a look, shape (n,)."""
+    return np.array([_drawn(draft, looks, option_prior) < len(draft.logprobs) for draft in drafts], dtype=np.bool_)
+
+
 def give_up(drafts: Sequence[Draft], looks: Sequence[Look], option_prior: Sequence[float], stays: Marks) -> GivenUp:
     """Follow each draft as it grew, and end it at the first look that finds it below its line.
 

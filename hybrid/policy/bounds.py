@@ -113,6 +113,27 @@ def most_errors_for_batch(n: int, batch: int, share: float, delta: float) -> int
     return low
 
 
+def allowed_errors(n: int, share: float, delta: float) -> int:
+    """The largest count in n trials that proves a share, the true one and the one of as many trials to come; or -1.
+
+    Whoever counts for themselves sees the second: what is promised is to be found kept in what is served.
+
+    Raises: ValueError if a number is out of range.
+    """
+    return min(most_errors(n, share, delta), most_errors_for_batch(n, n, share, delta))
+
+
+def rows_needed(share: float, delta: float) -> int:
+    """The least number of trials that `allowed_errors` lets prove a share, if none of them errs.
+
+    Raises: ValueError unless both lie in (0, 1).
+    """
+    n = trials_needed(share, delta)
+    while allowed_errors(n, share, delta) < 0:
+        n += 1
+    return n
+
+
 def _drawn_at_most(count: int, n: int, others: int, drawn: int) -> float:
     """The chance that of `drawn` out of n + others, without replacement, at most `count` are of the n."""
     if drawn - count > others:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from hybrid.policy.bounds import most_errors, upper_bound
+from hybrid.policy.bounds import allowed_errors, upper_bound
 from hybrid.policy.calibrated import LinearModel, probability
 from hybrid.policy.features import features, prior_features
 from hybrid.policy.model import Draft
@@ -178,18 +178,23 @@ class Certified:
     why: str
 
 
-def certify(counted: Counted, max_regret: float, delta: float) -> Certified:
-    """Find the loosest threshold at which P(regret > max_regret) <= delta.
+def certify(counted: Counted, max_regret: float, delta: float, *, is_at_chance: bool = False) -> Certified:
+    """Find the loosest threshold at which P(regret > max_regret) <= delta: the one rule that `serve` is bound by.
 
     Thresholds are tested from the strictest down, and the last before the first that fails is certified, which keeps
-    the chance of any mistake at delta without a price for their number.
+    the chance of any mistake at delta without a price for their number. Regret is the true share as well as the one
+    that shows in as many requests to come as there are rows.
 
+    Args:
+        is_at_chance: nothing about a draft tells if it is right. A few that passed by luck are no reason to answer.
     Raises: ValueError if max_regret or delta are not in (0, 1).
     Source: fixed-sequence testing: Angelopoulos et al., arXiv:2110.01052; exact bounds: Clopper and Pearson 1934.
     """
     if not 0 < max_regret < 1 or not 0 < delta < 1:
         raise ValueError(f"max_regret and delta lie in (0, 1); got {max_regret} and {delta}")
-    allowed = most_errors(counted.n, max_regret, delta) if counted.n else -1
+    if is_at_chance:
+        return Certified(threshold=math.inf, local_share=0.0, bound=0.0, why="its drafts do not tell right from wrong")
+    allowed = allowed_errors(counted.n, max_regret, delta) if counted.n else -1
     place = -1
     for count in counted.regretted:
         if count > allowed:

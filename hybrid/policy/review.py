@@ -92,8 +92,10 @@ def _whole(found: Evidence, limits: Limits, assumed: float | None) -> Review:
             is_calibrated=judgement is not None and not (promise is not None and promise.is_withdrawn),
             checks=(fault,),
         )
-    if promise is None or judgement is None:
+    if promise is None:
         return _uncalibrated(found, limits, confidence)
+    if judgement is None:
+        return _unjudged(promise, found, confidence)
     return _promised(promise, judgement, found)
 
 
@@ -166,6 +168,14 @@ def _uncalibrated(found: Evidence, limits: Limits, confidence: float) -> Review:
         threshold=limits.min_confidence,
         checks=(check,),
     )
+
+
+def _unjudged(promise: Promise, found: Evidence, confidence: float) -> Review:
+    """Escalate what has none of the numbers that the calibration uses: it was counted so, and is promised so."""
+    check = Check(
+        "confidence", False, f"{promise.task}: {found.tokens} tokens without what the calibration judges by: escalated"
+    )
+    return Review(is_accepted=False, reason=Reason.CONFIDENCE, confidence=confidence, checks=(check,))
 
 
 def _promised(promise: Promise, judgement: Judgement, found: Evidence) -> Review:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from hybrid.policy.bounds import lower_bound, trials_needed, upper_bound
+from hybrid.policy.bounds import lower_bound, rows_needed, upper_bound
 from hybrid.policy.drift import Detector, Labelled, StatedError, certified, spent, stated_error
 from hybrid.policy.promise import Certified, Promise
 from hybrid.policy.reference import psi, psi_by_chance
@@ -180,7 +180,7 @@ class Watch:
             self._since.clear()
             self._since_rows = self._looks = 0
             self._found = None
-            self._next_look = trials_needed(self.promise.max_regret, spent(self.promise.delta, 1))
+            self._next_look = rows_needed(self.promise.max_regret, spent(self.promise.delta, 1))
         self._alarms[name] = what
 
     def _clear(self, name: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -133,7 +134,7 @@ def test_without_a_calibration_the_bare_signal_ranks_and_nothing_is_stated():
 
 def test_a_model_at_chance_keeps_nothing(made):
     """As `serve` does: such a kind goes to the cloud before any token, whatever threshold its rows would certify."""
-    promise = dataclasses.replace(made.task.promise(0.05, 0.1), is_at_chance=True)
+    promise = msgspec.structs.replace(made.task, is_at_chance=True).promise(0.05, 0.1)
     report = evaluate(choices(300, seed=7), promise, Limits("option_margin")).report
 
     assert (True, 0.0) == (report["promise"]["is_at_chance"], report["promise"]["local_share"])

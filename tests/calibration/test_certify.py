@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid.calibration.certify import certify, plug_in, probability_grid, regrets, trace, violations
+from hybrid.artefact import Counts
+from hybrid.calibration.certify import certify, counts_of, plug_in, probability_grid, regrets, trace, violations
 from hybrid.policy.bounds import most_errors, upper_bound
+from tests.test_artefact import TASK
 
 
 def exact(value: object) -> object:
@@ -166,21 +169,47 @@ def test_the_promise_holds_and_the_plug_in_breaks_it():
 
 
 def test_violations_over_random_halves():
-    """Over ten samples of 1,000 the batch promise breaks in at most delta, the plug-in about every second time.
+    """Over ten samples of 1,000 what is deployed breaks in at most delta, the plug-in about every second time.
 
     The promise about the true regret lies between, since the served half has noise of its own. Splits of one sample
     are alike, so the tolerance is 4 standard errors of ten samples and not of 1,000 splits, at a spread of 0.05.
     """
     found = [violations(*population(1_000, seed), 0.05, 0.1, splits=100) for seed in range(10)]
     broken = {
-        way: np.mean([getattr(one, way).broken for one in found]) for way in ("certified", "for_batch", "plug_in")
+        way: np.mean([getattr(one, way).broken for one in found]) for way in ("true_regret", "deployed", "plug_in")
     }
-    assert broken["for_batch"] <= 0.1 + 4 * 0.05 / np.sqrt(10)
-    assert broken["for_batch"] <= broken["certified"] <= 0.2
+    assert broken["deployed"] <= 0.1 + 4 * 0.05 / np.sqrt(10)
+    assert broken["deployed"] <= broken["true_regret"] <= 0.2
     assert broken["plug_in"] > 0.35
     one = found[0]
-    assert one.plug_in.escalation < one.certified.escalation < one.for_batch.escalation < 1
-    assert (100, 500, 500, 0.0) == (one.splits, one.n_certify, one.n_served, one.certified.refused)
+    assert one.plug_in.escalation < one.true_regret.escalation < one.deployed.escalation < 1
+    assert (100, 500, 500, 0.0) == (one.splits, one.n_certify, one.n_served, one.deployed.refused)
+
+
+def test_violations_are_of_what_calibrate_writes_and_serve_applies():
+    """Each split by hand: an artefact's counts, through JSON and the promise it gives, against the served half."""
+    score, local, cloud = population(400, 3)
+    regretted = regrets(local, cloud)
+    rng, broken, escalated = np.random.default_rng(0), [], []
+    for _ in range(20):
+        order = rng.permutation(400)
+        first, other = order[:200], order[200:]
+        counts = msgspec.json.decode(msgspec.json.encode(counts_of(score[first], regretted[first])), type=Counts)
+        threshold = msgspec.structs.replace(TASK, counts=counts).promise(0.05, 0.1).threshold
+        stays = score[other] >= threshold
+        broken.append((regretted[other] & stays).mean() > 0.05)
+        escalated.append(1 - stays.mean())
+    found = violations(score, local, cloud, 0.05, 0.1, splits=20)
+    assert (exact(np.mean(broken)), exact(np.mean(escalated))) == (found.deployed.broken, found.deployed.escalation)
+
+
+def test_violations_know_what_is_never_served():
+    """Drafts given up as they grow go to the cloud, and a kind at chance goes whole."""
+    rows = population(400, 3)
+    ended = np.arange(400) % 2 == 0
+    plain, looked = violations(*rows, 0.05, 0.1), violations(*rows, 0.05, 0.1, given_up=ended)
+    assert looked.deployed.escalation > 0.5 > 1 - plain.deployed.escalation > 1 - looked.deployed.escalation
+    assert 1.0 == violations(*rows, 0.05, 0.1, is_at_chance=True).deployed.refused
 
 
 def test_violations_are_the_same_for_the_same_seed():
@@ -193,7 +222,7 @@ def test_violations_are_the_same_for_the_same_seed():
 def test_violations_of_what_cannot_be_certified():
     """Forty rows prove nothing: all is escalated, and nothing breaks."""
     found = violations(*population(80, 7), 0.05, 0.1)
-    assert (0.0, 1.0, 1.0) == (found.certified.broken, found.certified.escalation, found.certified.refused)
+    assert (0.0, 1.0, 1.0) == (found.deployed.broken, found.deployed.escalation, found.deployed.refused)
 
 
 def test_a_batch_promise_is_a_little_stricter():

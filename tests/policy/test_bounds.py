@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid.policy.bounds import (
+    allowed_errors,
     at_most,
     lower_bound,
     most_errors,
     most_errors_for_batch,
     regularised_beta,
+    rows_needed,
     trials_needed,
     upper_bound,
 )
@@ -205,3 +207,11 @@ def test_bad_input_is_refused(call):
 def test_at_most_at_its_ends(count, share, expected):
     """Never fewer than none, always at most all."""
     assert expected == at_most(count, 5, share)
+
+
+def test_what_is_allowed_holds_for_the_true_share_and_for_what_will_be_seen():
+    """The stricter of the two; and as few rows as prove anything at all are found."""
+    for n in (45, 59, 60, 200, 1_000):
+        expected = min(most_errors(n, 0.05, 0.1), most_errors_for_batch(n, n, 0.05, 0.1))
+        assert expected == allowed_errors(n, 0.05, 0.1)
+    assert (60, 0, -1) == (rows_needed(0.05, 0.1), allowed_errors(60, 0.05, 0.1), allowed_errors(59, 0.05, 0.1))
