@@ -245,7 +245,10 @@ class PolicyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     ] = 0.35
     value_usd: Annotated[
         Decimal | None,
-        Meta(description="What a right answer instead of a wrong one is worth; a cloud that costs more is not paid."),
+        Meta(
+            description="What a right answer instead of a wrong one is worth; a cloud that costs more is not paid, "
+            "unless a promise asks for it."
+        ),
     ] = None
     p_cloud: Annotated[
         Share, Meta(description="Chance that a cloud's answer is right, for that rule, until a calibration says.")

@@ -121,6 +121,7 @@ def _facts(
         "hedges": facts.hedges,
         "double_usd": facts.double_usd,
         "audits": {"answers": facts.audits, "spent_usd": facts.audits_usd},
+        "promise_uncovered": facts.uncovered,
         "promises": [{"task": one.task, "at": one.at.isoformat(), **one.facts} for one in standings],
         "by": by,
         "groups": [_group_facts(group) for group in facts.groups],
@@ -165,6 +166,12 @@ def _print(console: Console, facts: Report, *, since: datetime | None, tag: str 
     if facts.hedges:
         console.print(
             f"  hedged     {_counts(facts.hedges, facts.requests)}, ${_shown(facts.double_usd)} paid where local won",
+            markup=False,
+        )
+    if facts.uncovered:
+        console.print(
+            f"  uncovered  doubted drafts that no promise holds for stayed local: "
+            f"{_counts(facts.uncovered, facts.requests)}",
             markup=False,
         )
     if facts.audits or facts.audits_usd:

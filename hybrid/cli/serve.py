@@ -15,7 +15,7 @@ import typer
 
 from hybrid import __version__
 from hybrid.cli.local_model import check_embedding_model, local_model_file
-from hybrid.config import Loaded, load
+from hybrid.config import Config, Loaded, load
 from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import ConfigError, HybridError, ModelFileError
 from hybrid.runtime import Runtime
@@ -168,10 +168,18 @@ def _banner(loaded: Loaded, local: Supervisor | None, *, is_offline: bool) -> li
     else:
         lines.append(f"  cloud   {clouds}; at most {config.budget}")
         lines.append(
-            f"  policy  what was calibrated keeps regret <= {config.policy.max_regret:g}; of all else, drafts "
-            f"scoring under {config.policy.min_confidence:g} are escalated and nothing is promised"
+            f"  policy  what was calibrated keeps regret <= {config.policy.max_regret:g}, at any price within the cap; "
+            f"of all else, drafts scoring under {config.policy.min_confidence:g} are escalated{_thinned(config)} and "
+            "nothing is promised"
         )
     return lines
+
+
+def _thinned(config: Config) -> str:
+    """What keeps doubted drafts here though the cap has room: a price, which a promise goes before."""
+    if config.policy.value_usd is not None:
+        return f" where that is worth its price (value_usd {config.policy.value_usd})"
+    return " while the money lasts evenly" if config.budget.pace == "even" else ""
 
 
 def _say(line: str) -> None:

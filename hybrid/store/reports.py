@@ -47,6 +47,13 @@ SELECT hedge, COUNT(*) AS requests, COALESCE(SUM(double_nusd), 0) AS double_nusd
 WHERE hedge IS NOT NULL AND created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag)
 GROUP BY hedge ORDER BY hedge"""
 
+# A calibrated draft that was doubted and stayed: for want of money, or because no cloud could be had.
+_UNCOVERED = """
+SELECT degraded, COUNT(*) AS requests FROM requests
+WHERE is_calibrated AND route = 'local' AND degraded IN ('budget', 'cloud_failure', 'capability')
+    AND created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag) AND dialect <> 'audit'
+GROUP BY degraded ORDER BY degraded"""
+
 # No client waits for these calls, so they count as money and not as requests.
 _AUDITS = """
 SELECT SUM(outcome = 'ok') AS audits,
@@ -89,6 +96,7 @@ class Report:
 
     routes: answered requests by route; what nobody answered is in `outcomes` alone.
     hedges: requests that both sides were asked, by who won. double_usd: what the cloud cost where local did.
+    uncovered: local answers that a promise would have sent to a cloud, by what kept them: it does not hold for these.
     audits: local answers that the cloud was asked about afterwards; `audits_usd` of `spent_usd` is for these.
     """
 
@@ -106,6 +114,7 @@ class Report:
     hedges: Mapping[str, int] = field(default_factory=dict)
     double_usd: Decimal = Decimal(0)
     groups: tuple[Group, ...] = ()
+    uncovered: Mapping[str, int] = field(default_factory=dict)
     audits: int = 0
     audits_usd: Decimal = Decimal(0)
 
@@ -126,6 +135,7 @@ def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | N
             _groups(connection, key, since_us, tag) for key in ("route", "outcome", "reason", by)
         )
         hedges = connection.execute(_HEDGES, {"since_us": since_us, "tag": tag}).fetchall()
+        uncovered = connection.execute(_UNCOVERED, {"since_us": since_us, "tag": tag}).fetchall()
         audits = connection.execute(_AUDITS, {"since_us": since_us, "tag": tag}).fetchone()
         audits_usd = usd_of(audits["spent_nusd"] or 0)
         orphans_nusd = 0 if tag is not None else connection.execute(_ORPHANS, (since_us,)).fetchone()[0]
@@ -147,6 +157,7 @@ def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | N
         hedges={row["hedge"]: row["requests"] for row in hedges},
         double_usd=usd_of(sum(row["double_nusd"] for row in hedges)),
         groups=groups,
+        uncovered={row["degraded"]: row["requests"] for row in uncovered},
         audits=audits["audits"] or 0,
         audits_usd=audits_usd,
     )

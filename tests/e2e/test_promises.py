@@ -35,7 +35,7 @@ TASK = Task(
 LONG_DOUBT = "[doubt] " + "a very long tale of which every word is in doubt " * 4
 
 
-def _run(folder, task: Task, scenario) -> None:
+def _run(folder, task: Task, scenario, more: str = "") -> None:
     artefact = Artefact(
         model="fake",
         format="none",
@@ -49,7 +49,7 @@ def _run(folder, task: Task, scenario) -> None:
 
     async def main() -> None:
         async with FakeProvider(Answer(chunks=("from ", "the ", "cloud"))) as cloud:
-            with Serving(folder, FAKE_MODEL + cloud_toml(cloud.base_url)) as server:
+            with Serving(folder, FAKE_MODEL + cloud_toml(cloud.base_url) + more) as server:
                 await asyncio.to_thread(scenario, server)
 
     asyncio.run(main())
@@ -77,6 +77,35 @@ def test_drafts_are_judged_by_the_calibrated_chance(tmp_path, stream):
         told = server.explain(doubtful.headers["x-hybrid-request-id"])["decision"]
         assert told["replay"]["is_same"]
         assert "fake" == told["limits"]["promise"]["origin"]["fingerprint"]
+
+    _run(tmp_path, TASK, scenario)
+
+
+def test_no_price_keeps_a_draft_that_the_promise_sends_away(tmp_path):
+    """A value that pays for no call: the calibrated kind is escalated all the same, and `explain` says why."""
+
+    def scenario(server: Serving) -> None:
+        doubtful = server.ask("[doubt] hard")
+        told = server.explain(doubtful.headers["x-hybrid-request-id"])["decision"]
+
+        assert ("cloud", "confidence") == (doubtful.headers["x-hybrid-route"], doubtful.headers["x-hybrid-reason"])
+        assert "regret <= 0.05 goes before the price" in told["review"]["checks"][-1]["detail"]
+        assert told["replay"]["is_same"]
+        assert any("keeps regret <= 0.05, at any price within the cap" in line for line in server.said)
+        assert any("where that is worth its price" in line for line in server.said)
+
+    _run(tmp_path, TASK, scenario, "[policy]\nvalue_usd = 0.000001\n")
+
+
+def test_what_stays_for_want_of_money_is_told_to_be_outside_the_promise(tmp_path):
+    """The answer says so in its header, and the report counts it."""
+
+    def scenario(server: Serving) -> None:
+        stayed = server.ask("[doubt] hard", headers={"x-hybrid-max-cost-usd": "0.000001"})
+
+        assert ("local", "budget") == (stayed.headers["x-hybrid-route"], stayed.headers["x-hybrid-degraded"])
+        assert {"budget": 1} == server.report()["promise_uncovered"]
+        assert "uncovered  doubted drafts that no promise holds for stayed local: budget 1" in server.hybrid("report")
 
     _run(tmp_path, TASK, scenario)
 

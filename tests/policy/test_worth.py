@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybrid.policy.calibrated import LinearModel, Platt
 from hybrid.policy.model import Check, CloudOption, Limits, Reason, Review
+from hybrid.policy.promise import Promise
+from hybrid.policy.tasks import TaskKind
 from hybrid.policy.worth import is_worth, weigh
 
 OPTION = CloudOption(provider="big", model="m", reserve_usd=Decimal("0.05"), expected_usd=Decimal("0.01"))
@@ -138,3 +141,65 @@ def test_a_calibrated_gain():
 def test_only_doubt_is_weighed(review):
     """What was proved wrong, an empty answer, and what nobody doubted stay as they were at any price."""
     assert review == weigh(review, OPTION, 1000.0, Limits(value_usd=Decimal("0.001")))
+
+
+BY_MEAN = LinearModel(
+    features=("m",), means=(0.0,), scales=(1.0,), coefficients=(1.0,), intercept=0.0, calibration=Platt(1.0, 0.0)
+)
+
+
+def promised(**changes: object) -> Limits:
+    """A promise of regret <= 5 %, a calibrated cloud right in 0.9; and what a right answer is worth, if given."""
+    value_usd = changes.pop("value_usd", None)
+    promise = Promise(
+        **{
+            "task": "quiz", "kind": TaskKind.CHOICE, "local": BY_MEAN, "threshold": 0.7, "max_regret": 0.05,
+            "delta": 0.1, "local_share": 0.3, "bound": 0.04, "base_rate": 0.6, "cloud_rate": 0.9, **changes,
+        }  # type: ignore[arg-type]
+    )  # fmt: skip
+    return Limits(promise=promise, value_usd=value_usd)
+
+
+@pytest.mark.parametrize("value_usd", [None, Decimal("0.000001")], ids=["scarcity", "a-value-that-never-pays"])
+def test_no_price_outranks_a_promise(value_usd):
+    """What its threshold doubts goes to the cloud whatever a dollar is worth, and the review says which rule won."""
+    review = replace(doubted(0.69, threshold=0.7), p_cloud=0.9, is_calibrated=True)
+    weighed = weigh(review, OPTION, 1000.0, promised(value_usd=value_usd))
+    assert (False, Reason.CONFIDENCE) == (weighed.is_accepted, weighed.reason)
+    assert "regret <= 0.05 goes before the price" in weighed.checks[-1].detail
+    assert weigh(review, OPTION, 1000.0, promised(value_usd=value_usd, is_withdrawn=True)).is_accepted
+
+
+def accepted(confidence: float, reason: Reason = Reason.DEFAULT, p_cloud: float = 0.9) -> Review:
+    """A draft that the promise lets stay."""
+    return Review(is_accepted=True, reason=reason, confidence=confidence, is_calibrated=True, p_cloud=p_cloud)
+
+
+@pytest.mark.parametrize(
+    ("review", "limits", "lambda_", "expected"),
+    [
+        pytest.param(accepted(0.75), promised(), 0.0, True, id="nobody-said-what-it-is-worth"),
+        pytest.param(accepted(0.75), promised(value_usd=Decimal("0.1")), 0.0, False, id="a-better-one-pays"),
+        pytest.param(accepted(0.75), promised(value_usd=Decimal("0.1")), 1.0, True, id="not-while-money-is-scarce"),
+        pytest.param(accepted(0.85), promised(value_usd=Decimal("0.1")), 0.0, True, id="hardly-better"),
+        pytest.param(accepted(0.95), promised(value_usd=Decimal(100)), 0.0, True, id="the-cloud-is-worse"),
+        pytest.param(
+            accepted(0.2, Reason.ABSTAIN, 0.3), promised(value_usd=Decimal(100)), 0.0, True, id="neither-is-right"
+        ),
+        pytest.param(
+            accepted(0.85, p_cloud=1.0), promised(value_usd=Decimal("0.1"), cloud_rate=None), 0.0, True,
+            id="that-the-cloud-is-always-right-is-an-assumption",
+        ),
+    ],
+)  # fmt: skip
+def test_the_price_decides_inside_the_promise(review, limits, lambda_, expected):
+    """What it accepts may still be worth a better answer, which lowers the regret."""
+    assert expected == weigh(review, OPTION, lambda_, limits).is_accepted
+
+
+@given(confidence=st.floats(0, 1), lambda_=st.floats(0, 1000), value=usd, is_accepted=st.booleans())
+def test_under_a_promise_no_price_keeps_more_local(confidence, lambda_, value, is_accepted):
+    """Whatever is escalated without a price is with any: so the certified regret is an upper bound."""
+    review = replace(accepted(confidence), is_accepted=is_accepted)
+    review = review if is_accepted else replace(review, reason=Reason.CONFIDENCE)
+    assert is_accepted or not weigh(review, OPTION, lambda_, promised(value_usd=value)).is_accepted
