@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
 from hybrid.calibration.datasets import Question
 from hybrid.calibration.recipes import Asked, Recipe, ask
-from hybrid.engine.supervisor import Supervisor
+from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import DatasetError, InvalidRequest, LocalError, LocalFailure
 from hybrid.local_request import LocalRequest
 from hybrid.policy.model import Draft
@@ -32,15 +33,15 @@ GREEDY = Sampling(
 )
 SAMPLED = replace(GREEDY, temperature=0.7, top_p=0.95, seed=1000)
 """How further samples of a prompt are drawn. Source of the temperature: Wang et al., ICLR 2023, arXiv:2203.11171."""
-MOST_BROKEN = 8
-"""Questions that may fail one after the other before the whole run is given up."""
+MOST_BROKEN = 4
+"""Questions that may fail alone, one after the other, before the whole run is given up; before that, of each place."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """One answer as it was given. The lists hold a number a token, as in `types.TokenSignal`.
 
     number: 0 is the greedy draft, from 1 on the samples. total_s: from leaving the queue to the end, beside others.
-    problem: why there is none, where the model refused the question.
+    problem: why there is none. has_failed: the model did not refuse the question, but broke at it twice.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     options: tuple[float, ...] = ()
     total_s: float = 0.0
     problem: str | None = None
+    has_failed: bool = False
 
     def draft(self) -> Draft:
         """It as the policy sees it."""
@@ -123,6 +125,9 @@ class DraftFile:
             raise DatasetError(f"{self.path}: {failed.strerror or failed}") from failed
 
 
+Append: TypeAlias = Callable[[Answer], None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """One answer that is wanted and not there yet."""
@@ -158,34 +163,72 @@ async def draft_all(
 ) -> None:
     """Ask what is missing, a few at a time, and keep each answer as soon as it is whole.
 
+    A worker that dies takes all with it that it held. They are asked once more at the end, each alone, so that it is
+    known which question ends it: that one is kept as failed, and the others go on.
+
     Raises: LocalError if the model died for good or breaks at one question after the other; what came is kept.
     """
-    left = iter(wishes)
-    broken = 0
+    left, lost, in_row = iter(wishes), list[Wish](), 0
     with file.appending() as append:
 
         async def work() -> None:
-            nonlocal broken
+            nonlocal in_row
             for wish in left:
-                try:
-                    await local.wait_settled()  # it may have died and come again
-                    answers = await _answer(local, wish, recipe)
-                except LocalError:
-                    broken += 1
-                    if broken >= MOST_BROKEN:
-                        raise
-                    continue
-                broken = 0
-                for answer in answers:
-                    append(answer)
-                on_done(len(answers))
+                failed = await _ask(local, wish, recipe, append, on_done)
+                in_row = 0 if failed is None else in_row + 1
+                if failed is not None:
+                    lost.append(wish)
+                if failed is not None and in_row >= MOST_BROKEN * concurrency:
+                    raise failed
 
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(concurrency):
                     group.create_task(work())
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+        except ExceptionGroup as broken:
+            raise broken.exceptions[0] from None
+        await _ask_again(local, lost, recipe, append, on_done)
+
+
+async def _ask_again(
+    local: Supervisor, lost: Sequence[Wish], recipe: Recipe, append: Append, on_done: Callable[[int], None]
+) -> None:
+    """Ask each alone; what fails again is kept as failed, unless nothing else succeeds any more."""
+    failing: list[tuple[Wish, LocalError]] = []
+
+    def keep_failed() -> None:
+        for wish, why in failing:
+            for number in wish.numbers:
+                append(Answer(key=wish.key, number=number, problem=f"failed twice: {why}", has_failed=True))
+            on_done(len(wish.numbers))
+        failing.clear()
+
+    for wish in lost:
+        failed = await _ask(local, wish, recipe, append, on_done)
+        if failed is None:
+            keep_failed()
+            continue
+        failing.append((wish, failed))
+        if len(failing) >= MOST_BROKEN:
+            raise failed
+    keep_failed()
+
+
+async def _ask(
+    local: Supervisor, wish: Wish, recipe: Recipe, append: Append, on_done: Callable[[int], None]
+) -> LocalError | None:
+    """Ask one and keep what came; give why nothing did. Raises: LocalError if the model is gone for good."""
+    try:
+        await local.wait_settled()  # it may have died and come again
+        answers = await _answer(local, wish, recipe)
+    except LocalError as failed:
+        if local.state is WorkerState.FAILED:
+            raise
+        return failed
+    for answer in answers:
+        append(answer)
+    on_done(len(answers))
+    return None
 
 
 async def _answer(local: Supervisor, wish: Wish, recipe: Recipe) -> list[Answer]:

@@ -113,6 +113,8 @@ def _row(question: Question, file: DraftFile, samples: int, cloud: str | None, *
     greedy = answers[0]
     if greedy is None or any(answer is None for answer in answers if greedy.problem is None):
         return "not answered yet"
+    if any(answer is not None and answer.has_failed for answer in answers):
+        return "that the model broke at twice"
     if greedy.problem is not None:
         return "refused by the model"
     if not greedy.logprobs:

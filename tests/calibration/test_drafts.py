@@ -4,11 +4,17 @@ import asyncio
 import os
 import signal
 
+import pytest
+
 from hybrid.calibration.datasets import Question
 from hybrid.calibration.drafts import DraftFile, draft_all, key_of, missing
 from hybrid.calibration.recipes import RECIPES, Recipe
+from hybrid.calibration.table import tabulate
+from hybrid.engine.frames import Submit
+from hybrid.engine.generation import Generation
 from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor
+from hybrid.errors import LocalError
 from hybrid.types import FinishReason
 
 TIME_LIMIT_S = 30
@@ -120,13 +126,81 @@ def test_a_question_that_does_not_fit_is_kept_as_a_problem(tmp_path):
     assert [] == missing([long], DraftFile(tmp_path, "model", ECHO), 2)
 
 
-def test_a_worker_that_dies_costs_only_what_it_held(tmp_path):
-    """It is started again, the others are asked, and what was lost is still missing afterwards."""
+def test_a_worker_that_dies_costs_nothing(tmp_path):
+    """It is started again, and what it held is asked once more in the same run."""
     questions = _questions(8)
     file = DraftFile(tmp_path, "model", ECHO)
-    _draft(file, questions, kill_after=2)
-    left = missing(questions, DraftFile(tmp_path, "model", ECHO), 1)
 
-    assert len(left) <= 2
-    _draft(file, questions)
+    assert 8 == _draft(file, questions, kill_after=2)
     assert [] == missing(questions, DraftFile(tmp_path, "model", ECHO), 1)
+
+
+class _Deadly(Supervisor):
+    """A worker that dies as soon as one of these questions is before it, so many times."""
+
+    def __init__(self, deadly: list[Question], times: int) -> None:
+        super().__init__(SupervisorOptions(backend="fake", model_path="", context_tokens=4096, slots=4, threads=1))
+        self.left = dict.fromkeys(map(key_of, deadly), times)
+
+    async def submit(self, submit: Submit) -> Generation:
+        generation = await super().submit(submit)
+        key = submit.id.partition(".")[0]
+        if self.left.get(key, 0) and self.pid is not None:
+            self.left[key] -= 1
+            os.kill(self.pid, signal.SIGKILL)
+        return generation
+
+
+def _draft_beside(file: DraftFile, questions, deadly, times: int, samples: int = 1) -> int:
+    """Ask four at a time; give how many answers were told to be done."""
+    came = 0
+
+    async def main() -> None:
+        local = _Deadly(deadly, times)
+
+        def on_done(count: int) -> None:
+            nonlocal came
+            came += count
+
+        local.start()
+        try:
+            await draft_all(local, missing(questions, file, samples), ECHO, file, concurrency=4, on_done=on_done)
+        finally:
+            await local.stop()
+
+    asyncio.run(asyncio.wait_for(main(), TIME_LIMIT_S))
+    return came
+
+
+def test_a_question_at_which_the_worker_dies_once_is_answered(tmp_path):
+    """And so are those that were with it in the worker."""
+    questions = _questions(8)
+    file = DraftFile(tmp_path, "model", ECHO)
+
+    assert 8 == _draft_beside(file, questions, questions[2:3], times=1)
+    assert [None] * 8 == [file.get(key_of(question)).problem for question in questions]
+
+
+def test_a_question_at_which_it_dies_twice_is_kept_as_failed_alone(tmp_path):
+    """Those beside it are not blamed, the run goes on to its end, and the next one does not ask again."""
+    questions = _questions(8)
+    file = DraftFile(tmp_path, "model", ECHO)
+
+    assert 8 == _draft_beside(file, questions, questions[2:3], times=99)
+    again = DraftFile(tmp_path, "model", ECHO)
+    assert [] == missing(questions, again, 1)
+    answers = [again.get(key_of(question)) for question in questions]
+    assert [number == 2 for number in range(8)] == [answer.has_failed for answer in answers]
+    assert answers[2].problem.startswith("failed twice: ")
+    table = tabulate(questions, again)
+    assert (7, {"that the model broke at twice": 1}) == (len(table.rows), table.skipped)
+
+
+@pytest.mark.parametrize("count", [4, 40], ids=["asked-again", "given-up-before"])
+def test_a_model_that_breaks_at_everything_blames_no_question(tmp_path, count):
+    """The run is given up with the reason, and all is asked anew by the next one."""
+    questions = [Question(id=str(n), question=f"[fail] {n}", scorer="text", answer="x") for n in range(count)]
+    file = DraftFile(tmp_path, "model", ECHO)
+    with pytest.raises(LocalError):
+        _draft(file, questions)
+    assert count == len(missing(questions, DraftFile(tmp_path, "model", ECHO), 1))
