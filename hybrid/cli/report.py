@@ -122,6 +122,7 @@ def _facts(
         "double_usd": facts.double_usd,
         "audits": {"answers": facts.audits, "spent_usd": facts.audits_usd},
         "promise_uncovered": facts.uncovered,
+        "power_cut_usd": facts.power_cut_usd,
         "promises": [{"task": one.task, "at": one.at.isoformat(), **one.facts} for one in standings],
         "by": by,
         "groups": [_group_facts(group) for group in facts.groups],
@@ -163,6 +164,10 @@ def _print(console: Console, facts: Report, *, since: datetime | None, tag: str 
         f"  money      spent ${_shown(facts.spent_usd)}, saved ${_shown(facts.saved_usd)}, "
         f"set aside now ${_shown(facts.reserved_usd)}"
     )
+    if facts.power_cut_usd:
+        console.print(
+            f"  power cut  ${_shown(facts.power_cut_usd)} of the spend: charged for calls that the ledger may have lost"
+        )
     if facts.hedges:
         console.print(
             f"  hedged     {_counts(facts.hedges, facts.requests)}, ${_shown(facts.double_usd)} paid where local won",

@@ -25,6 +25,9 @@ LEAST_CALLS = 4
 SHARE = 20
 """All blocks together are at most one part in so many of what is left of the tightest cap."""
 
+POWER_CUT_PREFIX = "rsv_power_cut_"
+"""How the ids of charges begin that stand for calls which a power cut may have taken."""
+
 QUARTER_US = SPEND_WIDTHS_US[-1]
 
 Whose: TypeAlias = tuple[str, str]
@@ -153,7 +156,7 @@ def recover(connection: sqlite3.Connection, boot_id: str | None, now_us: int) ->
     charged_nusd = 0
     blocks = connection.execute("SELECT * FROM escrow WHERE boot_id IS NOT ? AND left_nusd > 0", (boot_id,))
     for row in blocks.fetchall():
-        charge_id = f"rsv_power_cut_{uuid4().hex}"
+        charge_id = f"{POWER_CUT_PREFIX}{uuid4().hex}"
         connection.execute(
             "INSERT INTO reservations"
             " (id, request_id, owner_id, provider, model, reserved_at_us, reserved_nusd, client_key, tag)"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,11 +14,15 @@ from typing import Literal, TypeAlias, get_args
 import msgspec
 
 from hybrid.store.db import connect_reader, from_us, store_errors, to_us
+from hybrid.store.escrow import POWER_CUT_PREFIX
 from hybrid.store.money import open_nusd, usd_of
 from hybrid.types import Json, Route
 
 GroupBy: TypeAlias = Literal["day", "model", "route", "reason", "key", "tag"]
 GROUPINGS: tuple[GroupBy, ...] = get_args(GroupBy)
+POWER_CUT, ROW_LOST = "power cut", "row lost"
+"""Keys of groups without a request: what was charged for calls that a power cut may have taken from the ledger, and
+what was paid for a request whose row was lost."""
 
 # Fixed texts, the only ones ever put into a statement. A day is one of this machine's time zone.
 _GROUP_KEYS: Mapping[str, str] = {
@@ -60,10 +64,15 @@ SELECT SUM(outcome = 'ok') AS audits,
     SUM((SELECT SUM(settled_nusd) FROM reservations WHERE request_id = requests.id)) AS spent_nusd
 FROM requests WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag) AND dialect = 'audit'"""
 
-# Paid calls whose request row was lost to a full backlog still were paid.
-_ORPHANS = """
-SELECT COALESCE(SUM(settled_nusd), 0) FROM reservations
-WHERE reserved_at_us >= ? AND NOT EXISTS (SELECT 1 FROM requests WHERE id = reservations.request_id)"""
+# Money that no request's row stands for: what was charged after a power cut, and calls whose row was lost to a full
+# backlog. A reservation's tag is folded.
+_ORPHANS = f"""
+SELECT substr(id, 1, {len(POWER_CUT_PREFIX)}) = '{POWER_CUT_PREFIX}' AS is_power_cut,
+    date(reserved_at_us / 1000000, 'unixepoch', 'localtime') AS day, SUM(settled_nusd) AS nusd
+FROM reservations
+WHERE reserved_at_us >= :since_us AND settled_nusd > 0 AND (:folded IS NULL OR tag = :folded)
+    AND NOT EXISTS (SELECT 1 FROM requests WHERE id = reservations.request_id)
+GROUP BY is_power_cut, day"""  # noqa: S608 - the prefix above
 
 _RESERVED_FOR_TAG = """
 SELECT COALESCE(SUM(reserved_nusd), 0) FROM reservations JOIN requests ON requests.id = reservations.request_id
@@ -97,6 +106,7 @@ class Report:
     routes: answered requests by route; what nobody answered is in `outcomes` alone.
     hedges: requests that both sides were asked, by who won. double_usd: what the cloud cost where local did.
     uncovered: local answers that a promise would have sent to a cloud, by what kept them: it does not hold for these.
+    power_cut_usd: of `spent_usd`, charged for calls that the ledger may have lost with the machine's power.
     audits: local answers that the cloud was asked about afterwards; `audits_usd` of `spent_usd` is for these.
     """
 
@@ -115,6 +125,7 @@ class Report:
     double_usd: Decimal = Decimal(0)
     groups: tuple[Group, ...] = ()
     uncovered: Mapping[str, int] = field(default_factory=dict)
+    power_cut_usd: Decimal = Decimal(0)
     audits: int = 0
     audits_usd: Decimal = Decimal(0)
 
@@ -138,7 +149,8 @@ def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | N
         uncovered = connection.execute(_UNCOVERED, {"since_us": since_us, "tag": tag}).fetchall()
         audits = connection.execute(_AUDITS, {"since_us": since_us, "tag": tag}).fetchone()
         audits_usd = usd_of(audits["spent_nusd"] or 0)
-        orphans_nusd = 0 if tag is not None else connection.execute(_ORPHANS, (since_us,)).fetchone()[0]
+        folded = None if tag is None else tag.casefold()
+        orphans = connection.execute(_ORPHANS, {"since_us": since_us, "folded": folded}).fetchall()
         reserved_nusd = (
             open_nusd(connection) if tag is None else connection.execute(_RESERVED_FOR_TAG, (tag,)).fetchone()[0]
         )
@@ -151,12 +163,13 @@ def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | N
         local_completion_tokens=sum(group.local_completion_tokens for group in routes),
         cloud_prompt_tokens=sum(group.cloud_prompt_tokens for group in routes),
         cloud_completion_tokens=sum(group.cloud_completion_tokens for group in routes),
-        spent_usd=sum((group.spent_usd for group in routes), usd_of(orphans_nusd) + audits_usd),
+        spent_usd=sum((group.spent_usd for group in routes), usd_of(sum(row["nusd"] for row in orphans)) + audits_usd),
         reserved_usd=usd_of(reserved_nusd),
         saved_usd=sum((group.saved_usd for group in routes), Decimal(0)),
         hedges={row["hedge"]: row["requests"] for row in hedges},
         double_usd=usd_of(sum(row["double_nusd"] for row in hedges)),
-        groups=groups,
+        groups=_with_orphans(groups, by, orphans),
+        power_cut_usd=usd_of(sum(row["nusd"] for row in orphans if row["is_power_cut"])),
         uncovered={row["degraded"]: row["requests"] for row in uncovered},
         audits=audits["audits"] or 0,
         audits_usd=audits_usd,
@@ -224,6 +237,25 @@ def _groups(connection: sqlite3.Connection, by: str, since_us: int, tag: str | N
         )
         for row in rows
     )
+
+
+def _with_orphans(groups: tuple[Group, ...], by: GroupBy, orphans: Sequence[sqlite3.Row]) -> tuple[Group, ...]:
+    """Put money without a request where it can be seen: on its day, else in a row of its own."""
+    spent = {group.key: group for group in groups}
+    for row in orphans:
+        key = row["day"] if by == "day" else POWER_CUT if row["is_power_cut"] else ROW_LOST
+        # A model or tag may have that very name: then the money is in its row.
+        group = spent.get(key) or _empty(key)
+        spent[key] = replace(group, spent_usd=group.spent_usd + usd_of(row["nusd"]))
+    days = sorted(spent.values(), key=lambda group: group.key or "")
+    return tuple(days if by == "day" else spent.values())
+
+
+def _empty(key: str) -> Group:
+    counts = ("requests", "local", "cloud", "cache")
+    tokens = ("local_prompt_tokens", "local_completion_tokens", "cloud_prompt_tokens", "cloud_completion_tokens")
+    none = Decimal(0)
+    return Group(key=key, **dict.fromkeys((*counts, *tokens), 0), spent_usd=none, saved_usd=none)
 
 
 def _plain(row: sqlite3.Row) -> dict[str, Json]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -219,3 +221,55 @@ def test_money_without_its_request(report, tmp_path, capsys):
     main(["report", "--json", "--data-dir", str(tmp_path)])
     # The call that was out when the ledger was closed counts only once the next start has settled it.
     assert Decimal("0.012345679") == decoded(capsys.readouterr().out)["spent_usd"]
+
+
+@pytest.fixture
+def after_a_power_cut(tmp_path, capsys):
+    """Run `hybrid report` on a ledger that was started after one: a block of its tag `work` is charged, 0.64 USD."""
+
+    async def scenario() -> None:
+        path, cap = tmp_path / "hybrid.sqlite3", replace(CAP, tag="work", name="tags.work")
+        before = Ledger(path, has_escrow=True, boot_id="before", clock=lambda: NOW)
+        await before.start()
+        await before.reserve(
+            Reservation(
+                id="rsv_1", request_id="req_1", provider="openai", model="gpt", amount_usd=Decimal("0.01"), now=NOW,
+                caps=(replace(CAP, limit_usd=Decimal(99)), replace(cap, limit_usd=Decimal(99))), tag="work",
+            )
+        )  # fmt: skip
+        (tmp_path / "disk").mkdir()
+        for name in (path.name, f"{path.name}-wal"):
+            shutil.copy(path.with_name(name), tmp_path / "disk" / name)
+        await before.aclose()
+        after = Ledger(tmp_path / "disk" / path.name, has_escrow=True, boot_id="after", clock=lambda: NOW)
+        await after.start()
+        await after.aclose()
+
+    asyncio.run(scenario())
+
+    def run(*args: str) -> str:
+        assert 0 == main(["report", "--since", "all", *args, "--data-dir", str(tmp_path / "disk")])
+        return capsys.readouterr().out
+
+    return run
+
+
+CHARGE_USD = Decimal("0.64")
+
+
+@pytest.mark.parametrize("by", ["model", "key", "tag", "route", "reason", "day"])
+def test_the_charge_of_a_power_cut_is_seen(after_a_power_cut, by):
+    """In a row of its own, or on its day; so the rows add up to the total, in which it has a line."""
+    facts = decoded(after_a_power_cut("--json", "--by", by))
+    assert (CHARGE_USD, CHARGE_USD) == (facts["power_cut_usd"], facts["spent_usd"])
+    assert facts["spent_usd"] == sum(group["spent_usd"] for group in facts["groups"])
+    [row] = [group for group in facts["groups"] if group["spent_usd"]]
+    assert 0 == row["requests"]
+    assert row["key"] == "power cut" or by == "day"
+
+
+def test_a_power_cut_in_words_and_of_one_tag(after_a_power_cut):
+    """The tag whose block it was has it, another has not."""
+    assert "power cut  $0.640000 of the spend" in after_a_power_cut()
+    of_tags = [decoded(after_a_power_cut("--json", "--tag", tag))["spent_usd"] for tag in ("Work", "home")]
+    assert [CHARGE_USD, 0] == of_tags
