@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from hybrid.cloud_health import CloudHealth, ModelHealth
-from hybrid.errors import BudgetExhausted, HybridError, ProviderError, StoreError
+from hybrid.errors import BudgetExhausted, HybridError, ProviderError
 from hybrid.ids import new_id
 from hybrid.journal import Journal
 from hybrid.latencies import LatencyBook
@@ -214,9 +214,7 @@ class Clouds:
             finally:
                 self._settle(reservation, journal, bill.usd, has_left=bill.has_left)
 
-    def _settle(
-        self, reservation: Reservation, journal: Journal, known_usd: Decimal | None, *, has_left: bool
-    ) -> None:
+    def _settle(self, reservation: Reservation, journal: Journal, known_usd: Decimal | None, *, has_left: bool) -> None:
         """Write down what a call cost: what is known, nothing if it never left, else the worst case.
 
         Nobody waits for it: until it is written, the reservation counts in full, and the next one stands behind it in

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from hybrid.admission import Admission
 from hybrid.engine.fleet import Fleet
 from hybrid.engine.supervisor import Supervisor
-from hybrid.errors import DeadlineExceeded, HybridError, InvalidRequest, ModelNotFound
-from hybrid.journal import Journal
+from hybrid.errors import DeadlineExceeded, InvalidRequest, ModelNotFound
+from hybrid.journal import Journal, Recorded
 from hybrid.policy.model import Reason
 from hybrid.store.ledger import Ledger
 from hybrid.types import ChatRequest, EmbeddingRequest, Embeddings, Outcome, PolicyChoice, Route, Usage
-
-log = logging.getLogger(__name__)
 
 
 class Embedder:
@@ -37,7 +33,9 @@ class Embedder:
 
     async def embed(self, request: EmbeddingRequest, journal: Journal) -> Embeddings:
         """Answer one request, within its deadline; what happened goes to the ledger, also when it is cancelled."""
-        with self._recorded(request, journal), self._admission.admitted(request, journal):
+        asked = ChatRequest(model=request.model, messages=(), tag=request.tag, client_key=request.client_key)
+        with Recorded(self._ledger, journal, asked), self._admission.admitted(request, journal):
+            journal.note(f"embeddings of {len(request.inputs)} inputs")
             name, journal.reason = self._resolve(request)
             try:
                 async with asyncio.timeout(request.deadline_s and request.deadline_s - journal.elapsed_s):
@@ -78,28 +76,6 @@ class Embedder:
         head = journal.released(Route.LOCAL, name)
         journal.outcome = Outcome.OK
         return Embeddings(head=head, usage=usage, vectors=found.values)
-
-    @contextmanager
-    def _recorded(self, request: EmbeddingRequest, journal: Journal) -> Iterator[None]:
-        """Open the request's row and close it with what came of it."""
-        asked = ChatRequest(model=request.model, messages=(), tag=request.tag, client_key=request.client_key)
-        self._ledger.open_request(journal.opened(asked))
-        journal.note(f"embeddings of {len(request.inputs)} inputs")
-        try:
-            yield
-        except HybridError as error:
-            journal.fail(error)
-            raise
-        except Exception as bug:
-            journal.outcome, journal.error_code = Outcome.FAILED, "internal_error"
-            log.exception("%s failed unexpectedly", journal.id)
-            failure = HybridError("an internal error; the server's log has the details")
-            failure.request_id = journal.id
-            raise failure from bug
-        finally:
-            if journal.outcome is Outcome.CANCELLED:
-                journal.note("cancelled: the client went away, or the server stops")
-            self._ledger.close_request(journal.closed())
 
 
 def _check_dimensions(request: EmbeddingRequest, name: str, local: Supervisor) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Protocol
 
 import msgspec
 
@@ -15,6 +17,8 @@ from hybrid.policy.model import Decision, Limits, Reason, Review, Signals
 from hybrid.record import kind_of_decision, write_inputs, write_outcome
 from hybrid.store.records import RequestClosed, RequestOpened
 from hybrid.types import ChatRequest, Head, Json, Outcome, RateLimit, Route, Usage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -210,3 +214,44 @@ class Waiting:
         journal.waiters -= 1
         if not journal.waiters:
             journal.waited_s += time.monotonic() - journal.waits_since_s
+
+
+class Book(Protocol):
+    """Who keeps the rows of requests: the ledger."""
+
+    def open_request(self, row: RequestOpened) -> None:
+        """Write down a request's arrival, soon and in order."""
+
+    def close_request(self, row: RequestClosed) -> None:
+        """Write down how it ended, soon and in order."""
+
+
+class Recorded:
+    """A request's row, opened at its beginning and closed with what came of it, however that ends.
+
+    What is raised inside goes on; of what is a bug a HybridError in its place, and the log has the traceback.
+    """
+
+    __slots__ = ("_book", "_journal", "_request")
+
+    def __init__(self, book: Book, journal: Journal, request: ChatRequest) -> None:
+        self._book, self._journal, self._request = book, journal, request
+
+    def __enter__(self) -> None:
+        self._book.open_request(self._journal.opened(self._request))
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        journal = self._journal
+        try:
+            if isinstance(error, HybridError):
+                journal.fail(error)
+            elif isinstance(error, Exception):
+                journal.outcome, journal.error_code = Outcome.FAILED, "internal_error"
+                log.error("%s failed unexpectedly", journal.id, exc_info=error)
+                failure = HybridError("an internal error; the server's log has the details")
+                failure.request_id = journal.id
+                raise failure from error
+        finally:
+            if journal.outcome is Outcome.CANCELLED:
+                journal.note("cancelled: the client went away, or the server stops")
+            self._book.close_request(journal.closed())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 
 from hybrid.admission import Admission
@@ -21,7 +20,7 @@ from hybrid.engine.fleet import Fleet
 from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotFound, StoreError
 from hybrid.ids import new_id
-from hybrid.journal import Journal
+from hybrid.journal import Journal, Recorded
 from hybrid.local_request import LocalRequest
 from hybrid.lora import join_name, split_name
 from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
@@ -43,8 +42,6 @@ from hybrid.types import (
     ServedModel,
     Tail,
 )
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,27 +105,12 @@ class Runtime:
     async def stream(self, request: ChatRequest, *, dialect: str, arrived_s: float) -> AsyncGenerator[Item, None]:
         """Answer one request; see `server.gateway.Gateway.stream` for the promise."""
         journal = self._journal(dialect, request.model, arrived_s)
-        self._ledger.open_request(journal.opened(request))
-        try:
-            with self._admission.admitted(request, journal):
-                async with aclosing(self._answer(request, journal)) as items:
-                    async for item in items:
-                        if isinstance(item, Tail):
-                            journal.outcome = Outcome.OK
-                        yield item
-        except HybridError as error:
-            journal.fail(error)
-            raise
-        except Exception as bug:
-            journal.outcome, journal.error_code = Outcome.FAILED, "internal_error"
-            log.exception("%s failed unexpectedly", journal.id)
-            failure = HybridError("an internal error; the server's log has the details")
-            failure.request_id = journal.id
-            raise failure from bug
-        finally:
-            if journal.outcome is Outcome.CANCELLED:
-                journal.note("cancelled: the client went away, or the server stops")
-            self._ledger.close_request(journal.closed())
+        with Recorded(self._ledger, journal, request), self._admission.admitted(request, journal):
+            async with aclosing(self._answer(request, journal)) as items:
+                async for item in items:
+                    if isinstance(item, Tail):
+                        journal.outcome = Outcome.OK
+                    yield item
 
     async def embed(self, request: EmbeddingRequest, *, dialect: str, arrived_s: float) -> Embeddings:
         """Answer one request for embeddings; see `server.gateway.Gateway.embed`."""
@@ -137,9 +119,8 @@ class Runtime:
     def refuse(self, error: HybridError, *, dialect: str, model: str | None, arrived_s: float) -> str:
         """Record a request that never parsed; return its id."""
         journal = self._journal(dialect, model or "", arrived_s)
-        self._ledger.open_request(journal.opened(ChatRequest(model=model or "", messages=())))
-        journal.fail(error)
-        self._ledger.close_request(journal.closed())
+        with suppress(HybridError), Recorded(self._ledger, journal, ChatRequest(model=model or "", messages=())):
+            raise error
         return journal.id
 
     def models(self, client_key: str | None = None) -> tuple[ServedModel, ...]:
