@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Protocol
@@ -129,9 +129,9 @@ class Journal:
         self.overhead_s = max(0.0, self.ttft_s - self.waited_s)
         self.note(f"released from {route.value}: {model}")
         # What a cloud's answer costs is known at its end, not when it begins.
-        return replace(self.head(), cost_usd=None) if route is Route.CLOUD else self.head()
+        return self.head(is_cost_known=route is not Route.CLOUD)
 
-    def head(self) -> Head:
+    def head(self, *, is_cost_known: bool = True) -> Head:
         """Give the head with the figures known by now."""
         return Head(
             request_id=self.id,
@@ -140,7 +140,7 @@ class Journal:
             reason=(self.reason or Reason.DEFAULT).value,
             confidence=self.confidence,
             is_calibrated=self.is_calibrated,
-            cost_usd=self.cost_usd,
+            cost_usd=self.cost_usd if is_cost_known else None,
             saved_usd=self.saved_usd,
             degraded=self.degraded.value if self.degraded else None,
             overhead_s=self.overhead_s,

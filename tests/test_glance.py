@@ -36,7 +36,7 @@ def test_a_fresh_figure_that_is_plenty_is_not_read_again():
 
 
 async def read_behind(*, fails=False):
-    """Look, and look three times more when the figure is not fresh and yet not old; give what was seen, and readings."""
+    """Look, and three times more when the figure is not fresh and yet not old; give what was seen, and readings."""
     now_s, readings, goes_on = 0.0, 0, asyncio.Event()
 
     async def read():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,12 +72,12 @@ class HangUp:
         self.has_happened = False
         self._serving: asyncio.Task[Any] | None = None
 
-    def put(self, scope: Scope) -> None:
-        """Attach it to the request."""
+    def put(self, scope: Any) -> None:
+        """Attach it to the request: to its ASGI scope, whichever of the types for one it has."""
         scope[_HANG_UP_KEY] = self
 
     @staticmethod
-    def of(scope: Scope) -> HangUp | None:
+    def of(scope: Any) -> HangUp | None:
         """The one that the connection attached, if it is one of ours."""
         hang_up: HangUp | None = scope.get(_HANG_UP_KEY)
         return hang_up

@@ -322,7 +322,7 @@ def test_what_was_measured_comes_back_in_order_and_old_or_many_go(path):
 
 
 def test_what_nobody_waits_for_is_written_soon_all_the_same(path):
-    """The writer is woken a little later for it; a settlement and a release alike, and in order behind a reservation."""
+    """The writer is woken a little later for it; a settlement and a release alike, behind their reservation."""
 
     async def write() -> tuple[int, list[object]]:
         async with ledger_at(path) as ledger:
