@@ -1,37 +1,50 @@
-"""How do steps follow each other without Python between them? The extension calls llama.cpp by addresses."""
+"""How do steps follow each other without waiting for Python? The extension calls llama.cpp by addresses.
+
+The thread that calls computes; another takes what was drawn, and looks at it while the next steps are computed.
+"""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import llama_cpp as llama
 
+from hybrid.backends.base import Hear
 from hybrid.backends.llama_batch import LlamaBatch
-from hybrid.native import IS_NATIVE, RowDraw, Sampled
+from hybrid.native import IS_NATIVE, RowDraw
+
+if TYPE_CHECKING:
+    from hybrid.native._native import StepRun
 
 
 class LlamaRun:
-    """Runs of steps in one context. flag: what ends a run after the step it is in, while it is up."""
+    """Runs of steps in one context. flag: what ends a run after the step it is in, while it is up.
+
+    is_on: whether one computes now; set by whoever asks for it.
+    """
 
     def __init__(self, context: Any, vocabulary: Any, batch: LlamaBatch) -> None:
         self._batch = batch
         self._context, self._vocabulary = int(context), int(vocabulary)
+        self._hearing = ThreadPoolExecutor(1, "hearing")  # starts with its first run
         self.flag = ctypes.c_bool(False)
+        self.is_on = False
         self.is_there = _can_call(batch)
 
     def steps(
-        self, draws: Sequence[RowDraw], *, vocab_tokens: int, steps: int, threads: int
-    ) -> tuple[int, list[list[Sampled | ValueError]]]:
-        """Compute what the batch holds, then what was drawn, and so on; give llama.cpp's last status and the draws.
+        self, draws: Sequence[RowDraw], *, vocab_tokens: int, steps: int, bundle: int, threads: int, hear: Hear
+    ) -> tuple[int, int]:
+        """Compute what the batch holds, then what was drawn, and so on; give llama.cpp's last status and the steps.
 
-        Each token of the batch must be another sequence's and want its row.
+        Each token of the batch must be another sequence's and want its row. `hear` is as in `Backend.run`.
         """
-        from hybrid.native._native import run_draws
+        from hybrid.native._native import StepRun
 
         decode, logits_at, is_end = addresses()
-        return run_draws(
+        run = StepRun(
             decode=decode,
             logits_at=logits_at,
             is_end=is_end,
@@ -44,6 +57,29 @@ class LlamaRun:
             steps=steps,
             threads=threads,
         )
+        if steps <= bundle:  # nothing would be heard before its end
+            status = run.compute()
+            _hear_all(run, bundle, hear)
+            return status, run.done
+        hearing = self._hearing.submit(_hear_all, run, bundle, hear)
+        try:
+            status = run.compute()
+        finally:
+            hearing.result()
+        return status, run.done
+
+
+def _hear_all(run: StepRun, bundle: int, hear: Hear) -> None:
+    """Let each bundle be heard as soon as it is there."""
+    is_last = False
+    try:
+        while not is_last:
+            steps, is_last = run.take(bundle)
+            if not hear(steps, is_last=is_last):
+                run.stop()
+    except BaseException:
+        run.stop()  # whoever computes waits for this thread, and is told of it then
+        raise
 
 
 def addresses() -> tuple[int, int, int]:

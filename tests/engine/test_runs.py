@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hybrid.engine.runs import LONGEST_RUN_S, MOST_RUN_STEPS, can_run, run_steps
+from hybrid.engine.runs import LONGEST_BUNDLE_S, MOST_RUN_STEPS, RunLength, can_run, run_length
 from hybrid.engine.scheduler import Plan, Work
 from hybrid.native import SampleParams
 from hybrid.types import FinishReason
@@ -24,9 +24,8 @@ def step_of(*limits: int) -> Plan:
 @pytest.mark.parametrize(
     ("limits", "step_s", "quiet_steps", "cells", "steps"),
     [
-        pytest.param((1000,), 0.005, PLENTY, PLENTY, int(LONGEST_RUN_S / 0.005), id="as-long-as-a-screen-needs"),
         pytest.param((1000,), 0.0001, PLENTY, PLENTY, MOST_RUN_STEPS, id="no-longer-than-the-most"),
-        pytest.param((1000,), 0.03, PLENTY, PLENTY, 1, id="slow-steps-are-single"),
+        pytest.param((1000,), 0.3, PLENTY, PLENTY, MOST_RUN_STEPS, id="slow-steps-too"),
         pytest.param((1000,), None, PLENTY, PLENTY, 1, id="nothing-measured"),
         pytest.param((1000, 3), FAST_S, PLENTY, PLENTY, 3, id="to-the-end-of-the-shortest"),
         pytest.param((1000,), FAST_S, 2, PLENTY, 2, id="until-somebody-looks-for-drafts"),
@@ -38,7 +37,24 @@ def step_of(*limits: int) -> Plan:
 def test_length_of_a_run(limits, step_s, quiet_steps, cells, steps):
     """The smallest of what time, text, cells and drafts allow."""
     step = step_of(*limits)
-    assert steps == run_steps(step, step_s=step_s, quiet_steps=quiet_steps, available_cells=cells)
+    assert steps == run_length(step, step_s=step_s, quiet_steps=quiet_steps, available_cells=cells).steps
+
+
+@pytest.mark.parametrize(
+    ("step_s", "bundle"),
+    [
+        pytest.param(0.005, int(LONGEST_BUNDLE_S / 0.005), id="as-long-as-a-screen-needs"),
+        pytest.param(0.03, 1, id="each-slow-step-alone"),
+        pytest.param(0.3, 1, id="each-very-slow-step-alone"),
+    ],
+)
+def test_what_is_heard_of_together(step_s, bundle):
+    """Fast steps reach the reader together; where somebody else's turn is next they are also all there are."""
+    step = step_of(1000)
+    length = run_length(step, step_s=step_s, quiet_steps=PLENTY, available_cells=PLENTY)
+    assert RunLength(MOST_RUN_STEPS, bundle) == length
+    others = run_length(step, step_s=step_s, quiet_steps=PLENTY, available_cells=PLENTY, has_others=True)
+    assert RunLength(bundle, bundle) == others
 
 
 @pytest.mark.parametrize(
@@ -60,7 +76,7 @@ def test_who_needs_python_after_each_step_has_it(change):
     assert all(can_run(work) for work in step.work)
     change(step.work[1])
     assert not can_run(step.work[1])
-    assert 1 == run_steps(step, step_s=FAST_S, quiet_steps=PLENTY, available_cells=PLENTY)
+    assert 1 == run_length(step, step_s=FAST_S, quiet_steps=PLENTY, available_cells=PLENTY).steps
 
 
 def _answers(*, can_run: bool, has_one_pool: bool) -> tuple[dict, int]:
