@@ -21,7 +21,7 @@ from hybrid.backends.llama_batch import LlamaBatch
 from hybrid.backends.llama_cpp_adapters import load_adapters, set_adapter
 from hybrid.backends.llama_cpp_context import load_model, make_context
 from hybrid.backends.llama_cpp_embed import LlamaCppEmbedder, can_generate
-from hybrid.backends.llama_run import LlamaRun
+from hybrid.backends.llama_run import LlamaRun, share_openmp
 from hybrid.errors import LocalFailure
 from hybrid.fingerprints import model_fingerprint
 from hybrid.gguf import GgufHeader, read_header
@@ -61,6 +61,7 @@ class LlamaCppBackend:
         self._header = header = read_header(options.model_path)
         llama.llama_log_set(forward_log, ctypes.c_void_p(0))
         llama.llama_backend_init()
+        share_openmp()
         self._model = load_model(options.model_path, options.gpu_layers)
         self._vocab = llama.llama_model_get_vocab(self._model)
         trained = int(llama.llama_model_n_ctx_train(self._model))
@@ -76,6 +77,7 @@ class LlamaCppBackend:
         self._interrupt = ctypes.c_bool(False)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
+        self._threads = threads
         self._threads_next: tuple[int, int] | None = None  # asked for while a run computes
         self._rows_address = 0
         self._views: dict[int, NDArray[np.float32]] = {}
@@ -217,7 +219,7 @@ class LlamaCppBackend:
         self._run.is_on = True
         try:
             status, done = self._run.steps(
-                draws, vocab_tokens=facts.vocab_tokens, steps=steps, bundle=bundle, threads=facts.threads, hear=hear
+                draws, vocab_tokens=facts.vocab_tokens, steps=steps, bundle=bundle, threads=self._threads, hear=hear
             )
         finally:
             self._run.is_on = False
@@ -273,6 +275,7 @@ class LlamaCppBackend:
         self._threads_next = (decode, prefill) if self._run.is_on else None
         if not self._run.is_on:
             llama.llama_set_n_threads(self._ctx, decode, prefill)
+            self._threads = decode
 
     def use_adapter(self, adapter: int | None) -> None:
         """Apply one LoRA to the whole context. llama.cpp lays out its graph anew at a change: some milliseconds."""

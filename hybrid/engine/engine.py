@@ -337,7 +337,7 @@ class Engine:
             except LocalFailure as failure:
                 broken[id(work)] = failure
                 draws += [UNUSED_DRAW] * work.rows
-        found = iter(sample_rows(rows, draws, threads=self._backend.facts.threads))
+        found = iter(sample_rows(rows, draws, threads=self.neighbours.threads))
         for work in step.work:
             of_work: list[Sampled | Exception] = [next(found) for _ in range(work.rows)]
             yield work, [broken[id(work)]] if id(work) in broken else of_work

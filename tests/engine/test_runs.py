@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
+from hybrid.engine.engine import Engine
+from hybrid.engine.report import StepReport
 from hybrid.engine.runs import LONGEST_BUNDLE_S, MOST_RUN_STEPS, RunLength, can_run, run_length
 from hybrid.engine.scheduler import Plan, Work
 from hybrid.native import SampleParams
@@ -90,6 +93,7 @@ def _answers(*, can_run: bool, has_one_pool: bool) -> tuple[dict, int]:
     drawn: list[int] = []
     found = finish(engine, drawn)
     assert engine.free_cells == (4096 if has_one_pool else 4 * 4096)
+    assert engine.cache.pool.total - engine.cache.pool.free == engine._backend.cells_held()
     return found, len(drawn)
 
 
@@ -159,3 +163,82 @@ def test_a_model_that_cannot_forget_single_cells_takes_single_steps():
     ask(engine, "only", "one by one it is written")
     finish(engine, drawn := [])
     assert len(drawn) > len("one by one it is written")
+
+
+def _told(engine: Engine) -> list[tuple[str, FinishReason | None, str | None]]:
+    """Run to the end; each delta that came, whether from within a run or from its end."""
+    told: list[tuple[str, FinishReason | None, str | None]] = []
+
+    def note(report: StepReport) -> None:
+        told.extend((delta.text, delta.finish, delta.failure) for delta in report.deltas)
+
+    engine._emit = note
+    while engine.has_work:
+        note(engine.step())
+    return told
+
+
+def test_what_a_run_draws_is_told_while_it_goes_on():
+    """Slow steps are told one by one, fast ones in bundles; none is lost or told twice."""
+    text = "a text that is told as it is written"
+    for step_s in (0.03, FAST_S):
+        engine = engine_of(can_run=True, step_s=step_s, has_drafts=False)
+        ask(engine, "told", text)
+        told = _told(engine)
+        assert text == "".join(shown for shown, _, _ in told)
+        assert [FinishReason.STOP] == [finish for _, finish, _ in told if finish]
+
+
+def test_one_who_ends_in_a_run_is_told_at_once_and_leaves_at_its_end():
+    """Its end does not wait for the step that was begun before it was known; then its slot and later cells are free."""
+    engine = engine_of(can_run=True, step_s=0.03, has_drafts=False)
+    engine.submit(sequence_of("stopped", "it goes on until HALT and then no further", stop=("HALT",)))
+    ask(engine, "other", "[endless] and on it goes")
+    seen: list[tuple[str, int]] = []
+    engine._emit = lambda report: seen.extend(
+        (delta.id, len(engine.running)) for delta in report.deltas if delta.finish
+    )
+    while len(engine.running) != 1 or engine.waiting:
+        engine.step()
+    assert [("stopped", 2)] == seen
+    assert engine.cache.pool.total - engine.cache.pool.free == engine._backend.cells_held()
+
+
+class Changing:
+    """Neighbours that ask for the next number of threads each time they are looked at."""
+
+    def __init__(self, threads: Iterator[int]) -> None:
+        self._threads = threads
+
+    @property
+    def threads(self) -> int:
+        return next(self._threads)
+
+    def observe(self, now_s: float, **_: object) -> None:
+        """Nothing is learned."""
+
+
+def test_other_threads_compute_from_the_end_of_a_run_on():
+    """A run ends where the machine asks for another number of threads, which none is changed under."""
+    engine = engine_of(can_run=True, step_s=0.03, has_drafts=False)
+    ask(engine, "long", "[endless] and on it goes")
+    while not engine.running or engine.running[0].pending > 1:
+        engine.step()
+    engine.step()
+    whole = len(engine.step().deltas)
+    threads = iter([2] * 5 + [1] * 100)
+    engine.neighbours = Changing(threads)
+    assert len(engine.step().deltas) < whole == MOST_RUN_STEPS
+
+
+def test_what_fails_while_a_run_is_told_reaches_whoever_computes():
+    """Nothing is swallowed: the model's thread ends with it."""
+    engine = engine_of(can_run=True, step_s=0.03, has_drafts=False)
+    ask(engine, "long", "[endless] and on it goes")
+
+    def fail(_: StepReport) -> None:
+        raise OSError("nobody listens")
+
+    engine._emit = fail
+    with pytest.raises(OSError, match="nobody listens"):
+        finish(engine)

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ahead.hpp"
+#include "crew.hpp"
 #include "sampler.hpp"
 #include "step_draws.hpp"
 
@@ -144,6 +145,9 @@ NB_MODULE(_native, module) {
         .def("take", &StepRun::take, "at_least"_a)
         .def("stop", &StepRun::stop)
         .def_prop_ro("done", &StepRun::done);
+    module.def(
+        "share_with", [](std::uintptr_t parallel) { share_with(reinterpret_cast<Parallel>(parallel)); },
+        "gomp_parallel"_a);
     module.def("batch_bytes", [] { return sizeof(LlamaBatch); });
     module.def("abort_callback_address", [] { return reinterpret_cast<std::uintptr_t>(&is_raised); });
     module.def("exp32", &exp32_of, "values"_a.noconvert());

@@ -139,7 +139,7 @@ void StepDraws::draw(const std::vector<RowDraw>& wanted, std::size_t threads) {
         }
     };
     if (!wanted.empty() && wanted.size() * wanted[0].n_vocab < kWorthThreads) threads = 1;
-    Crew::get().run(wanted.size(), threads, work);
+    share(wanted.size(), threads, work);
 }
 
 bool StepDraws::is_whole() const {
