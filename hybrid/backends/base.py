@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from hybrid.native import RowDraw, Sampled
 
 
+class Hear(Protocol):
+    """Who is told what a run of steps draws, while it goes on."""
+
+    def __call__(self, steps: Sequence[Sequence[Sampled | ValueError]], *, is_last: bool) -> bool:
+        """Take what the rows of some steps gave, and whether those are the last; say whether the run may go on."""
+
+
 class Interrupted(Exception):
     """A step was ended early, as asked; the cache holds what it held before it."""
 
@@ -192,16 +199,19 @@ class Backend(Protocol):
         """
 
     def run(
-        self, entries: Sequence[BatchEntry], draws: Sequence[RowDraw], *, steps: int
-    ) -> list[list[Sampled | ValueError]]:
+        self, entries: Sequence[BatchEntry], draws: Sequence[RowDraw], *, steps: int, bundle: int, hear: Hear
+    ) -> int:
         """Run up to `steps` steps in a row, each entry one token, each draw the next step's token. Only with `can_run`.
 
-        Gives for each step that was computed, at least one, what its rows gave. The last is the one after which
-        `hasten` was heeded, or that drew an end or nothing usable. The cache holds what went into these steps.
+        Gives how many were computed, at least one. The last is the one after which `hasten` or `hear` was heeded, or
+        that drew an end or nothing usable. The cache holds what went into these steps.
 
         Args:
             draws: of the first step; their positions count up with the steps.
-        Raises: as `decode`, if the first step was not computed.
+            bundle: for so many steps, or what there is at the end, `hear` is called: in another thread, while the
+                next ones are computed. It may use what only reads the vocabulary, and `set_threads`; after `run` it
+                is not called any more.
+        Raises: as `decode`, if the first step was not computed; what `hear` raises.
         """
 
     def hasten(self, *, is_wanted: bool = True) -> None:
@@ -216,7 +226,7 @@ class Backend(Protocol):
     def set_threads(self, decode: int, prefill: int) -> None:
         """Let so many threads compute from the next step on: in steps that only decode, and in those with prompts.
 
-        Changes nothing of what is computed.
+        Changes nothing of what is computed. Where a run of steps computes now: from its end on.
         """
 
     def use_adapter(self, adapter: int | None) -> None:

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.backends.base import BackendOptions, BatchEntry, EmbedderFacts, ModelFacts
+from hybrid.backends.base import BackendOptions, BatchEntry, EmbedderFacts, Hear, ModelFacts
 from hybrid.errors import LocalFailure
 from hybrid.native import RowDraw, Sampled, sample_rows
 
@@ -130,23 +130,31 @@ class FakeBackend:
         return np.stack(rows) if rows else np.empty((0, VOCAB_TOKENS), dtype=np.float32)
 
     def run(
-        self, entries: Sequence[BatchEntry], draws: Sequence[RowDraw], *, steps: int
-    ) -> list[list[Sampled | ValueError]]:
-        """Echo for several steps. Checks that each entry is one token and wants its row."""
-        if steps < 1 or any(len(entry.tokens) != 1 or entry.logits != 1 for entry in entries):
+        self, entries: Sequence[BatchEntry], draws: Sequence[RowDraw], *, steps: int, bundle: int, hear: Hear
+    ) -> int:
+        """Echo for several steps. Checks that each entry is one token and wants its row.
+
+        It computes one step more before it lets a bundle be heard, as a model would meanwhile.
+        """
+        if min(steps, bundle) < 1 or any(len(entry.tokens) != 1 or entry.logits != 1 for entry in entries):
             raise AssertionError(f"no run of {steps} steps: {entries}")
-        done: list[list[Sampled | ValueError]] = []
-        while len(done) < steps:
+        ready: list[list[Sampled | ValueError]] = []
+        may_go_on = True
+        for done in range(1, steps + 1):
             found = sample_rows(self.decode(entries), draws)
-            done.append(found)
             tokens = [sampled.token for sampled in found if isinstance(sampled, Sampled) and sampled.token != END]
-            if len(tokens) < len(entries) or self.is_hastened:
+            is_last = done == steps or len(tokens) < len(entries) or self.is_hastened or not may_go_on
+            if len(ready) >= bundle and not is_last:
+                may_go_on, ready = hear(ready, is_last=False), []
+            ready.append(found)
+            if is_last:
                 break
             entries = [
                 msgspec.structs.replace(entry, tokens=[token], position=entry.position + 1)
                 for entry, token in zip(entries, tokens, strict=True)
             ]
             draws = [msgspec.structs.replace(draw, position=draw.position + 1) for draw in draws]
+        hear(ready, is_last=True)
         return done
 
     def hasten(self, *, is_wanted: bool = True) -> None:

@@ -16,16 +16,16 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.backends.base import BackendOptions, BatchEntry, Interrupted, ModelFacts
+from hybrid.backends.base import BackendOptions, BatchEntry, Hear, Interrupted, ModelFacts
 from hybrid.backends.llama_batch import LlamaBatch
 from hybrid.backends.llama_cpp_adapters import load_adapters, set_adapter
 from hybrid.backends.llama_cpp_context import load_model, make_context
 from hybrid.backends.llama_cpp_embed import LlamaCppEmbedder, can_generate
-from hybrid.backends.llama_run import LlamaRun
+from hybrid.backends.llama_run import LlamaRun, share_openmp
 from hybrid.errors import LocalFailure
 from hybrid.fingerprints import model_fingerprint
 from hybrid.gguf import GgufHeader, read_header
-from hybrid.native import RowDraw, Sampled, abort_callback_address
+from hybrid.native import RowDraw, abort_callback_address
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -61,6 +61,7 @@ class LlamaCppBackend:
         self._header = header = read_header(options.model_path)
         llama.llama_log_set(forward_log, ctypes.c_void_p(0))
         llama.llama_backend_init()
+        share_openmp()
         self._model = load_model(options.model_path, options.gpu_layers)
         self._vocab = llama.llama_model_get_vocab(self._model)
         trained = int(llama.llama_model_n_ctx_train(self._model))
@@ -76,6 +77,8 @@ class LlamaCppBackend:
         self._interrupt = ctypes.c_bool(False)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
+        self._threads = threads
+        self._threads_next: tuple[int, int] | None = None  # asked for while a run computes
         self._rows_address = 0
         self._views: dict[int, NDArray[np.float32]] = {}
         self.facts = self._facts(options, header, context_tokens, trained, threads)
@@ -204,19 +207,28 @@ class LlamaCppBackend:
         return self._rows_at(ctypes.addressof(llama.llama_get_logits(self._ctx).contents), count)
 
     def run(
-        self, entries: Sequence[BatchEntry], draws: Sequence[RowDraw], *, steps: int
-    ) -> list[list[Sampled | ValueError]]:
+        self, entries: Sequence[BatchEntry], draws: Sequence[RowDraw], *, steps: int, bundle: int, hear: Hear
+    ) -> int:
         """Run several `llama_decode` in one native call."""
         is_decode = all(len(entry.tokens) == 1 and entry.logits == 1 for entry in entries)
-        if not is_decode or steps < 1 or not len({entry.slot for entry in entries}) == len(entries) == len(draws):
+        is_one_each = len({entry.slot for entry in entries}) == len(entries) == len(draws)
+        if not is_decode or not is_one_each or steps < 1 or bundle < 1:
             raise ValueError("a run of steps takes one token of each sequence, and how its row is drawn from")
         self._fill(entries)
         facts = self.facts
-        status, done = self._run.steps(draws, vocab_tokens=facts.vocab_tokens, steps=steps, threads=facts.threads)
+        self._run.is_on = True
+        try:
+            status, done = self._run.steps(
+                draws, vocab_tokens=facts.vocab_tokens, steps=steps, bundle=bundle, threads=self._threads, hear=hear
+            )
+        finally:
+            self._run.is_on = False
+            if self._threads_next is not None:
+                self.set_threads(*self._threads_next)
         self._interrupt.value = False
         if status != 0:
             for entry in entries:
-                llama.llama_memory_seq_rm(self._memory, entry.slot, entry.position + len(done), -1)
+                llama.llama_memory_seq_rm(self._memory, entry.slot, entry.position + done, -1)
             if not done:
                 self._fail(status, entries)
         return done
@@ -260,7 +272,10 @@ class LlamaCppBackend:
 
     def set_threads(self, decode: int, prefill: int) -> None:
         """Tell llama.cpp; OpenMP threads that are too many sleep from the next step on."""
-        llama.llama_set_n_threads(self._ctx, decode, prefill)
+        self._threads_next = (decode, prefill) if self._run.is_on else None
+        if not self._run.is_on:
+            llama.llama_set_n_threads(self._ctx, decode, prefill)
+            self._threads = decode
 
     def use_adapter(self, adapter: int | None) -> None:
         """Apply one LoRA to the whole context. llama.cpp lays out its graph anew at a change: some milliseconds."""

@@ -87,7 +87,7 @@ class Drafter:
 
     def judged(self, work: Work, accepted: int) -> None:
         """Learn how many of a draft's tokens its sequence drew itself."""
-        if work.draft and not work.is_drawn and work.sequence.can_draft:
+        if work.draft and work.sequence.can_draft:
             _note(work.sequence, drafted=len(work.draft), accepted=accepted)
 
     def measured(self, sequences: int, *, gain: float) -> None:

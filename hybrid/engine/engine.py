@@ -5,20 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.backends.base import Backend, Interrupted
+from hybrid.engine.ahead import Ahead
 from hybrid.engine.drafting import Drafter
+from hybrid.engine.drawn import take
 from hybrid.engine.kv_cache import MIN_SHARED_TOKENS, KvCache, common_length
 from hybrid.engine.neighbours import Neighbours, no_reading
 from hybrid.engine.options import first_options
 from hybrid.engine.pace import Pace
 from hybrid.engine.pressure import Reading
 from hybrid.engine.report import Delta, StepReport, failed
-from hybrid.engine.runs import run_steps
+from hybrid.engine.runs import ONE_STEP, RunLength, run_length
 from hybrid.engine.sampling import prepare_all, row_draws
 from hybrid.engine.scheduler import (
     Plan,
@@ -31,7 +32,6 @@ from hybrid.engine.scheduler import (
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import LocalFailure
 from hybrid.native import RowDraw, Sampled, SampleParams, sample_rows
-from hybrid.types import FinishReason
 
 HEADROOM_CELLS = 32
 """Cells left free when a sequence is admitted, so that it is not preempted by its neighbours' next tokens."""
@@ -44,20 +44,13 @@ UNUSED_DRAW = RowDraw(params=SampleParams(temperature=0.0), seed=0, position=0)
 """For the rows of a sequence that is broken already: each row needs a draw."""
 
 
-@dataclass(slots=True)
-class _Computed:
-    """What a step left, or a run of them: its rows to draw from, or what the rows of each step gave already."""
-
-    steps: int
-    rows: NDArray[np.float32] | None = None
-    runs: list[list[Sampled | ValueError]] = field(default_factory=list)
-
-
 class Engine:
     """Continuous batching over one backend. Every method belongs to the one thread that owns the model.
 
     drafter: who guesses tokens ahead; None takes the text itself for a guide.
     read_pressure: gives the kernel's counters, see `pressure.py`. is_adaptive: whether it may change the threads.
+    emit: is given what a run of steps did so far, from another thread, while it goes on; `step` returns the rest. None:
+    `step` returns all of it.
     """
 
     def __init__(
@@ -68,8 +61,10 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
         read_pressure: Callable[[], Reading] = no_reading,
         is_adaptive: bool = True,
+        emit: Callable[[StepReport], None] | None = None,
     ) -> None:
         self._backend = backend
+        self._emit = emit
         self._drafter = drafter or Drafter()
         self._clock = clock
         facts = backend.facts
@@ -140,39 +135,47 @@ class Engine:
         if step.prefill_tokens == 0:
             room = min(self._backend.facts.batch_tokens, self.cache.available_cells) - step.tokens
             self._drafter.draft(step, self.pace.drafting_s, most_tokens=room if self._can_judge else 0)
-        self._run(step, report)
-        return report
+        return self._run(step, report)
 
     @property
     def _can_judge(self) -> bool:
         """Whether drafted tokens that were wrong can be taken out of the cache again."""
         return self._backend.facts.can_truncate
 
-    def _run(self, step: Plan, report: StepReport) -> None:
-        """Compute a step, or a run of them, draw from the rows, and say what came of it."""
-        sequences, drafted = len(step.decoding), step.tokens - step.prefill_tokens - len(step.decoding)
-        prefill_tokens = step.prefill_tokens
+    def _run(self, step: Plan, report: StepReport) -> StepReport:
+        """Compute a step, or a run of them, draw from the rows; give what came of it and was not emitted."""
         # Where each slot has a cache of its own, llama.cpp computes neighbouring ones together.
         step.work.sort(key=lambda work: work.sequence.slot or 0)
         adapter = step.work[0].sequence.adapter
         self._turns[adapter] = max(self._turns.values(), default=0) + 1
-        started_s = self._clock()
         try:
             self._backend.use_adapter(adapter)
-            computed = self._compute(step)
+            length = self._run_length(step)
+            if length.steps > 1:
+                return self._run_ahead(step, length, report)
+            self._run_once(step, report)
         except Interrupted:
-            return
+            pass
         except LocalFailure as failure:
             for work in step.work:
                 self._leave(work.sequence, is_kept=False)
                 report.deltas.append(failed(work.sequence, failure))
-            return
+        return report
+
+    def _run_once(self, step: Plan, report: StepReport) -> None:
+        """Compute one step and settle what its rows give.
+
+        Raises: as the backend's `decode`.
+        """
+        sequences, drafted = len(step.decoding), step.tokens - step.prefill_tokens - len(step.decoding)
+        prefill_tokens = step.prefill_tokens
+        started_s = self._clock()
+        rows = self._compute(step)
         ended_s = self._clock()
-        steps = computed.steps
-        step_s = (ended_s - started_s) / steps
+        step_s = ended_s - started_s
         plain_s = self.pace.decode_s(sequences)
-        options = {} if computed.rows is None else first_options(step.work, computed.rows)
-        drawn = sum(self._settle(work, found, report) for work, found in self._drawn(step, computed)) / steps
+        options = first_options(step.work, rows)
+        drawn = sum(self._settle(work, found, report) for work, found in self._draw(step, rows))
         if options:
             report.tell_options(options)
         if drafted and plain_s and step_s > 0:
@@ -180,40 +183,63 @@ class Engine:
         self.pace.observe(
             step_s=step_s, prefill_tokens=prefill_tokens, sequences=sequences, drafted=drafted, drawn=drawn
         )
-        tokens = {"prefill_tokens": prefill_tokens, "decode_tokens": sequences + drafted}
-        self.neighbours.observe(ended_s, step_s=step_s, steps=steps, **tokens)
+        self.neighbours.observe(
+            ended_s, step_s=step_s, prefill_tokens=prefill_tokens, decode_tokens=sequences + drafted
+        )
 
-    def _compute(self, step: Plan) -> _Computed:
-        """Compute a step, its masks meanwhile, or a run of steps.
+    def _run_ahead(self, step: Plan, length: RunLength, report: StepReport) -> StepReport:
+        """Compute a run of steps; what they draw is settled and emitted while the next ones are computed.
+
+        Raises: as the backend's `run`.
+        """
+        sequences = len(step.work)
+
+        def observe(now_s: float, *, step_s: float, steps: int, drawn: float) -> bool:
+            threads = self.neighbours.threads
+            self.pace.observe(step_s=step_s, prefill_tokens=0, sequences=sequences, drawn=drawn)
+            self.neighbours.observe(now_s, step_s=step_s, prefill_tokens=0, decode_tokens=sequences, steps=steps)
+            return threads == self.neighbours.threads  # other threads compute from the run's end on
+
+        draws = [draw for work in step.work for draw in row_draws(work)]
+        self.cache.reserve(sequences * length.steps)
+        ahead = Ahead(
+            step.work, report, self.cache, self._backend, self._clock, self._emit, observe, heard_s=self._clock()
+        )
+        entries = [work.entry() for work in step.work]
+        done = self._backend.run(entries, draws, steps=length.steps, bundle=length.bundle, hear=ahead.hear)
+        self._drafter.skip(step, done - 1)
+        for sequence, ended_at in ahead.ended:
+            if ended_at < done:  # what was computed before its end was known
+                assert sequence.slot is not None
+                self._backend.truncate(sequence.slot, sequence.computed)
+            self._leave(sequence)
+        return ahead.report
+
+    def _compute(self, step: Plan) -> NDArray[np.float32]:
+        """Compute a step, its masks meanwhile; give its rows.
 
         Raises: as the backend's `decode`.
         """
-        steps = self._run_steps(step)
-        if steps > 1:
-            draws = [draw for work in step.work for draw in row_draws(work)]
-            self.cache.reserve(len(step.work) * steps)
-            done = self._backend.run([work.entry() for work in step.work], draws, steps=steps)
-            self._drafter.skip(step, len(done) - 1)
-            return _Computed(len(done), runs=done)
         masks = self._begin_masks(step)
         self.cache.reserve(step.tokens)
         try:
             self._computing = step.lone_prompt
-            return _Computed(1, rows=self._backend.decode([work.entry() for work in step.work]))
+            return self._backend.decode([work.entry() for work in step.work])
         finally:
             self._computing = None
             if masks is not None:
                 masks.result()
 
-    def _run_steps(self, step: Plan) -> int:
+    def _run_length(self, step: Plan) -> RunLength:
         """How many steps may follow each other at once."""
         if not self._backend.facts.can_run or not self._can_judge:
-            return 1
-        return run_steps(
+            return ONE_STEP
+        return run_length(
             step,
             step_s=self.pace.decode_s(len(step.work)),
             quiet_steps=self._drafter.quiet_steps(step),
             available_cells=self.cache.available_cells,
+            has_others=len(step.work) < len(self.running),
         )
 
     def hasten(self) -> None:
@@ -301,17 +327,6 @@ class Engine:
         ]
         return self._mask_thread.submit(prepare_all, constraints) if constraints else None
 
-    def _drawn(self, step: Plan, computed: _Computed) -> Iterator[tuple[Work, list[Sampled | Exception]]]:
-        """Give each work what its rows gave: tokens, or why there are none."""
-        if computed.rows is not None:
-            yield from self._draw(step, computed.rows)
-            return
-        for place, work in enumerate(step.work):
-            found: list[Sampled | Exception] = [rows[place] for rows in computed.runs]
-            work.draft = [sampled.token for sampled in found[:-1] if isinstance(sampled, Sampled)]
-            work.is_drawn = True
-            yield work, found
-
     def _draw(self, step: Plan, rows: NDArray[np.float32]) -> Iterator[tuple[Work, list[Sampled | Exception]]]:
         """Draw from all rows at once; give each work what its rows gave: tokens, or why there are none."""
         draws: list[RowDraw] = []
@@ -322,7 +337,7 @@ class Engine:
             except LocalFailure as failure:
                 broken[id(work)] = failure
                 draws += [UNUSED_DRAW] * work.rows
-        found = iter(sample_rows(rows, draws, threads=self._backend.facts.threads))
+        found = iter(sample_rows(rows, draws, threads=self.neighbours.threads))
         for work in step.work:
             of_work: list[Sampled | Exception] = [next(found) for _ in range(work.rows)]
             yield work, [broken[id(work)]] if id(work) in broken else of_work
@@ -342,56 +357,9 @@ class Engine:
             self._backend.truncate(sequence.slot, sequence.computed)
         self._drafter.judged(work, accepted)
         for number, sampled in enumerate(found[: accepted + 1], start=1):
-            delta = self._take(sequence, sampled)
+            delta = take(sequence, sampled, self._backend, self._clock)
             report.deltas.append(delta)
-            if delta.finish is not None or delta.failure is not None:
+            if delta.is_last:
+                self._leave(sequence)
                 return number
         return len(found[: accepted + 1])
-
-    def _take(self, sequence: Sequence, sampled: Sampled | Exception) -> Delta:
-        """Add a drawn token to its sequence and say what came of it."""
-        try:
-            if isinstance(sampled, LocalFailure):
-                raise sampled
-            if isinstance(sampled, Exception):
-                raise LocalFailure(f"the model gave unusable logits: {sampled}")
-            if sequence.constraint is not None:
-                sequence.constraint.advance(sampled.token, is_end=self._backend.is_end(sampled.token))
-        except LocalFailure as broken:
-            # This answer is lost; the others may be sound.
-            self._leave(sequence)
-            return failed(sequence, broken)
-        sequence.output.append(sampled.token)
-        if sequence.first_token_s is None:
-            sequence.first_token_s = self._clock()
-        return self._advance(sequence, sampled)
-
-    def _advance(self, sequence: Sequence, drawn: Sampled) -> Delta:
-        detokenizer, logprobs = sequence.detokenizer, sequence.logprobs
-        is_end = self._backend.is_end(drawn.token)
-        text = "" if is_end else detokenizer.push(sequence.shown.get(drawn.token) or self._backend.piece(drawn.token))
-        if logprobs is not None and not is_end:
-            logprobs.push(drawn, detokenizer.settled_chars)
-        is_complete = sequence.constraint is not None and sequence.constraint.is_complete
-        finish: FinishReason | None = None
-        if is_end or is_complete or detokenizer.is_stopped:
-            finish = FinishReason.STOP
-        elif len(sequence.output) >= sequence.max_output_tokens:
-            finish = FinishReason.LENGTH
-        if finish is not None:
-            text += detokenizer.flush()
-            if detokenizer.is_stopped:
-                finish = FinishReason.STOP
-            self._leave(sequence)
-        return Delta(
-            sequence.id,
-            sequence.choice,
-            text,
-            drawn,
-            finish,
-            prompt_tokens=len(sequence.prompt),
-            completion_tokens=len(sequence.output),
-            cached_tokens=sequence.cached_tokens,
-            stopped_by=detokenizer.stopped_by,
-            logprobs=() if logprobs is None else logprobs.take(detokenizer.shown_chars),
-        )

@@ -109,7 +109,10 @@ def stalled_s(text: str) -> float | None:
 
 
 class PressureReader:
-    """Reads the counters, from the thread that computes. Files stay open: some 20 us a reading on a small machine."""
+    """Reads the counters. Files stay open: some 20 us a reading on a small machine.
+
+    The thread that reads first is the one that computes; who hears of a run of steps reads as well, and does not.
+    """
 
     def __init__(self, proc: Path = PROC) -> None:
         self._tasks = proc / "self" / "task"
@@ -119,9 +122,12 @@ class PressureReader:
         self._waited_ns: dict[str, int] = {}
         self._sum_ns = 0
         self._list_every, self._until_list = 1, 0
+        self._computing_thread: int | None = None
 
     def read(self) -> Reading:
         """Read every counter there is."""
+        if self._computing_thread is None:
+            self._computing_thread = threading.get_native_id()
         if self._until_list <= 0:
             self._list_threads()
         self._until_list -= 1
@@ -159,9 +165,9 @@ class PressureReader:
             self._waited_ns[name] = counters[1]
 
     def _list_threads(self) -> None:
-        """Find the threads that compute: this one, and those Python knows nothing of, the most used ones first."""
+        """Find the threads that compute: ours, and those Python knows nothing of, the most used ones first."""
         self._until_list, self._list_every = self._list_every, min(2 * self._list_every, LIST_EVERY)
-        ours = {str(thread.native_id) for thread in threading.enumerate()} - {str(threading.get_native_id())}
+        ours = {str(thread.native_id) for thread in threading.enumerate()} - {str(self._computing_thread)}
         try:
             names = [name for name in os.listdir(self._tasks) if name not in ours]  # noqa: PTH208 - twice as fast
         except OSError:

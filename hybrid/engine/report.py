@@ -32,6 +32,11 @@ class Delta(msgspec.Struct, frozen=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     options: tuple[float, ...] = ()
 
+    @property
+    def is_last(self) -> bool:
+        """Whether the sequence is over with it."""
+        return self.finish is not None or self.failure is not None
+
 
 @dataclass(slots=True)
 class StepReport:

@@ -21,14 +21,12 @@ class Work:
 
     A draft is judged by the rows of the same step: what the sequence draws itself is kept, the rest is computed again.
     is_decode: whether it draws its next token from one computed token.
-    is_drawn: the draft is no guess: each token was drawn, in a run of steps, before it was computed.
     """
 
     sequence: Sequence
     count: int
     is_decode: bool
     draft: list[int] = field(default_factory=list)
-    is_drawn: bool = False
 
     @property
     def tokens(self) -> int:

@@ -94,7 +94,13 @@ class Worker:
         self._backend = backend
         self._intake = Intake(backend, template, hear(backend.facts.chat_template), send=self._send)
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        self._engine = Engine(backend, drafter=drafter, read_pressure=PressureReader().read, is_adaptive=is_adaptive)
+        self._engine = Engine(
+            backend,
+            drafter=drafter,
+            read_pressure=PressureReader().read,
+            is_adaptive=is_adaptive,
+            emit=self._send_step,
+        )
         self._keeper = None if store is None else PromptKeeper(self._engine.cache, store, wake=self._deliver)
         self._embedding = Embedding(backend, self._send)
         self._embedding_intake = EmbeddingIntake(backend, submit=self._deliver, send=self._send)

@@ -29,19 +29,36 @@ def sample_row(
 ) -> Sampled: ...
 def sample_rows(logits: Float32Rows, draws: Sequence[RowDraw], *, threads: int = 1) -> list[Sampled | ValueError]: ...
 def abort_callback_address() -> int: ...
+def share_with(gomp_parallel: int) -> None:
+    """Let the threads of OpenMP draw from the rows of a step, by the address of their `GOMP_parallel`; 0: our own."""
+
 def batch_bytes() -> int: ...
-def run_draws(
-    *,
-    decode: int,
-    logits_at: int,
-    is_end: int,
-    context: int,
-    vocabulary: int,
-    batch: int,
-    flag: int,
-    draws: Sequence[RowDraw],
-    n_vocab: int,
-    steps: int,
-    threads: int = 1,
-) -> tuple[int, list[list[Sampled | ValueError]]]: ...
+
+class StepRun:
+    """Steps that follow each other at once; llama.cpp's functions, its batch and a flag that ends it by address.
+
+    `compute` runs them, in one thread; `take` waits in another for so many, and says whether those were the last.
+    """
+
+    def __init__(
+        self,
+        *,
+        decode: int,
+        logits_at: int,
+        is_end: int,
+        context: int,
+        vocabulary: int,
+        batch: int,
+        flag: int,
+        draws: Sequence[RowDraw],
+        n_vocab: int,
+        steps: int,
+        threads: int = 1,
+    ) -> None: ...
+    def compute(self) -> int: ...
+    def take(self, at_least: int) -> tuple[list[list[Sampled | ValueError]], bool]: ...
+    def stop(self) -> None: ...
+    @property
+    def done(self) -> int: ...
+
 def exp32(values: Float32Row) -> Float32Row: ...

@@ -21,6 +21,11 @@ def backend(starter_model):
     loaded.close()
 
 
+def unheard(steps: object, *, is_last: bool) -> bool:
+    """Nobody is to hear of a run that is refused."""
+    raise AssertionError(f"heard {steps}, last: {is_last}")
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -53,13 +58,30 @@ def backend(starter_model):
         pytest.param(lambda b: b.decode([BatchEntry(2, [LARGE], 0)]), id="decode-a-token-of-33-bits"),
         pytest.param(lambda b: b.decode([BatchEntry(2, [1], 0, logits=2)]), id="more-rows-than-tokens"),
         pytest.param(lambda b: b.decode([BatchEntry(2, [1], 0, logits=-1)]), id="a-negative-count-of-rows"),
-        pytest.param(lambda b: b.run([], [], steps=1), id="run-nothing"),
-        pytest.param(lambda b: b.run([BatchEntry(2, [1], 0, logits=1)], [DRAW], steps=0), id="run-no-steps"),
-        pytest.param(lambda b: b.run([BatchEntry(2, [1, 1], 0, logits=1)], [DRAW], steps=2), id="run-a-prompt"),
-        pytest.param(lambda b: b.run([BatchEntry(2, [1], 0)], [DRAW], steps=2), id="run-without-a-row"),
-        pytest.param(lambda b: b.run([BatchEntry(2, [1], 0, logits=1)], [], steps=2), id="run-without-a-draw"),
-        pytest.param(lambda b: b.run([BatchEntry(2, [1], 0, logits=1)] * 2, [DRAW] * 2, steps=2), id="run-one-twice"),
-        pytest.param(lambda b: b.run([BatchEntry(-1, [1], 0, logits=1)], [DRAW], steps=2), id="run-minus-one"),
+        pytest.param(lambda b: b.run([], [], steps=1, bundle=1, hear=unheard), id="run-nothing"),
+        pytest.param(
+            lambda b: b.run([BatchEntry(2, [1], 0, logits=1)], [DRAW], steps=0, bundle=1, hear=unheard),
+            id="run-no-steps",
+        ),
+        pytest.param(
+            lambda b: b.run([BatchEntry(2, [1, 1], 0, logits=1)], [DRAW], steps=2, bundle=1, hear=unheard),
+            id="run-a-prompt",
+        ),
+        pytest.param(
+            lambda b: b.run([BatchEntry(2, [1], 0)], [DRAW], steps=2, bundle=1, hear=unheard), id="run-without-a-row"
+        ),
+        pytest.param(
+            lambda b: b.run([BatchEntry(2, [1], 0, logits=1)], [], steps=2, bundle=1, hear=unheard),
+            id="run-without-a-draw",
+        ),
+        pytest.param(
+            lambda b: b.run([BatchEntry(2, [1], 0, logits=1)] * 2, [DRAW] * 2, steps=2, bundle=1, hear=unheard),
+            id="run-one-twice",
+        ),
+        pytest.param(
+            lambda b: b.run([BatchEntry(-1, [1], 0, logits=1)], [DRAW], steps=2, bundle=1, hear=unheard),
+            id="run-minus-one",
+        ),
     ],
 )
 def test_a_hostile_call_is_a_value_error(backend, call):

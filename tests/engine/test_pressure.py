@@ -131,6 +131,30 @@ def test_waits_of_threads_that_compute_are_summed(tmp_path):
     assert (118.864853, 593.51) == (second.stalled_s, second.busy_s)
 
 
+def test_who_reads_beside_the_computing_thread_is_not_counted(tmp_path):
+    """The thread that read first computes; what another reader waits says nothing of how computing goes."""
+    computing = str(threading.get_native_id())
+    proc = _fake_proc(tmp_path, {computing: "50 9000000000 1\n"})
+    reader = PressureReader(proc)
+    reader.read()
+    found = []
+
+    def read_beside() -> None:
+        listener = proc / "self" / "task" / str(threading.get_native_id())
+        listener.mkdir()
+        (listener / "schedstat").write_text("90 1000000000 1\n")
+        reader.read()  # lists the threads anew
+        (listener / "schedstat").write_text("90 5000000000 1\n")
+        (proc / "self" / "task" / computing / "schedstat").write_text("60 9250000000 2\n")
+        found.append(reader.read())
+
+    listening = threading.Thread(target=read_beside)
+    listening.start()
+    listening.join()
+    reader.close()
+    assert [(0.25, 1)] == [(reading.waited_s, reading.waiters) for reading in found]
+
+
 def test_a_thread_that_ended_is_not_counted(tmp_path):
     """A thread whose counters cannot be read is left out, and what it had waited is not taken back."""
     proc = _fake_proc(tmp_path, {"901": "80 1000000000 1\n", "902": "70 1000000000 1\n"})

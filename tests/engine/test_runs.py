@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from hybrid.engine.runs import LONGEST_RUN_S, MOST_RUN_STEPS, can_run, run_steps
+from hybrid.engine.engine import Engine
+from hybrid.engine.report import StepReport
+from hybrid.engine.runs import LONGEST_BUNDLE_S, MOST_RUN_STEPS, RunLength, can_run, run_length
 from hybrid.engine.scheduler import Plan, Work
 from hybrid.native import SampleParams
 from hybrid.types import FinishReason
@@ -24,9 +27,8 @@ def step_of(*limits: int) -> Plan:
 @pytest.mark.parametrize(
     ("limits", "step_s", "quiet_steps", "cells", "steps"),
     [
-        pytest.param((1000,), 0.005, PLENTY, PLENTY, int(LONGEST_RUN_S / 0.005), id="as-long-as-a-screen-needs"),
         pytest.param((1000,), 0.0001, PLENTY, PLENTY, MOST_RUN_STEPS, id="no-longer-than-the-most"),
-        pytest.param((1000,), 0.03, PLENTY, PLENTY, 1, id="slow-steps-are-single"),
+        pytest.param((1000,), 0.3, PLENTY, PLENTY, MOST_RUN_STEPS, id="slow-steps-too"),
         pytest.param((1000,), None, PLENTY, PLENTY, 1, id="nothing-measured"),
         pytest.param((1000, 3), FAST_S, PLENTY, PLENTY, 3, id="to-the-end-of-the-shortest"),
         pytest.param((1000,), FAST_S, 2, PLENTY, 2, id="until-somebody-looks-for-drafts"),
@@ -38,7 +40,24 @@ def step_of(*limits: int) -> Plan:
 def test_length_of_a_run(limits, step_s, quiet_steps, cells, steps):
     """The smallest of what time, text, cells and drafts allow."""
     step = step_of(*limits)
-    assert steps == run_steps(step, step_s=step_s, quiet_steps=quiet_steps, available_cells=cells)
+    assert steps == run_length(step, step_s=step_s, quiet_steps=quiet_steps, available_cells=cells).steps
+
+
+@pytest.mark.parametrize(
+    ("step_s", "bundle"),
+    [
+        pytest.param(0.005, int(LONGEST_BUNDLE_S / 0.005), id="as-long-as-a-screen-needs"),
+        pytest.param(0.03, 1, id="each-slow-step-alone"),
+        pytest.param(0.3, 1, id="each-very-slow-step-alone"),
+    ],
+)
+def test_what_is_heard_of_together(step_s, bundle):
+    """Fast steps reach the reader together; where somebody else's turn is next they are also all there are."""
+    step = step_of(1000)
+    length = run_length(step, step_s=step_s, quiet_steps=PLENTY, available_cells=PLENTY)
+    assert RunLength(MOST_RUN_STEPS, bundle) == length
+    others = run_length(step, step_s=step_s, quiet_steps=PLENTY, available_cells=PLENTY, has_others=True)
+    assert RunLength(bundle, bundle) == others
 
 
 @pytest.mark.parametrize(
@@ -60,7 +79,7 @@ def test_who_needs_python_after_each_step_has_it(change):
     assert all(can_run(work) for work in step.work)
     change(step.work[1])
     assert not can_run(step.work[1])
-    assert 1 == run_steps(step, step_s=FAST_S, quiet_steps=PLENTY, available_cells=PLENTY)
+    assert 1 == run_length(step, step_s=FAST_S, quiet_steps=PLENTY, available_cells=PLENTY).steps
 
 
 def _answers(*, can_run: bool, has_one_pool: bool) -> tuple[dict, int]:
@@ -74,6 +93,7 @@ def _answers(*, can_run: bool, has_one_pool: bool) -> tuple[dict, int]:
     drawn: list[int] = []
     found = finish(engine, drawn)
     assert engine.free_cells == (4096 if has_one_pool else 4 * 4096)
+    assert engine.cache.pool.total - engine.cache.pool.free == engine._backend.cells_held()
     return found, len(drawn)
 
 
@@ -143,3 +163,82 @@ def test_a_model_that_cannot_forget_single_cells_takes_single_steps():
     ask(engine, "only", "one by one it is written")
     finish(engine, drawn := [])
     assert len(drawn) > len("one by one it is written")
+
+
+def _told(engine: Engine) -> list[tuple[str, FinishReason | None, str | None]]:
+    """Run to the end; each delta that came, whether from within a run or from its end."""
+    told: list[tuple[str, FinishReason | None, str | None]] = []
+
+    def note(report: StepReport) -> None:
+        told.extend((delta.text, delta.finish, delta.failure) for delta in report.deltas)
+
+    engine._emit = note
+    while engine.has_work:
+        note(engine.step())
+    return told
+
+
+def test_what_a_run_draws_is_told_while_it_goes_on():
+    """Slow steps are told one by one, fast ones in bundles; none is lost or told twice."""
+    text = "a text that is told as it is written"
+    for step_s in (0.03, FAST_S):
+        engine = engine_of(can_run=True, step_s=step_s, has_drafts=False)
+        ask(engine, "told", text)
+        told = _told(engine)
+        assert text == "".join(shown for shown, _, _ in told)
+        assert [FinishReason.STOP] == [finish for _, finish, _ in told if finish]
+
+
+def test_one_who_ends_in_a_run_is_told_at_once_and_leaves_at_its_end():
+    """Its end does not wait for the step that was begun before it was known; then its slot and later cells are free."""
+    engine = engine_of(can_run=True, step_s=0.03, has_drafts=False)
+    engine.submit(sequence_of("stopped", "it goes on until HALT and then no further", stop=("HALT",)))
+    ask(engine, "other", "[endless] and on it goes")
+    seen: list[tuple[str, int]] = []
+    engine._emit = lambda report: seen.extend(
+        (delta.id, len(engine.running)) for delta in report.deltas if delta.finish
+    )
+    while len(engine.running) != 1 or engine.waiting:
+        engine.step()
+    assert [("stopped", 2)] == seen
+    assert engine.cache.pool.total - engine.cache.pool.free == engine._backend.cells_held()
+
+
+class Changing:
+    """Neighbours that ask for the next number of threads each time they are looked at."""
+
+    def __init__(self, threads: Iterator[int]) -> None:
+        self._threads = threads
+
+    @property
+    def threads(self) -> int:
+        return next(self._threads)
+
+    def observe(self, now_s: float, **_: object) -> None:
+        """Nothing is learned."""
+
+
+def test_other_threads_compute_from_the_end_of_a_run_on():
+    """A run ends where the machine asks for another number of threads, which none is changed under."""
+    engine = engine_of(can_run=True, step_s=0.03, has_drafts=False)
+    ask(engine, "long", "[endless] and on it goes")
+    while not engine.running or engine.running[0].pending > 1:
+        engine.step()
+    engine.step()
+    whole = len(engine.step().deltas)
+    threads = iter([2] * 5 + [1] * 100)
+    engine.neighbours = Changing(threads)
+    assert len(engine.step().deltas) < whole == MOST_RUN_STEPS
+
+
+def test_what_fails_while_a_run_is_told_reaches_whoever_computes():
+    """Nothing is swallowed: the model's thread ends with it."""
+    engine = engine_of(can_run=True, step_s=0.03, has_drafts=False)
+    ask(engine, "long", "[endless] and on it goes")
+
+    def fail(_: StepReport) -> None:
+        raise OSError("nobody listens")
+
+    engine._emit = fail
+    with pytest.raises(OSError, match="nobody listens"):
+        finish(engine)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from hybrid.native import IS_NATIVE, RowDraw, Sampled, SampleParams
+
+if TYPE_CHECKING:
+    from hybrid.native._native import StepRun
 
 pytestmark = pytest.mark.skipif(not IS_NATIVE, reason="runs exist in the extension alone")
 
@@ -36,6 +42,10 @@ class Counting:
         self.seen: list[tuple[list[int], list[int]]] = []
         self.flag = ctypes.c_bool(False)
         self.raise_at: int | None = None
+        self.stop_at: int | None = None
+        self.stop: Callable[[], None] = lambda: None
+        self.wait_at: int | None = None
+        self.go_on = threading.Event()
         self._fails_at, self._broken_at = fails_at, broken_at
         self._count = len(tokens)
         self._tokens = (ctypes.c_int32 * self._count)(*tokens)
@@ -60,15 +70,28 @@ class Counting:
             self._rows[0] = np.nan
         if len(self.seen) - 1 == self.raise_at:
             self.flag.value = True
+        if len(self.seen) - 1 == self.stop_at:
+            self.stop()
+        if len(self.seen) - 1 == self.wait_at:
+            assert self.go_on.wait(10)
         return 0
 
     def run(self, steps: int, *, draws: list[RowDraw] | None = None) -> tuple[int, list[list[Sampled | ValueError]]]:
-        from hybrid.native._native import run_draws
+        """Compute a run and take it as a whole: llama.cpp's status, and what each step drew."""
+        run = self.started(steps, draws=draws)
+        status = run.compute()
+        taken, is_last = run.take(1)
+        assert is_last
+        assert run.done == len(taken)
+        return status, taken
+
+    def started(self, steps: int, *, draws: list[RowDraw] | None = None) -> StepRun:
+        from hybrid.native._native import StepRun
 
         def address(function: object) -> int:
             return ctypes.cast(function, ctypes.c_void_p).value or 0
 
-        return run_draws(
+        return StepRun(
             decode=address(self._decode),
             logits_at=address(self._logits_at),
             is_end=address(self._is_end),
@@ -144,3 +167,68 @@ def test_draws_must_fit_the_batch():
     with pytest.raises(ValueError, match="one draw a token"):
         model.run(2, draws=[RowDraw(params=GREEDY, seed=1, position=0)])
     assert not model.seen
+
+
+def _taken_beside(model: Counting, steps: int, *, at_least: int) -> list[list[int]]:
+    """What each `take` of another thread gave."""
+    run = model.started(steps)
+    takes: list[list[int]] = []
+
+    def take() -> None:
+        is_last = False
+        while not is_last:
+            taken, is_last = run.take(at_least)
+            takes.append([step[0].token for step in taken])
+
+    taker = threading.Thread(target=take)
+    taker.start()
+    assert 0 == run.compute()
+    taker.join(10)
+    assert not taker.is_alive()
+    return takes
+
+
+def test_steps_are_taken_while_the_next_are_computed():
+    """Another thread has the first ones before the last is computed; none is lost, none comes twice."""
+    model = Counting([0])
+    model.wait_at, model.go_on = 4, threading.Event()
+    run = model.started(6)
+    computing = threading.Thread(target=run.compute)
+    computing.start()
+    taken, is_last = run.take(4)
+    assert ([[1], [2], [3], [4]], False) == (tokens_of(taken), is_last)
+    model.go_on.set()
+    taken, is_last = run.take(4)
+    computing.join(10)
+    assert ([[5], [6]], True) == (tokens_of(taken), is_last)
+
+
+@pytest.mark.parametrize("at_least", [1, 2, 5, 100])
+def test_every_step_is_taken_once(at_least):
+    """However many are waited for; the last take may have fewer."""
+    takes = _taken_beside(Counting([0]), 7, at_least=at_least)
+    assert [1, 2, 3, 4, 5, 6, 7] == [token for take in takes for token in take]
+    assert all(len(take) >= at_least for take in takes[:-1])
+
+
+def test_a_taker_may_end_the_run():
+    """The step it is in then still counts, and no further one is computed."""
+    model = Counting([0])
+    run = model.started(12)
+    model.stop_at, model.stop = 2, run.stop
+    run.compute()
+    assert 3 == run.done
+    taken, is_last = run.take(1)
+    assert ([[1], [2], [3]], True) == (tokens_of(taken), is_last)
+
+
+def test_a_run_that_fails_leaves_nobody_waiting():
+    """Who waits for steps that never come hears that they are over."""
+    model = Counting([3], fails_at=1)
+    run = model.started(8)
+    takes = []
+    taker = threading.Thread(target=lambda: takes.append(run.take(5)))
+    taker.start()
+    assert 1 == run.compute()
+    taker.join(10)
+    assert [(1, True)] == [(len(steps), is_last) for steps, is_last in takes]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-from hybrid.native import RowDraw, Sampled, SampleParams
+from hybrid.native import IS_NATIVE, RowDraw, Sampled, SampleParams
 from tests.native.rows import IMPLEMENTATIONS, mask_of, near, row_of, tokens_of
 
 WARM = SampleParams(temperature=0.8, top_p=0.95)
@@ -108,3 +109,40 @@ class TestSampleRows:
         for worker in workers:
             worker.join()
         assert [[alone[0]] * 5, [alone[1]] * 5] == together
+
+
+Work = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+Parallel = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+
+
+@pytest.mark.skipif(not IS_NATIVE, reason="threads are shared in the extension alone")
+@pytest.mark.parametrize("team", [1, 2, 5])
+def test_another_programs_threads_may_draw(team):
+    """Each of a team is sent through the same work, as GNU OpenMP does it; however many come, each row is drawn once.
+
+    They are asked for only where rows and threads are several.
+    """
+    from hybrid.native import _native
+
+    asked: list[int] = []
+
+    def parallel(work: int, data: int, threads: int, _flags: int) -> None:
+        asked.append(threads)
+        members = [threading.Thread(target=Work(work), args=(data,)) for _ in range(team)]
+        for member in members:
+            member.start()
+        for member in members:
+            member.join()
+
+    rows = _rows(7, 40_000)
+    draws = [RowDraw(seed=n, position=n, params=WARM) for n in range(7)]
+    expected = [_native.sample_row(row, WARM, seed=n, position=n) for n, row in enumerate(rows)]
+    function = Parallel(parallel)
+    _native.share_with(ctypes.cast(function, ctypes.c_void_p).value or 0)
+    try:
+        assert expected == _native.sample_rows(rows, draws, threads=3)
+        assert expected == _native.sample_rows(rows, draws, threads=1)
+        assert expected[:1] == _native.sample_rows(rows[:1], draws[:1], threads=3)
+    finally:
+        _native.share_with(0)
+    assert [3] == asked

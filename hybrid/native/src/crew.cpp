@@ -6,6 +6,35 @@
 #include <thread>
 
 namespace hybrid {
+namespace {
+
+std::atomic<Parallel> openmp{nullptr};
+
+struct Shared {
+    const std::function<void(std::size_t)>& work;
+    const std::size_t count;
+    std::atomic<std::size_t> next{0};
+
+    static void take_all(void* data) {
+        Shared& shared = *static_cast<Shared*>(data);
+        for (std::size_t i = shared.next++; i < shared.count; i = shared.next++) shared.work(i);
+    }
+};
+
+}  // namespace
+
+void share_with(Parallel parallel) { openmp = parallel; }
+
+void share(std::size_t count, std::size_t threads, const std::function<void(std::size_t)>& work) {
+    const Parallel parallel = openmp;
+    if (parallel == nullptr || count < 2 || threads < 2) {
+        Crew::get().run(count, threads, work);
+        return;
+    }
+    // The whole team even for few rows: libgomp ends the threads that a smaller one leaves over.
+    Shared shared{work, count};
+    parallel(&Shared::take_all, &shared, static_cast<unsigned>(threads), 0);
+}
 
 Crew& Crew::get() {
     static Crew* crew = new Crew;  // not destroyed: at exit a helper may still wait on its members

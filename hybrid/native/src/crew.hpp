@@ -1,4 +1,5 @@
-// Who helps with the rows of one step? A few threads that sleep between steps; the caller works along with them.
+// Who helps with the rows of one step? OpenMP's threads, which have just computed them; else a few of our own that sleep
+// between steps. The caller works along with them.
 #pragma once
 
 #include <atomic>
@@ -8,6 +9,16 @@
 #include <mutex>
 
 namespace hybrid {
+
+// Layout: `GOMP_parallel` of libgomp's ABI, which clang's OpenMP has too: `work(data)` on each of a team's threads.
+using Parallel = void (*)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
+
+// From now on `share` asks this function, which must be that of the program whose teams the caller starts otherwise, and
+// of the same size; null: the crew.
+void share_with(Parallel parallel);
+
+// Calls work(i) once for each i < count on `threads` threads, the caller among them. `work` must not throw.
+void share(std::size_t count, std::size_t threads, const std::function<void(std::size_t)>& work);
 
 // One a process, never destroyed: its threads sleep until the process ends. A second caller waits for the first.
 class Crew {
