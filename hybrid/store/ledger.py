@@ -64,7 +64,7 @@ class Ledger:
     """Requests and money on disk. All methods are called from the event loop; one thread of its own does the writing.
 
     Writes keep their order. `reserve` returns when no death can make the caps forget what it granted; a request's row
-    is written at once but not waited for. See this package's README for what survives which death.
+    is written soon and not waited for. See this package's README for what survives which death.
 
     Args:
         has_escrow: reservations draw on blocks that the disk holds, and need not wait for it each.

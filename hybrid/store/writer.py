@@ -268,7 +268,7 @@ async def outcome(answer: Future[T]) -> T:
         if not done.done():
             done.set_result(None)
 
-    # In the writer's thread, or at once.
+    # Called in the writer's thread, or here if the answer is there already.
     answer.add_done_callback(lambda _: _tell_loop(loop, tell))
     await done
     return answer.result()
