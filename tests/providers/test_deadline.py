@@ -44,9 +44,9 @@ def test_a_limit_that_moves_on_is_watched_further():
     """Five waits, each shorter than the limit and all together longer; the sixth is too long."""
 
     async def scenario():
-        watched = deadline()
+        watched = deadline(first_token_s=1.0, between_tokens_s=1.0)
         for _ in range(5):
-            await watched.wait(asyncio.sleep(0.02))
+            await watched.wait(asyncio.sleep(0.3))
             watched.heard()
         with pytest.raises(ProviderTimeout, match="between_tokens_s"):
             await watched.wait(asyncio.Event().wait())
@@ -74,13 +74,13 @@ def test_nothing_is_broken_off_while_nobody_waits():
     """Whoever takes the events may be slow, and what comes after has its own time."""
 
     async def scenario():
-        watched = deadline()
+        watched = deadline(first_token_s=0.5, between_tokens_s=0.5)
         await watched.wait(asyncio.sleep(0))
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.7)
         watched.heard()
         await watched.wait(asyncio.sleep(0.01))
         watched.close()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.7)
 
     asyncio.run(scenario())
 
