@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from hybrid.admission import Admission
@@ -117,10 +117,14 @@ class Runtime:
         return await self._embedder.embed(request, self._journal(dialect, request.model, arrived_s))
 
     def refuse(self, error: HybridError, *, dialect: str, model: str | None, arrived_s: float) -> str:
-        """Record a request that never parsed; return its id."""
+        """Record a request that never parsed; return its id. Raises: StoreError if it cannot be recorded."""
         journal = self._journal(dialect, model or "", arrived_s)
-        with suppress(HybridError), Recorded(self._ledger, journal, ChatRequest(model=model or "", messages=())):
-            raise error
+        try:
+            with Recorded(self._ledger, journal, ChatRequest(model=model or "", messages=())):
+                raise error
+        except HybridError as raised:
+            if raised is not error:
+                raise
         return journal.id
 
     def models(self, client_key: str | None = None) -> tuple[ServedModel, ...]:

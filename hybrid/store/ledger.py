@@ -52,6 +52,8 @@ T = TypeVar("T")
 
 SAMPLES_S = 1.0
 """How long measured numbers are gathered before they are written; each call makes one or two."""
+WRITTEN_S = 1.0
+"""How long a reading waits for what is in line before it."""
 LINGER_S = 0.005
 """How long a write that nobody waits for waits for others, to be written with them."""
 
@@ -130,7 +132,7 @@ class Ledger:
         self._tell(apply, f"the end of {row.id}")
 
     def append_samples(self, measured: Sequence[Sample]) -> None:
-        """Write down measured numbers, within a second. Raises: StoreError if the ledger is closed."""
+        """Write down measured numbers, within a second."""
         if not self._measured:
             asyncio.get_running_loop().call_later(SAMPLES_S, self._write_samples)
         self._measured += measured
@@ -234,16 +236,18 @@ class Ledger:
         return await self.read(lambda connection: money.balances(connection, caps), empty=(Balance(),) * len(caps))
 
     async def read(self, query: Callable[[sqlite3.Connection], T], *, empty: T) -> T:
-        """Ask the file something, in one snapshot and in a thread; what this process put in line before is in it, as
-        far as it can be written. Raises: StoreError if it cannot be read.
+        """Ask the file something, in one snapshot and in a thread; what this process put in line before is in it, if
+        it can be written within WRITTEN_S. Raises: StoreError if it cannot be read.
 
         Args:
             query: runs in another thread and may only read.
             empty: the answer where there is no file yet.
         """
-        if self._writer.is_behind:
-            with suppress(StoreError):
-                await self.flush()
+        if self._writer.is_behind and self.health().is_ok:
+            # Whoever answers locally must not wait for a lock that another process holds, or for a disk that hangs.
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(WRITTEN_S):
+                    await self.flush()
         return await asyncio.to_thread(self._read, query, empty)
 
     async def spent_usd(self, window: Window) -> Decimal:

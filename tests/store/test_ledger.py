@@ -352,3 +352,20 @@ def test_whoever_reads_sees_what_was_put_in_line_before(path):
             return await ledger.balance(DAY)
 
     assert Balance(Decimal("0.05"), Decimal(0)) == asyncio.run(write())
+
+
+def test_a_reading_does_not_wait_for_a_lock_that_another_process_holds(path, monkeypatch):
+    """It tells what is in the file; what is in line comes when that is possible."""
+    monkeypatch.setattr("hybrid.store.ledger.WRITTEN_S", 0.05)
+
+    async def read() -> tuple[Balance, Balance]:
+        async with ledger_at(path) as ledger:
+            await ledger.reserve(wish("a", TENTH))
+            with held(path):
+                ledger.settle_soon("a", Decimal("0.05"), is_estimated=False)
+                async with asyncio.timeout(3):  # the writer itself tries for five
+                    meanwhile = await ledger.balance(DAY)
+            await ledger.flush()
+            return meanwhile, await ledger.balance(DAY)
+
+    assert (Balance(Decimal(0), TENTH), Balance(Decimal("0.05"), Decimal(0))) == asyncio.run(read())
