@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import httpx2
@@ -132,12 +133,20 @@ def test_at_most_ten_are_out_at_once(tmp_path):
     asyncio.run(scenario())
 
 
+def zone_of_noon(now: datetime) -> str:
+    """A time zone where it is between noon and one o'clock now. The names count westward."""
+    ahead_hours = 12 - now.hour
+    return "Etc/GMT" if ahead_hours == 0 else f"Etc/GMT{-ahead_hours:+d}"
+
+
 def test_escalations_thin_out_before_the_money_is_gone(tmp_path):
     """As the day's money goes within seconds the price rises, and the less doubted stay local though some is left."""
 
     async def scenario() -> None:
         async with FakeProvider(Answer(chunks=("cloud",) * 50)) as cloud:
             config = FAKE_MODEL + "[policy]\nmin_confidence = 0.09\n" + cloud_toml(cloud.base_url, usd_per_day="0.02")
+            # Late in a day little demand is left, and money may go as fast: at noon half of it is.
+            config += f'timezone = "{zone_of_noon(datetime.now(UTC))}"\n'
             with Serving(tmp_path, config) as server:
                 answers = [await asyncio.to_thread(server.ask, f"{DOUBT} {n}", max_tokens=500) for n in range(100)]
                 kept = next(answer for answer in answers if answer.headers["x-hybrid-route"] == "local")
