@@ -100,7 +100,7 @@ def hybrid_relay(cloud_url: str) -> Iterator[Relay]:
     """Run `hybrid serve` before the fake cloud, without a local model, its ledger in a folder of its own."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        Serving(Path(folder), HYBRID_TOML.format(url=cloud_url)) as server,
+        Serving(Path(folder), HYBRID_TOML.format(url=cloud_url), is_forked=False) as server,
     ):
         yield Relay("hybrid", Endpoint(server.url, "cloud"), server.process.pid)
 

@@ -63,7 +63,7 @@ class Contestants:
         )
         with tempfile.TemporaryDirectory() as folder:
             added = {**(self.environ or {}), **(environ or {})}
-            with Serving(Path(folder), config, environ=added) as server:
+            with Serving(Path(folder), config, environ=added, is_forked=False) as server:
                 server.wait_until(lambda state: state["state"] == "ready")
                 yield target_of("ours", server.url, model="local", pid=server.process.pid), server
 

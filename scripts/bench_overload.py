@@ -172,7 +172,7 @@ async def run(name: str, options: argparse.Namespace, capacity_per_s: float | No
     with tempfile.TemporaryDirectory(prefix="bench-overload-") as folder:
         async with FakeProvider(cloud_answer) as cloud:
             config = f"[local]\n{local}slots = {SLOTS}\n{cloud_toml(cloud.base_url, usd_per_day='100')}{policy}"
-            server = Serving(Path(folder), config)
+            server = Serving(Path(folder), config, is_forked=False)
             await asyncio.to_thread(server.__enter__)
             try:
                 return await meet(server, options.seconds, capacity_per_s, is_fake=options.model is None)

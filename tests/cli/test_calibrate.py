@@ -12,6 +12,7 @@ import pytest
 
 from hybrid.artefact import read_artefact
 from hybrid.providers.fake import Answer, FakeProvider
+from tests.e2e.forks import run
 from tests.e2e.serving import FAKE_MODEL, HYBRID, Serving, cloud_toml
 
 COUNT = 40
@@ -36,7 +37,7 @@ def _environ(folder: Path) -> dict[str, str]:
 
 def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [*HYBRID, *arguments, "--config", "hybrid.toml"]
-    return subprocess.run(command, cwd=folder, env=_environ(folder), capture_output=True, text=True)
+    return run(command, _environ(folder), cwd=folder)
 
 
 def _write(folder: Path, rows, config: str = FAKE_MODEL) -> None:
@@ -88,7 +89,7 @@ def test_the_server_judges_by_it(folder):
     """A sure echo of that kind carries a calibrated chance, and `explain` names the promise."""
     with Serving(folder, FAKE_MODEL) as server:
         answer = server.ask("tell me something sure")
-        told = subprocess.run([*HYBRID, "explain", "last"], env=_environ(folder), capture_output=True, text=True).stdout
+        told = run([*HYBRID, "explain", "last"], _environ(folder)).stdout
 
     assert float(answer.headers["x-hybrid-confidence"]) > 0.5
     assert "calibrated" in told
@@ -137,9 +138,7 @@ def test_a_live_cloud_is_asked_within_its_budget_and_only_once(tmp_path):
             return first, second, len(cloud.requests)
 
     first, second, asked = asyncio.run(scenario())
-    report = subprocess.run(
-        [*HYBRID, "report", "--json"], env=_environ(tmp_path), capture_output=True, text=True, check=True
-    ).stdout
+    report = run([*HYBRID, "report", "--json"], _environ(tmp_path)).stdout
 
     assert 0 == first.returncode, first.stderr
     [figures] = json.loads(first.stdout)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -16,9 +17,13 @@ import httpx2
 import psutil
 
 from hybrid.types import Json
+from tests.e2e.forks import Forked, run
 
 START_LIMIT_S = 60.0
 END_LIMIT_S = 30.0
+LOOK_S = 0.01
+"""Between two looks at a state that is waited for: without it the looks themselves would take a core."""
+STDOUT = 1
 HYBRID = (sys.executable, "-m", "hybrid")
 FAKE_MODEL = '[local]\nmodel = ""\nbackend = "fake"\nslots = 2\n'
 """A scripted echo in place of a model; see `hybrid.backends.fake` for the words that steer it."""
@@ -43,7 +48,10 @@ class Serving:
         *arguments: str,
         environ: dict[str, str] | None = None,
         command: tuple[str, ...] = HYBRID,
+        is_forked: bool = True,
     ):
+        """is_forked: the process gets its imports done, see `tests.e2e.forks`. Where it is measured, False."""
+        self._is_forked = is_forked
         self._command = command
         folder.mkdir(parents=True, exist_ok=True)
         self._config = folder / "hybrid.toml"
@@ -55,12 +63,11 @@ class Serving:
         self.url = ""
 
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            [*self._command, "serve", "--port", "0", "--config", str(self._config), *self._arguments],
-            env=self._environ,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = [*self._command, "serve", "--port", "0", "--config", str(self._config), *self._arguments]
+        if self._is_forked:
+            self.process: Forked | subprocess.Popen[str] = Forked(command, self._environ, output=STDOUT)
+        else:
+            self.process = subprocess.Popen(command, env=self._environ, stderr=subprocess.PIPE, text=True)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         if not self._ready.wait(START_LIMIT_S) or not self.url:
@@ -96,7 +103,8 @@ class Serving:
 
     def hybrid(self, *arguments: str) -> str:
         """Run a `hybrid` command against this server's data."""
-        done = subprocess.run([*HYBRID, *arguments], env=self._environ, capture_output=True, text=True, check=True)
+        done = run([*HYBRID, *arguments], self._environ)
+        done.check_returncode()
         return done.stdout
 
     def report(self) -> dict[str, Json]:
@@ -117,7 +125,7 @@ class Serving:
     def wait_until(self, is_so: Callable[[dict[str, Json]], bool]) -> dict[str, Json]:
         """Ask /readyz again and again until `is_so` of the local state; the test's own time limit bounds it."""
         while not is_so(state := self.local_state()):
-            pass
+            time.sleep(LOOK_S)
         return state
 
     def worker(self) -> psutil.Process:

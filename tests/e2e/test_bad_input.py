@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from tests.e2e.forks import run
 from tests.e2e.serving import HYBRID, Serving, body
 
 
@@ -148,14 +149,8 @@ def test_every_refusal_is_in_the_ledger(server):
 def _serve(folder, *arguments: str, config: str = "") -> subprocess.CompletedProcess[str]:
     """Run `hybrid serve` where it should refuse to start."""
     (folder / "hybrid.toml").write_text(config)
-    return subprocess.run(
-        [*HYBRID, "serve", "--config", str(folder / "hybrid.toml"), *arguments],
-        env={**os.environ, "HYBRID_DATA_DIR": str(folder)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command = [*HYBRID, "serve", "--config", str(folder / "hybrid.toml"), *arguments]
+    return run(command, {**os.environ, "HYBRID_DATA_DIR": str(folder)})
 
 
 @pytest.mark.parametrize("kind", ["truncated", "not-a-model", "missing", "a-folder"])

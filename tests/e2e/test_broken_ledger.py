@@ -117,7 +117,7 @@ def test_a_ledger_that_was_broken_before(tmp_path, harm, expected):
         async with FakeProvider(Answer(chunks=("cloud",))) as cloud:
             environ = {"HYBRID_DATA_DIR": str(data), "PATH": os.environ["PATH"]}
             config = FAKE_MODEL + cloud_toml(cloud.base_url)
-            with Serving(tmp_path / "config", config, environ=environ, command=OBEYING) as server:
+            with Serving(tmp_path / "config", config, environ=environ, command=OBEYING, is_forked=False) as server:
                 await asyncio.to_thread(refused, server)
                 state = await asyncio.to_thread(ledger_state, server)
                 said = "\n".join(server.said)

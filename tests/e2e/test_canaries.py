@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from hybrid.providers.fake import Answer, FakeProvider, Fault
 from hybrid.providers.fake_anthropic import FakeAnthropic
 from hybrid.providers.fake_gemini import FakeGemini
 from hybrid.providers.fake_responses import FakeResponses
+from tests.e2e.forks import run
 from tests.e2e.serving import FAKE_MODEL, HYBRID, Serving, body
 
 CANARIES = {
@@ -121,7 +121,7 @@ class Watched(Serving):
         super().__init__(folder, config, "--verbose", environ=ENVIRON)
         self.folder = folder
         self.environ = {**os.environ, "HYBRID_DATA_DIR": str(folder), **ENVIRON}
-        made = subprocess.run([*HYBRID, "keys", "add", "canary"], env=self.environ, capture_output=True, text=True)
+        made = run([*HYBRID, "keys", "add", "canary"], self.environ)
         self.client_key = made.stdout.strip()
 
 
@@ -154,12 +154,7 @@ def told_of(server: Watched) -> Iterator[str]:
     yield server.hybrid("explain", "last")
     yield server.hybrid("report", "--json")
     for arguments in (("config", "show"), ("config", "check")):
-        done = subprocess.run(
-            [*HYBRID, *arguments, "--config", str(server.folder / "hybrid.toml")],
-            env=server.environ,
-            capture_output=True,
-            text=True,
-        )
+        done = run([*HYBRID, *arguments, "--config", str(server.folder / "hybrid.toml")], server.environ)
         yield done.stdout + done.stderr
 
 

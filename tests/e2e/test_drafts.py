@@ -1,9 +1,10 @@
 """Guessed tokens change nothing but the speed: with the text as guide, with a draft model, and with neither."""
 
-import subprocess
+import os
 
 import pytest
 
+from tests.e2e.forks import run
 from tests.e2e.serving import HYBRID, Serving
 
 QUESTION = "Repeat this sentence five times: The quick brown fox jumps over the lazy dog."
@@ -34,7 +35,7 @@ def test_a_draft_model_that_is_not_there_is_told_before_anything_loads(tmp_path)
     config = tmp_path / "hybrid.toml"
     config.write_text('[local]\nbackend = "fake"\nmodel = ""\ndraft_model = "no-such-model"\n')
     command = [*HYBRID, "serve", "--port", "0", "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = run(command, os.environ)
 
     assert 1 == done.returncode
     assert "no-such-model" in done.stderr

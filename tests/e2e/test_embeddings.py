@@ -2,15 +2,16 @@
 
 import base64
 import json
+import os
 import socket
 import struct
-import subprocess
 
 import numpy as np
 import openai
 import pytest
 
 from hybrid.types import Json
+from tests.e2e.forks import run
 from tests.e2e.serving import FAKE_MODEL, HYBRID, Serving, body, cloud_toml
 from tests.tiny_bert import CONTEXT_TOKENS, WIDTH, write_bert
 from tests.tiny_lora import write_lora
@@ -129,7 +130,7 @@ def test_an_adapter_that_does_not_fit_ends_the_start(starter_model, tmp_path):
         + cloud_toml("http://127.0.0.1:9/v1")
     )
     command = [*HYBRID, "serve", "--port", "0", "--config", str(tmp_path / "hybrid.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run(command, os.environ)
     assert (2, True) == (done.returncode, "lora 'bad': bert.gguf is no adapter" in done.stderr)
 
 

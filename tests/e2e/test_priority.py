@@ -13,8 +13,10 @@ def test_an_urgent_request_passes_those_that_wait(tmp_path):
     served: list[str] = []
 
     def ask(server: Serving, name: str) -> None:
-        answer = server.ask(name, headers={"x-hybrid-priority": name, "x-hybrid-policy": "local-only"})
-        assert name == answer.json()["choices"][0]["message"]["content"]
+        # Slow, so that an answer is told here long before the next one ends: two threads may run in either order.
+        text = f"{name} [slow]"
+        answer = server.ask(text, headers={"x-hybrid-priority": name, "x-hybrid-policy": "local-only"})
+        assert text == answer.json()["choices"][0]["message"]["content"]
         served.append(name)
 
     with Serving(tmp_path, ONE_SLOT) as server:
