@@ -29,6 +29,10 @@ FAKE_MODEL = '[local]\nmodel = ""\nbackend = "fake"\nslots = 2\n'
 """A scripted echo in place of a model; see `hybrid.backends.fake` for the words that steer it."""
 
 
+NO_MODEL = '[local]\nmodel = ""\n'
+"""For what is asked of clouds alone: there is no worker to wait for."""
+
+
 def cloud_toml(base_url: str, *, usd_per_day: str = "1", name: str = "big") -> str:
     """Give the configuration of one priced cloud with a budget."""
     return (

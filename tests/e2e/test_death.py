@@ -21,7 +21,7 @@ import pytest
 
 from hybrid.providers.fake import Answer, FakeProvider, Fault
 from hybrid.types import Json, Usage
-from tests.e2e.serving import FAKE_MODEL, Serving, body, cloud_toml
+from tests.e2e.serving import NO_MODEL, Serving, body, cloud_toml
 
 MORTAL = Path(__file__).with_name("mortal.py")
 WORDS = ("one ", "two ", "three ", "four ")
@@ -92,7 +92,7 @@ def test_killed_at_a_step(tmp_path, point, expected):
 
     async def scenario() -> None:
         async with FakeProvider(Answer(chunks=WORDS)) as cloud:
-            config = FAKE_MODEL + cloud_toml(cloud.base_url)
+            config = NO_MODEL + cloud_toml(cloud.base_url)
             with Serving(tmp_path, config, command=(sys.executable, str(MORTAL), point)) as server:
                 await asyncio.to_thread(ask_and_lose, server, is_stream=is_stream)
             bill = bill_usd(cloud.billed)
@@ -130,7 +130,7 @@ def test_killed_at_a_step_of_a_call_out_of_a_block(tmp_path, point, expected, is
 
     async def scenario() -> None:
         async with FakeProvider(Answer(chunks=WORDS)) as cloud:
-            config = FAKE_MODEL + cloud_toml(cloud.base_url)
+            config = NO_MODEL + cloud_toml(cloud.base_url)
             with Serving(tmp_path, config, command=(sys.executable, str(MORTAL), point)) as server:
                 first = await asyncio.to_thread(server.ask, "a question", model="cloud", max_tokens=50)
                 assert 200 == first.status_code
@@ -196,7 +196,7 @@ def test_killed_while_the_cloud_speaks(tmp_path, after_chunks, is_stream):
 
     async def scenario() -> None:
         async with FakeProvider(Answer(chunks=WORDS, fault=Fault.STALL, after_chunks=after_chunks)) as stalled:
-            config = FAKE_MODEL + cloud_toml(stalled.base_url)
+            config = NO_MODEL + cloud_toml(stalled.base_url)
             with Serving(tmp_path, config) as server:
                 asked = asyncio.create_task(asyncio.to_thread(ask_and_lose, server, is_stream=is_stream))
                 request = await stalled.request(0)
@@ -236,7 +236,7 @@ def test_killed_again_and_again_in_a_storm(tmp_path):
     async def scenario() -> tuple[Decimal, dict[str, Json]]:
         rng = random.Random(6)  # noqa: S311 - only when it dies
         async with FakeProvider(Answer(chunks=WORDS)) as cloud:
-            config = FAKE_MODEL + cloud_toml(cloud.base_url, usd_per_day="0.05")
+            config = NO_MODEL + cloud_toml(cloud.base_url, usd_per_day="0.05")
             for _ in range(5):
                 with Serving(tmp_path, config) as server:
                     await storm(server, rng)
@@ -261,7 +261,7 @@ def test_the_operator_reads_what_was_lost(tmp_path):
 
     async def scenario() -> list[str]:
         async with FakeProvider(Answer(fault=Fault.STALL, after_chunks=0)) as cloud:
-            config = FAKE_MODEL + cloud_toml(cloud.base_url)
+            config = NO_MODEL + cloud_toml(cloud.base_url)
             with Serving(tmp_path, config) as server:
                 asked = asyncio.create_task(asyncio.to_thread(ask_and_lose, server, is_stream=True))
                 await cloud.request(0)
