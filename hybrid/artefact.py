@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -19,7 +18,6 @@ from hybrid.policy.features import FEATURE_VERSION
 from hybrid.policy.promise import Counted, Look, Origin, Promise, certify
 from hybrid.policy.reference import Reference, reference_of
 from hybrid.policy.tasks import TaskKind
-from hybrid.types import Json
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +114,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     dataset, dataset_digest, recipe_digest, rows: what it was measured on. labels: where right and wrong come from:
     `gold`, or a cloud's name. report: the fit's figures, for people and programs.
     reference: how `p_local` and the features in use were spread over the rows, by name; drift is told against it.
+    made_at, version: as in `Artefact`; empty where they are the artefact's own.
     """
 
     task: str
@@ -138,6 +137,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     looks: tuple[LookAt, ...] = ()
     report: Mapping[str, object] = {}
     reference: Mapping[str, Spread] = {}
+    made_at: str = ""
+    version: str = ""
 
     @property
     def id(self) -> str:
@@ -210,10 +211,10 @@ def origin_of(artefact: Artefact, task: Task) -> Origin:
         dataset=task.dataset,
         dataset_digest=task.dataset_digest,
         recipe_digest=task.recipe_digest,
-        made_at=artefact.made_at,
+        made_at=task.made_at or artefact.made_at,
         schema=artefact.schema,
         feature_version=artefact.feature_version,
-        program=artefact.version,
+        program=task.version or artefact.version,
     )
 
 
@@ -282,9 +283,10 @@ def add_tasks(folder: Path, artefact: Artefact, tasks: Sequence[Task]) -> tuple[
     dropped = None
     try:
         old = read_artefact(path_of(folder, artefact.fingerprint))
-        dropped = _mismatch(old, artefact)
+        dropped = mismatch(old, artefact)
         for task in () if dropped else old.tasks:
-            artefact = artefact.with_task(task)
+            made_at, version = task.made_at or old.made_at, task.version or old.version
+            artefact = artefact.with_task(msgspec.structs.replace(task, made_at=made_at, version=version))
     except FileNotFoundError:
         pass
     except DatasetError as broken:
@@ -294,94 +296,8 @@ def add_tasks(folder: Path, artefact: Artefact, tasks: Sequence[Task]) -> tuple[
     return write_artefact(folder, artefact), dropped
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The promise for a request, or why there is none."""
-
-    promise: Promise | None
-    why: str | None = None
-
-
-class PromiseBook:
-    """Finds what may be promised for the loaded model. Files are read once a model; a broken one promises nothing.
-
-    Args:
-        folders: where artefacts lie; of two for one model the first counts.
-        shipped: where those lie that came with the program, looked at last. They were made with somebody's exam
-            questions, so they speak of a request only where its tag says that it is such a question; of any other of
-            the kind they are only believed that local is at chance.
-    """
-
-    def __init__(
-        self,
-        folders: Sequence[Path] = (),
-        *,
-        shipped: Path | None = None,
-        max_regret: float = 0.05,
-        delta: float = 0.1,
-    ) -> None:
-        self._folders = (*folders, *((shipped,) if shipped else ()))
-        self._shipped = shipped
-        self._max_regret, self._delta = max_regret, delta
-        self._known: dict[tuple[str, str], tuple[dict[str, Promise], dict[TaskKind, Promise], str]] = {}
-
-    def find(self, loaded: Loaded | None, kind: TaskKind, tag: str | None) -> Found:
-        """Find the promise for a task: the calibration that the request's tag names, else its kind's."""
-        if loaded is None:
-            return Found(None, "no local model is loaded")
-        key = loaded.fingerprint, loaded.template_fingerprint
-        if key not in self._known:
-            self._known[key] = self._read(loaded)
-        by_name, by_kind, why = self._known[key]
-        promise = by_name.get(tag or "") or by_kind.get(kind)
-        if promise is not None:
-            return Found(promise)
-        return Found(None, why or f"tasks of kind {kind.value} were not calibrated for this model")
-
-    def in_words(self, loaded: Loaded) -> list[Json]:
-        """All that may be promised for a model, for whoever watches the server."""
-        self.find(loaded, TaskKind.TEXT, None)
-        return [
-            {
-                "task": promise.task,
-                "kind": promise.kind.value,
-                "max_regret": promise.max_regret,
-                "delta": promise.delta,
-                "is_kept": promise.is_feasible,
-                "local_share": promise.local_share,
-            }
-            for promise in self._known[loaded.fingerprint, loaded.template_fingerprint][0].values()
-        ]
-
-    def _read(self, loaded: Loaded) -> tuple[dict[str, Promise], dict[TaskKind, Promise], str]:
-        problem = "this model was not calibrated"
-        for artefact, trouble, is_shipped in self._artefacts(loaded.fingerprint):
-            problem = trouble or _mismatch(artefact, loaded) or ""
-            if artefact is not None and not problem:
-                made = [
-                    replace(task.promise(self._max_regret, self._delta), origin=origin_of(artefact, task))
-                    for task in artefact.tasks
-                ]
-                by_name = {promise.task: promise for promise in made}
-                if is_shipped:
-                    tags = ", ".join(sorted(by_name))
-                    why = f"the calibrations that ship with the program are of requests tagged {tags}; make your own"
-                    return by_name, {promise.kind: promise for promise in made if promise.is_at_chance}, why
-                return by_name, {promise.kind: promise for promise in made}, ""
-            log.warning("no promise for local answers: %s", problem)
-        return {}, {}, problem
-
-    def _artefacts(self, fingerprint: str) -> Iterator[tuple[Artefact | None, str | None, bool]]:
-        for folder in self._folders:
-            try:
-                yield read_artefact(path_of(folder, fingerprint)), None, folder == self._shipped
-            except FileNotFoundError:
-                continue
-            except DatasetError as broken:
-                yield None, str(broken), folder == self._shipped
-
-
-def _mismatch(artefact: Artefact | None, loaded: Loaded) -> str | None:
+def mismatch(artefact: Artefact | None, loaded: Loaded) -> str | None:
+    """Why an artefact does not speak of what is loaded; None if it does."""
     if artefact is None:
         return None
     if artefact.schema != SCHEMA or artefact.feature_version != FEATURE_VERSION:

@@ -29,7 +29,7 @@ from hybrid.further import FurtherSamples, Sample, pick
 from hybrid.journal import Journal
 from hybrid.latencies import LocalRun
 from hybrid.local_answer import HoldExpired, LocalAnswers, count_ends
-from hybrid.local_request import LocalRequest
+from hybrid.local_request import GREEDY, LocalRequest
 from hybrid.policy.model import Escalate, Limits, Reason, RunLocal, Signals, without_promise
 from hybrid.policy.worth import weigh
 from hybrid.pricing import saved_usd
@@ -157,7 +157,8 @@ class Attempt:
         self._runs.append(LocalRun(self._journal.elapsed_s))
         order = local.submit(
             self._journal.id,
-            defaults=self._options.defaults,
+            # What was calibrated is drawn as it was calibrated, unless the client wishes otherwise.
+            defaults=self._options.defaults if self._limits.promise is None else GREEDY,
             max_output_tokens=self._signals.max_output_tokens or self._limits.local_context_tokens - prompt_tokens,
             is_thinking=is_thinking,
             deadline_s=self._deadline_left_s(),

@@ -214,14 +214,13 @@ class Auditor:
         if agrees is None:
             return
         judged = _judged(answered)
-        is_all_asked = promise is not None and promise.threshold == float("inf")
         review = journal.review
         label = Label(
             request_id=request_id,
             made_at=datetime.now(UTC),
             origin=origin,
             weight=1 / self._share if origin is Origin.AUDIT else 1.0,
-            rate=1.0 if is_all_asked else self._share,
+            rate=least_chance(answered.limits, answered.signals.budget_lambda, self._share),
             kind=kind.value,
             task=None if promise is None else promise.task,
             calibration=None if promise is None else promise.id,
@@ -249,6 +248,19 @@ class Auditor:
         self._tasks.discard(task)
         if not task.cancelled() and (bug := task.exception()) is not None:
             log.error("a comparison with the cloud failed unexpectedly", exc_info=bug)
+
+
+def least_chance(limits: Limits, budget_lambda: float | None, share: float) -> float:
+    """Give the least chance with which any draft of a request's time was compared with the cloud.
+
+    Under a withdrawn promise all are, if money is no object: where it is, the least doubtful stay, and are not.
+
+    Args:
+        share: of accepted answers that are audited.
+    """
+    if limits.promise is None or limits.promise.is_feasible:
+        return share
+    return 0.0 if budget_lambda or limits.value_usd is not None else 1.0
 
 
 @dataclass(frozen=True, slots=True)

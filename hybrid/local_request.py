@@ -25,6 +25,17 @@ from hybrid.types import Capability, ChatRequest, Json, Priority, Sampling, Tool
 
 _T = TypeVar("_T")
 
+GREEDY = Sampling(
+    temperature=0.0,
+    top_k=0,
+    top_p=1.0,
+    min_p=0.0,
+    seed=1,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+    repetition_penalty=1.0,
+)
+"""The likeliest token each time: how the answers are drawn that calibrations are made of."""
 EFFORT_TOKENS: Mapping[str, int] = {"none": 0, "minimal": 128, "low": 512, "medium": 2048}
 """The most thinking an effort allows; a higher effort is bounded by the configuration alone."""
 PATIENCE_S: Mapping[Priority, float] = {Priority.HIGH: 10.0, Priority.NORMAL: 60.0, Priority.LOW: 300.0}

@@ -9,7 +9,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from hybrid.admission import Admission
-from hybrid.artefact import PromiseBook
 from hybrid.attempt import Attempt, Item
 from hybrid.audit import Auditor
 from hybrid.budgets import Budgets
@@ -25,6 +24,7 @@ from hybrid.local_request import LocalRequest
 from hybrid.lora import join_name, split_name
 from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
+from hybrid.promise_book import PromiseBook
 from hybrid.promised import promised
 from hybrid.rejection import rejection
 from hybrid.runtime_options import RuntimeOptions
@@ -360,7 +360,9 @@ class Runtime:
     ) -> tuple[Attempt, AsyncGenerator[Item, None]]:
         """Decide, and give what carries the decision out, with its answer. Raises: HybridError for one to reject."""
         signals = await self.observe(request, target, local, journal)
-        limits = promised(self._limits(local), request, local, self._promises, self._audits)
+        limits = promised(
+            self._limits(local), request, local, self._promises, self._audits, has_adapter=target.adapter is not None
+        )
         decision = route(signals, limits)
         journal.decide(signals, limits, decision)
         if isinstance(decision, Reject):

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from hybrid.admission import Admission
-from hybrid.artefact import PromiseBook
 from hybrid.audit import Auditor
 from hybrid.budgets import budget_zone, budgets_of
 from hybrid.catalog import installed, resolve
@@ -29,6 +28,7 @@ from hybrid.lora import check_adapters
 from hybrid.placing import free_bytes, placed
 from hybrid.policy.model import CloudOrder, Limits
 from hybrid.price_book import PriceBook, price_of
+from hybrid.promise_book import PromiseBook
 from hybrid.resumed import CloudMemory, cloud_memory, key_usage
 from hybrid.runtime import Runtime
 from hybrid.runtime_options import RuntimeOptions

@@ -9,7 +9,6 @@ from hybrid.artefact import (
     Artefact,
     Counts,
     LookAt,
-    PromiseBook,
     Sigmoid,
     Task,
     Weights,
@@ -22,6 +21,7 @@ from hybrid.artefact import (
 from hybrid.errors import DatasetError
 from hybrid.policy.calibrated import Isotonic, LinearModel
 from hybrid.policy.tasks import TaskKind
+from hybrid.promise_book import PromiseBook
 from hybrid.wiring import shipped_calibrations
 
 WEIGHTS = Weights(
@@ -203,6 +203,29 @@ def test_tasks_are_added_to_those_that_still_hold(tmp_path):
     path, dropped = add_tasks(tmp_path, msgspec.structs.replace(bare, template_fingerprint="new"), [other])
     assert "another chat template" in (dropped or "")
     assert ["arc"] == [task.task for task in read_artefact(path).tasks]
+
+
+def test_a_name_of_several_kinds_means_that_of_the_request(tmp_path):
+    """Each question gets the calibration of its kind; of a kind the name does not have, none of it."""
+    number = msgspec.structs.replace(TASK, kind=TaskKind.NUMBER, base_rate=0.7)
+    write_artefact(tmp_path, msgspec.structs.replace(ARTEFACT, tasks=(TASK, number)))
+    book = PromiseBook([tmp_path])
+
+    found = {kind: book.find(Loaded(), kind, "mmlu").promise for kind in TaskKind}
+    assert (0.5, 0.7) == (found[TaskKind.CHOICE].base_rate, found[TaskKind.NUMBER].base_rate)
+    assert found[TaskKind.TEXT] is None
+
+
+def test_a_task_keeps_its_date_when_another_is_added(tmp_path):
+    """What is told of it is when it was calibrated, and by which version."""
+    write_artefact(tmp_path, ARTEFACT)
+    later = msgspec.structs.replace(ARTEFACT, made_at="2026-02-02", version="1", tasks=())
+    add_tasks(tmp_path, later, [msgspec.structs.replace(TASK, task="new")])
+    book = PromiseBook([tmp_path])
+
+    origins = {tag: book.find(Loaded(), TaskKind.TEXT, tag).promise.origin for tag in ("mmlu", "new")}
+    assert ("2026-01-01", "0") == (origins["mmlu"].made_at, origins["mmlu"].program)
+    assert ("2026-02-02", "1") == (origins["new"].made_at, origins["new"].program)
 
 
 def test_a_kind_at_chance_is_promised_nothing():

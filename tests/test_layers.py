@@ -18,6 +18,7 @@ CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_sec
 REQUEST = {
     "admission",
     "artefact",
+    "promise_book",
     "attempt",
     "audit",
     "drift_book",

@@ -17,20 +17,10 @@ from hybrid.calibration.datasets import Question
 from hybrid.calibration.recipes import Asked, Recipe, ask
 from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import DatasetError, InvalidRequest, LocalError, LocalFailure
-from hybrid.local_request import LocalRequest
+from hybrid.local_request import GREEDY, LocalRequest
 from hybrid.policy.model import Draft
-from hybrid.types import Finished, FinishReason, Sampling, TextDelta
+from hybrid.types import Finished, FinishReason, TextDelta
 
-GREEDY = Sampling(
-    temperature=0.0,
-    top_k=0,
-    top_p=1.0,
-    min_p=0.0,
-    seed=1,
-    presence_penalty=0.0,
-    frequency_penalty=0.0,
-    repetition_penalty=1.0,
-)
 SAMPLED = replace(GREEDY, temperature=0.7, top_p=0.95, seed=1000)
 """How further samples of a prompt are drawn. Source of the temperature: Wang et al., ICLR 2023, arXiv:2203.11171."""
 MOST_BROKEN = 4

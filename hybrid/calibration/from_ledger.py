@@ -52,6 +52,8 @@ def groups_of(labels: Sequence[Label], *, cloud: str | None = None, task: str | 
     """
     parts: dict[tuple[str, str], list[Label]] = {}
     for label in labels:
+        if is_compared(label):
+            continue
         name = label.task or label.kind
         if task is None or task in (name, label.kind):
             parts.setdefault((task or name, label.kind), []).append(label)
@@ -64,6 +66,11 @@ def groups_of(labels: Sequence[Label], *, cloud: str | None = None, task: str | 
             "from escalated drafts, and from accepted ones where policy.audit_share is set"
         )
     return enough
+
+
+def is_compared(label: Label) -> bool:
+    """Whether it is of an answer that was picked among several: one answer alone is right less often."""
+    return not label.features.keys().isdisjoint(SAMPLE_FEATURES)
 
 
 def calibrate_labels(group: Group, goal: Goal) -> Calibrated:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from hybrid.calibration.calibrate import Calibrated, Goal
-from hybrid.calibration.from_ledger import Group, calibrate_labels, groups_of
+from hybrid.calibration.from_ledger import Group, calibrate_labels, groups_of, is_compared
 from hybrid.calibration.session import Model, find_model
 from hybrid.config import Config, data_dir
 from hybrid.errors import CommandError
@@ -34,6 +34,9 @@ def from_ledger(config: Config, path: Path | None, goal: Goal) -> tuple[Model, l
     model = find_model(config, path, os.environ)
     labels = read_labels(data_dir(os.environ) / DATABASE_NAME, fingerprint=model.fingerprint)
     labels = tuple(label for label in labels if label.template_fingerprint == model.template_fingerprint)
+    compared = sum(map(is_compared, labels))
+    if compared:
+        print(f"left out: {compared} labels of answers that were picked among several samples", file=sys.stderr)
     groups = groups_of(labels, cloud=goal.cloud, task=goal.task or None)
     made, failed = [], []
     for group in groups:

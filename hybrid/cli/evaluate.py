@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from hybrid.artefact import Found, PromiseBook
 from hybrid.calibration.calibrate import BARE
 from hybrid.calibration.datasets import Scorer
 from hybrid.calibration.evaluate import Evaluated, Limits, Prices, evaluate
@@ -35,6 +34,7 @@ from hybrid.cli.calibration import (
 from hybrid.cli.cloud_answers import with_cloud
 from hybrid.config import Config
 from hybrid.errors import CommandError
+from hybrid.promise_book import Found, PromiseBook
 from hybrid.providers.prices import lookup
 from hybrid.types import Json
 from hybrid.wiring import calibration_dir, shipped_calibrations

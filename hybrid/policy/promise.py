@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from hybrid.policy.bounds import allowed_errors, upper_bound
 from hybrid.policy.calibrated import LinearModel, probability
-from hybrid.policy.features import features, prior_features
+from hybrid.policy.features import SAMPLE_FEATURES, features, prior_features
 from hybrid.policy.model import Draft
 from hybrid.policy.reference import Reference
 from hybrid.policy.tasks import TaskKind
@@ -147,10 +147,14 @@ def judge(promise: Promise, draft: Draft) -> Judgement | None:
 def judge_by(promise: Promise, found: Mapping[str, float]) -> Judgement | None:
     """Judge a draft by its features; None where it has none of those that the calibration used.
 
+    One that was not compared with others is no answer of a calibration that picks among several.
+
     Args:
         found: as `draft_features` gives them.
     Raises: ValueError if one is infinite, or so large that the score is.
     """
+    if promise.samples > 1 and found.keys().isdisjoint(SAMPLE_FEATURES):
+        return None
     p_local = probability(promise.local, found)
     if p_local is None:
         return None

@@ -156,8 +156,8 @@ class Watch:
 
     def in_force(self) -> Promise:
         """The promise as it stands: tightened or withdrawn after an alarm, and saying so."""
-        if not self._alarms:
-            return self._plain
+        if not self._alarms or not self.promise.is_feasible:
+            return self._plain  # what keeps nothing local cannot be tightened, and no label would ever certify it
         threshold, why = self._threshold(), f"{'; '.join(self.alarms)}; {self._why()}"
         if math.isfinite(threshold):
             return replace(self._plain, threshold=threshold, alarm=why)
@@ -189,7 +189,7 @@ class Watch:
 
     def _look(self) -> None:
         """Certify anew, at row counts that are fixed beforehand; each look may use its own part of delta."""
-        if self._since_rows < self._next_look:
+        if self._since_rows < self._next_look or not self.promise.is_feasible:
             return
         self._looks += 1
         self._next_look = min(math.ceil(self._next_look * LOOK_GROWTH), self._next_look + MOST_ROWS // 2)

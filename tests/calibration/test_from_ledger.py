@@ -85,6 +85,14 @@ def test_what_a_verifier_found_flawed_stays_local_nowhere():
     assert made.task.counts.n - 40 == made.task.counts.kept[-1]
 
 
+def test_answers_picked_among_several_teach_nothing_of_one():
+    """The majority is right more often than the single answers that a calibration on labels is served with."""
+    compared = [label(10_000 + at, features={"option_margin": 0.5, "agreement": 0.8}) for at in range(40)]
+    (group,) = groups_of([*served(300), *compared])
+
+    assert not any("agreement" in one.features for one in group.labels)
+
+
 @pytest.mark.parametrize(
     ("labels", "says"),
     [

@@ -81,6 +81,24 @@ def test_drafts_are_judged_by_the_calibrated_chance(tmp_path, stream):
     _run(tmp_path, TASK, scenario)
 
 
+def test_what_was_calibrated_is_drawn_as_it_was(tmp_path):
+    """Greedily where the client leaves it open; one that wants a temperature gets it, and no promise."""
+
+    def scenario(server: Serving) -> None:
+        local = {"x-hybrid-policy": "local-only"}
+        text = "[doubt] which of these tokens is drawn?"
+        drawn = server.ask(text, headers=local)
+        hot = server.ask("an easy one", temperature=0.7)
+
+        # At the server's own temperature a token of these would be another one in most draws.
+        assert text == drawn.json()["choices"][0]["message"]["content"]
+        assert "uncalibrated" == hot.headers["x-hybrid-calibration"]
+        limits = server.explain(hot.headers["x-hybrid-request-id"])["decision"]["limits"]
+        assert "drawn at temperature 0.7" in limits["no_promise"]
+
+    _run(tmp_path, TASK, scenario)
+
+
 def test_no_price_keeps_a_draft_that_the_promise_sends_away(tmp_path):
     """A value that pays for no call: the calibrated kind is escalated all the same, and `explain` says why."""
 

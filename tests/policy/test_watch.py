@@ -184,6 +184,22 @@ def test_drafts_of_another_kind_withdraw_the_promise_until_labels_certify_it():
     assert () == watch.standing.alarms
 
 
+def test_what_keeps_nothing_local_is_not_withdrawn():
+    """A kind at chance goes straight to the cloud, whatever drafts that may not leave look like; no label breaks it."""
+    rng = random.Random(0)  # noqa: S311 - a simulation
+    uniform = reference_of([rng.random() for _ in range(500)])
+    watch = Watch(promise(threshold=math.inf, is_at_chance=True, reference={"p_local": uniform}))
+    for _ in range(400):
+        watch.saw({}, rng.random() ** 3)
+    assert watch.is_alarmed
+    for _ in range(500):
+        score = rng.random()
+        watch.take(Labelled(score=score, p_local=0.5, p_cloud=1.0, agrees=rng.random() < 0.5))
+
+    in_force = watch.in_force()
+    assert (False, True) == (in_force.is_withdrawn, in_force.is_at_chance)
+
+
 def test_stated_chances_that_are_off_alarm():
     """0.9 stated and a third observed, over 125 labels of drafts that are escalated anyway."""
     watch = Watch(promise(threshold=0.95))

@@ -1,0 +1,86 @@
+"""Of which requests does a calibration speak? Of those whose answers are drawn as its own were."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from hybrid.artefact import write_artefact
+from hybrid.policy.model import Limits
+from hybrid.promise_book import PromiseBook
+from hybrid.promised import promised
+from hybrid.types import ChatRequest, Message, Sampling, TextPart
+from tests.test_artefact import ARTEFACT, Loaded
+
+REQUEST = ChatRequest(model="hybrid", messages=(Message("user", (TextPart("Which?\nA. 1\nB. 2"),)),), tag="mmlu")
+
+
+class Serving:
+    """A model as a worker loaded it."""
+
+    facts = Loaded()
+
+
+class Auditor:
+    """One that has nothing to say against a promise, or that has withdrawn it."""
+
+    def __init__(self, *, is_withdrawn: bool = False) -> None:
+        self._is_withdrawn = is_withdrawn
+
+    def in_force(self, limits: Limits) -> Limits:
+        """Give what is in force."""
+        if not self._is_withdrawn:
+            return limits
+        return replace(limits, promise=replace(limits.promise, threshold=math.inf, is_withdrawn=True))
+
+
+def found(tmp_path, request: ChatRequest, *, is_withdrawn: bool = False, has_adapter: bool = False) -> Limits:
+    """Give the limits of a request to a calibrated model."""
+    write_artefact(tmp_path, ARTEFACT)
+    book, auditor = PromiseBook([tmp_path]), Auditor(is_withdrawn=is_withdrawn)
+    return promised(Limits(), request, Serving(), book, auditor, has_adapter=has_adapter)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        pytest.param(Sampling(), id="as-the-server-likes"),
+        pytest.param(Sampling(temperature=0.0), id="greedy"),
+        pytest.param(Sampling(temperature=1.0, top_k=1), id="of-one-candidate"),
+        pytest.param(Sampling(top_p=0.9, seed=7, repetition_penalty=1.0), id="what-changes-nothing-then"),
+    ],
+)
+def test_an_answer_of_the_likeliest_tokens_is_promised(tmp_path, sampling):
+    """They were calibrated so, and where the client leaves it open they are drawn so."""
+    assert found(tmp_path, replace(REQUEST, sampling=sampling)).promise is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        pytest.param({"sampling": Sampling(temperature=0.7)}, "drawn at temperature 0.7", id="temperature"),
+        pytest.param({"sampling": Sampling(presence_penalty=1.0)}, "without penalties", id="presence"),
+        pytest.param({"sampling": Sampling(frequency_penalty=-1.0)}, "without penalties", id="frequency"),
+        pytest.param({"sampling": Sampling(repetition_penalty=1.1)}, "without penalties", id="repetition"),
+        pytest.param({"extra": {"logit_bias": {"5": 10.0}}}, "without logit_bias", id="bias"),
+        pytest.param({"extra": {"n": 2}}, "several are wanted", id="several"),
+    ],
+)
+def test_an_answer_that_is_drawn_otherwise_is_not(tmp_path, changes, why):
+    """The promise is withdrawn, visibly."""
+    limits = found(tmp_path, replace(REQUEST, **changes))
+
+    assert limits.promise is None
+    assert why in limits.no_promise
+
+
+def test_an_answer_with_an_adapter_is_not(tmp_path):
+    """It is another model's."""
+    assert "without an adapter" in found(tmp_path, REQUEST, has_adapter=True).no_promise
+
+
+def test_what_keeps_nothing_local_says_so_of_each_answer(tmp_path):
+    """A client's temperature is no way round it."""
+    limits = found(tmp_path, replace(REQUEST, sampling=Sampling(temperature=0.7)), is_withdrawn=True)
+
+    assert not limits.promise.is_feasible
