@@ -76,9 +76,11 @@ class FakeProvider:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # for a connection that was accepted just now
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
         if self._errors:
             # A script that raised is a mistake in the test, which saw only a closed connection.
@@ -94,9 +96,10 @@ class FakeProvider:
         task = asyncio.get_running_loop().create_task(self._serve(Connection(reader, writer), self._connections))
         self._connections += 1
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(lambda task: self._ended(task, writer))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None], writer: asyncio.StreamWriter) -> None:
+        writer.close()  # one that was cancelled before its first step has closed nothing
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
