@@ -124,7 +124,7 @@ class Auditor:
         promise = answered.limits.promise
         judgement = _judged(answered)
         if promise is not None and promise.id and judgement is not None:
-            self._book.saw(promise, judgement.features, judgement.p_local)
+            self._book.saw(promise, answered.draft, judgement.features, judgement.p_local)
         if self._is_closed:
             return
         if journal.route is Route.CLOUD:

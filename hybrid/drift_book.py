@@ -14,7 +14,8 @@ import msgspec
 
 from hybrid.errors import StoreError
 from hybrid.policy.drift import Labelled
-from hybrid.policy.promise import Promise
+from hybrid.policy.model import Draft
+from hybrid.policy.promise import Promise, given_up_at
 from hybrid.policy.watch import Watch
 from hybrid.store.labels import KeptStanding, Label, read_labels, read_standings
 from hybrid.types import Json
@@ -56,9 +57,15 @@ class DriftBook:
         """The promise as it stands now."""
         return self._watch(promise).in_force()
 
-    def saw(self, promise: Promise, features: Mapping[str, float], p_local: float) -> None:
-        """Take the numbers of a draft that was judged."""
+    def saw(self, promise: Promise, draft: Draft, features: Mapping[str, float], p_local: float) -> None:
+        """Take the numbers of a whole draft that was judged.
+
+        One that the calibration's looks would have given up is left out, as it was of what drift is told against:
+        it is whole only where nobody looked, for no cloud may be asked or the promise is withdrawn.
+        """
         watch = self._watch(promise)
+        if given_up_at(draft, watch.promise.looks, watch.promise.option_prior) is not None:
+            return
         before = watch.is_alarmed
         watch.saw(features, p_local)
         if before or watch.is_alarmed:

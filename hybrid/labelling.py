@@ -46,13 +46,29 @@ def said(events: Iterable[Event]) -> Said | None:
     return Said("".join(text), tuple(calls[index] for index in sorted(calls)), ends[0] is FinishReason.LENGTH)
 
 
+def is_whole(cloud: Said, options: Sequence[str] = ()) -> bool:
+    """Whether a cloud's answer is all there, so that something may be held against it.
+
+    One that a limit cut off is not, unless it is the one letter of a choice; nor is one that says nothing.
+
+    Args:
+        options: of a choice.
+    """
+    if cloud.is_cut:
+        return len(cloud.text.strip()) == 1 and choice(cloud.text, options) is not None
+    return bool(cloud.text.strip() or cloud.calls)
+
+
 def agree(kind: TaskKind, question: str, local: Said, cloud: Said) -> bool | None:
     """Say whether local answered as the cloud did; None where the cloud's answer says nothing to compare with.
 
     Equal letters, equal numbers, equal JSON, equal calls, or texts of which at most a fifth must be changed. A local
     answer that cannot be read, or lacks its end where the answer stands there, does not agree with one that can.
     """
-    if kind not in COMPARABLE or cloud.is_cut or len(local.text) > MOST_CHARS or len(cloud.text) > MOST_CHARS:
+    if kind not in COMPARABLE or len(local.text) > MOST_CHARS or len(cloud.text) > MOST_CHARS:
+        return None
+    options = options_in(question) if kind is TaskKind.CHOICE else ()
+    if not is_whole(cloud, options):
         return None
     if cloud.calls or (local.calls and kind is TaskKind.CALL):
         return not local.is_cut and _same_calls(local.calls, cloud.calls)
@@ -61,11 +77,10 @@ def agree(kind: TaskKind, question: str, local: Said, cloud: Said) -> bool | Non
     if kind is TaskKind.STRUCTURED:
         return _same_json(local.text, cloud.text)
     if kind is TaskKind.CHOICE:
-        options = options_in(question)
         return None if choice(cloud.text, options) is None else _say_the_same(local, cloud, "choice", options)
     if kind is TaskKind.NUMBER:
         return None if number(cloud.text) is None else _say_the_same(local, cloud, "number")
-    return None if not cloud.text.strip() else _say_the_same(local, cloud, "text")
+    return _say_the_same(local, cloud, "text")
 
 
 def _say_the_same(local: Said, cloud: Said, kind: Kind, options: Sequence[str] = ()) -> bool:

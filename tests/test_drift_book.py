@@ -7,7 +7,13 @@ import logging
 
 from hybrid.cli.promises import promise_lines
 from hybrid.drift_book import DriftBook, draw
+from hybrid.policy.calibrated import LinearModel, Platt
+from hybrid.policy.model import Draft
+from hybrid.policy.promise import Look
+from hybrid.policy.reference import reference_of
+from hybrid.policy.watch import PSI_EVERY
 from hybrid.store.labels import read_standings
+from hybrid.types import FinishReason
 from tests.policy.test_watch import promise
 from tests.store.ledgers import ledger_at
 from tests.store.test_labels import label
@@ -65,3 +71,36 @@ def test_a_draw_replays_and_purposes_are_independent():
     # Four standard deviations of Binomial(2_000, 1/2) and (2_000, 1/4).
     assert abs(sum(a < 0.5 for a, _ in draws) - 1_000) < 90
     assert abs(sum(a < 0.5 and b < 0.5 for a, b in draws) - 500) < 78
+
+
+def test_a_draft_that_a_look_would_have_ended_is_no_drift_where_nobody_looked(tmp_path):
+    """Requests that may not leave are drafted to their end; the reference has no such drafts, so they are left out."""
+    by_mean = LinearModel(
+        features=("mean_logprob",),
+        means=(0.0,),
+        scales=(1.0,),
+        coefficients=(1.0,),
+        intercept=1.0,
+        calibration=Platt(1.0, 0.0),
+    )
+    calibrated = promise(
+        id="c3",
+        looks=(Look(tokens=4, threshold=0.5, model=by_mean),),
+        reference={"p_local": reference_of([0.5 + number / 2000 for number in range(1000)])},
+    )
+
+    def draft(logprob: float) -> Draft:
+        numbers = (1.0,) * 8
+        return Draft(logprobs=(logprob,) * 8, entropies=numbers, margins=numbers, finish_reason=FinishReason.STOP)
+
+    async def serve() -> None:
+        async with ledger_at(tmp_path / "hybrid.sqlite3") as ledger:
+            book = DriftBook(tmp_path / "hybrid.sqlite3", ledger)
+            for _ in range(8 * PSI_EVERY):
+                book.saw(calibrated, draft(-2.0), {}, 0.1)
+            assert not book.in_force(calibrated).is_withdrawn
+            for _ in range(8 * PSI_EVERY):
+                book.saw(calibrated, draft(-0.1), {}, 0.1)
+            assert book.in_force(calibrated).is_withdrawn
+
+    asyncio.run(serve())

@@ -58,8 +58,11 @@ def test_calls(local, cloud, expected):
 
 
 def test_what_a_limit_cut_off():
-    """A cloud that was cut says nothing; a local answer whose end is missing does not agree, where that matters."""
+    """A cloud that was cut says a letter or nothing; local does not agree where its end matters and is missing."""
     assert agree(TaskKind.NUMBER, "", Said("18"), Said("18", is_cut=True)) is None
+    assert agree(TaskKind.NUMBER, "", Said("8"), Said("8", is_cut=True)) is None
+    assert agree(TaskKind.CHOICE, CHOICES, Said("B"), Said("The answer is B", is_cut=True)) is None
+    assert agree(TaskKind.CHOICE, CHOICES, Said("B"), Said("B", is_cut=True)) is True
     assert agree(TaskKind.NUMBER, "", Said("18", is_cut=True), Said("18")) is False
     assert agree(TaskKind.TEXT, "", Said("the sky", is_cut=True), Said("the sky")) is True
 

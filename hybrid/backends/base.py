@@ -81,7 +81,7 @@ class ModelFacts:
     can_truncate: whether the last cells of a sequence can be given back alone; as above.
     batch_tokens: the most tokens one `decode` takes.
     state_format: what saved cells depend on beside the file and its context, such as versions; None: not to be saved.
-    fingerprint: SHA-256 over the file's size and its header bytes, and the KV cache's formats where they are not
+    fingerprint: SHA-256 over the file's size, its header, blocks of its weights, and the KV cache's formats if not
         16-bit: names what computes the logits without reading a gigabyte.
     can_interrupt: whether `interrupt` does anything. can_run: whether `run` does.
     dimensions: numbers in an embedding. can_generate: whether it writes text; an encoder only embeds.

@@ -14,7 +14,7 @@ from hybrid.calibration.certify import counts_of, regrets
 from hybrid.calibration.curves import deferral
 from hybrid.calibration.datasets import Dataset, Scorer
 from hybrid.calibration.fit import Fit, fit, matrix
-from hybrid.calibration.growing import fit_looks
+from hybrid.calibration.growing import fit_looks, given_up
 from hybrid.calibration.recipes import KINDS, Recipe
 from hybrid.calibration.resample import bootstrap
 from hybrid.calibration.table import Table, has_gold
@@ -77,6 +77,9 @@ def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, go
     counts = counts_of(score, regrets(table.local_right, table.cloud_right))
     certified = certify(counts.counted(), goal.max_regret, goal.delta, is_at_chance=local.report.is_at_chance)
     looks = fit_looks(table, prior, score >= certified.threshold, goal.seed)
+    # What a look gives up has no end to be judged, so drift is told against the drafts that grow to theirs.
+    is_lost = given_up([row.draft for row in table.rows], looks, prior)
+    whole = [row for row, is_given_up in zip(rows, is_lost, strict=True) if not is_given_up]
     task = _task(table, dataset, scorer, recipe, goal, local)
     task = structs.replace(
         task,
@@ -84,7 +87,7 @@ def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, go
         ranks_by_gain=ranks_by_gain,
         option_prior=prior,
         counts=counts,
-        reference=reference(local, rows),
+        reference=reference(local, whole),
         looks=tuple(
             LookAt(tokens=look.tokens, threshold=look.threshold, local=weights_of(look.model)) for look in looks
         ),

@@ -21,7 +21,7 @@ MOST_PROBLEMS_TOLD = 5
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """What a cloud model did with a question. text: its answer, where that was kept."""
+    """What a cloud model did with a question. text: its answer, where that was kept. Neither: it gave none to mark."""
 
     correct: bool | None = None
     text: str | None = None

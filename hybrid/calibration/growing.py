@@ -14,10 +14,10 @@ from hybrid.calibration.fit import fit, matrix
 from hybrid.calibration.looks import certify_abort
 from hybrid.calibration.table import Table
 from hybrid.errors import CommandError
-from hybrid.policy.calibrated import LinearModel, probability
+from hybrid.policy.calibrated import LinearModel
 from hybrid.policy.features import TOKEN_FEATURES
 from hybrid.policy.model import Draft, beginning
-from hybrid.policy.promise import Look, draft_features
+from hybrid.policy.promise import Look, draft_features, given_up_at
 
 Marks: TypeAlias = NDArray[np.bool_]
 
@@ -87,7 +87,7 @@ class GivenUp:
 
 def given_up(drafts: Sequence[Draft], looks: Sequence[Look], option_prior: Sequence[float]) -> Marks:
     """Which drafts are ended at a look, shape (n,)."""
-    return np.array([_drawn(draft, looks, option_prior) < len(draft.logprobs) for draft in drafts], dtype=np.bool_)
+    return np.array([given_up_at(draft, looks, option_prior) is not None for draft in drafts], dtype=np.bool_)
 
 
 def give_up(drafts: Sequence[Draft], looks: Sequence[Look], option_prior: Sequence[float], stays: Marks) -> GivenUp:
@@ -108,9 +108,5 @@ def give_up(drafts: Sequence[Draft], looks: Sequence[Look], option_prior: Sequen
 
 
 def _drawn(draft: Draft, looks: Sequence[Look], option_prior: Sequence[float]) -> int:
-    for look in looks:
-        if len(draft.logprobs) > look.tokens:
-            chance = probability(look.model, draft_features(beginning(draft, look.tokens), option_prior))
-            if chance is not None and chance < look.threshold:
-                return look.tokens
-    return len(draft.logprobs)
+    tokens = given_up_at(draft, looks, option_prior)
+    return len(draft.logprobs) if tokens is None else tokens

@@ -122,6 +122,8 @@ def _row(question: Question, file: DraftFile, samples: int, cloud: str | None, *
     there = [answer for answer in answers if answer is not None]
     answer, draft = chosen(question, there)
     cloud_right, cloud_text = _cloud(question, cloud)
+    if cloud is not None and cloud_right is None and cloud_text is None:
+        return "that the cloud gave no whole answer to"
     is_right = is_good(question, answer.text) if has_gold(question) else _is_same(question, answer.text, cloud_text)
     if is_right is None:
         return "without a label"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import sys
 import time
@@ -16,27 +17,37 @@ import typer
 
 from hybrid.calibration.datasets import Dataset, Question, Recorded
 from hybrid.calibration.drafts import key_of
-from hybrid.calibration.recipes import RECIPES, ask
+from hybrid.calibration.recipes import RECIPES, Recipe, ask
 from hybrid.calibration.session import Asked
 from hybrid.calibration.table import has_gold, is_good
 from hybrid.cli.calibration import INTERRUPTED, shown
 from hybrid.config import Config, data_dir
+from hybrid.config_schema import CloudConfig
 from hybrid.errors import BudgetExhausted, CommandError, DatasetError, HybridError
+from hybrid.labelling import Said, is_whole
 from hybrid.runtime import Runtime
-from hybrid.types import PolicyChoice, Tail, TextDelta
+from hybrid.types import Finished, FinishReason, PolicyChoice, Tail, TextDelta
 from hybrid.wiring import running
 
 AT_ONCE = 4
 """Calls that are out at the same time: a dataset is no reason to meet a provider's limits."""
 MOST_FAILED = 5
+ROOM_TOKENS = 2048
+"""What a cloud may say beyond the recipe's limit, which is the local model's: it may think first, or use more words.
+
+A thought over an exam question takes some hundred tokens to two thousand. With every recipe it stays below 4,096, the
+least that clouds allow; at 10 USD per million it reserves 2 cents a call, and only what is used is billed.
+"""
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """One answer of a cloud, as it is kept. usd: what it cost."""
+    """One answer of a cloud, as it is kept. usd: what it cost. finish: why it ended. model: which one answered."""
 
     key: str
     text: str
     usd: str
+    finish: FinishReason
+    model: str
 
 
 def with_cloud(
@@ -48,18 +59,31 @@ def with_cloud(
     """
     if cloud is None or recorded is not None:
         return recorded, asked
-    if cloud not in {one.name for one in config.cloud}:
+    configured = next((one for one in config.cloud if one.name == cloud), None)
+    if configured is None:
         known = ", ".join(one.name for one in config.cloud) or "none"
         raise CommandError(f"--cloud {cloud}: no such cloud; configured: {known}; or recorded:NAME of the dataset")
     kept = _CloudFile(data_dir() / "drafts" / f"cloud-{cloud}.jsonl")
-    wanted = [question for question in dataset.questions if key_of(question) not in kept.texts]
+    wanted = [question for question in dataset.questions if _key(question, configured) not in kept.answers]
     try:
         with shown(f"{cloud} answers", len(wanted)) as on_done:
-            asyncio.run(_ask_all(config, cloud, wanted, kept, on_done))
+            asyncio.run(_ask_all(config, configured, wanted, kept, on_done))
     except KeyboardInterrupt:
         print("interrupted: what the cloud has answered is kept", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    return cloud, [replace(one, questions=tuple(_marked(q, cloud, kept) for q in one.questions)) for one in asked]
+    return cloud, [replace(one, questions=tuple(_marked(q, configured, kept) for q in one.questions)) for one in asked]
+
+
+def _limit_tokens(recipe: Recipe) -> int:
+    """The longest answer that is asked for, thoughts included."""
+    return recipe.max_output_tokens + ROOM_TOKENS
+
+
+def _key(question: Question, cloud: CloudConfig) -> str:
+    """Name an answer by all it depends on: the question, who is asked where, in which words, and its limit."""
+    recipe = RECIPES[question.scorer]
+    named = [key_of(question), cloud.base_url, cloud.models, recipe.digest, _limit_tokens(recipe)]
+    return hashlib.sha256(msgspec.json.encode(named)).hexdigest()[:32]
 
 
 class _CloudFile:
@@ -67,7 +91,7 @@ class _CloudFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.texts: dict[str, str] = {}
+        self.answers: dict[str, Kept] = {}
         try:
             lines = path.read_bytes().splitlines()
         except FileNotFoundError:
@@ -78,8 +102,8 @@ class _CloudFile:
             try:
                 answer = msgspec.json.decode(line, type=Kept)
             except msgspec.MsgspecError:
-                continue  # cut off by a death; it is asked again
-            self.texts[answer.key] = answer.text
+                continue  # cut off by a death, or kept without its end by an earlier version; it is asked again
+            self.answers[answer.key] = answer
 
     def append(self, answer: Kept) -> None:
         """Keep one. Raises: DatasetError if it cannot be written."""
@@ -89,19 +113,26 @@ class _CloudFile:
                 file.write(b"\n" + msgspec.json.encode(answer) + b"\n")
         except OSError as failed:
             raise DatasetError(f"{self.path}: {failed.strerror or failed}") from failed
-        self.texts[answer.key] = answer.text
+        self.answers[answer.key] = answer
 
 
-def _marked(question: Question, cloud: str, kept: _CloudFile) -> Question:
-    text = kept.texts.get(key_of(question))
-    if text is None:
-        raise CommandError(f"{cloud} has not answered question {question.id}; run again to go on")
-    mark = is_good(question, text) if has_gold(question) else True
-    return msgspec.structs.replace(question, recorded={**question.recorded, cloud: Recorded(correct=mark, text=text)})
+def _marked(question: Question, cloud: CloudConfig, kept: _CloudFile) -> Question:
+    """Put what the cloud said into the question's records: nothing where its answer was cut off or empty.
+
+    Such an answer does not show that the cloud would have been wrong, and counted so it would excuse local's mistakes.
+    """
+    answer = kept.answers.get(_key(question, cloud))
+    if answer is None:
+        raise CommandError(f"{cloud.name} has not answered question {question.id}; run again to go on")
+    recorded = Recorded()
+    if is_whole(Said(answer.text, is_cut=answer.finish is FinishReason.LENGTH), question.choices):
+        mark = is_good(question, answer.text) if has_gold(question) else True
+        recorded = Recorded(correct=mark, text=answer.text)
+    return msgspec.structs.replace(question, recorded={**question.recorded, cloud.name: recorded})
 
 
 async def _ask_all(
-    config: Config, cloud: str, wanted: Sequence[Question], kept: _CloudFile, on_done: Callable[[int], None]
+    config: Config, cloud: CloudConfig, wanted: Sequence[Question], kept: _CloudFile, on_done: Callable[[int], None]
 ) -> None:
     """Ask the way a client would: reserved, settled and written into the ledger.
 
@@ -134,14 +165,22 @@ async def _ask_all(
             raise broken.exceptions[0] from None
 
 
-async def _ask(runtime: Runtime, cloud: str, question: Question) -> Kept:
-    request = ask(question, RECIPES[question.scorer]).request
-    request = replace(request, model=f"cloud/{cloud}", policy=PolicyChoice.CLOUD_ONLY, tag="calibration")
-    text, usd = [], "0"
+async def _ask(runtime: Runtime, cloud: CloudConfig, question: Question) -> Kept:
+    recipe = RECIPES[question.scorer]
+    request = replace(
+        ask(question, recipe).request,
+        model=f"cloud/{cloud.name}",
+        max_output_tokens=_limit_tokens(recipe),
+        policy=PolicyChoice.CLOUD_ONLY,
+        tag="calibration",
+    )
+    text, finish, usd, model = [], FinishReason.STOP, "0", ""
     async with aclosing(runtime.stream(request, dialect="openai", arrived_s=time.monotonic())) as items:
         async for item in items:
             if isinstance(item, TextDelta):
                 text.append(item.text)
+            elif isinstance(item, Finished):
+                finish = item.reason
             elif isinstance(item, Tail):
-                usd = str(item.head.cost_usd)
-    return Kept(key_of(question), "".join(text), usd)
+                usd, model = str(item.head.cost_usd), item.head.model
+    return Kept(_key(question, cloud), "".join(text), usd, finish, model)

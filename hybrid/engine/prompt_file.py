@@ -131,9 +131,9 @@ def read_prompt(path: Path, identity: Identity, isolation: str) -> SavedPrompt:
 
 
 def name_weights(path: Path, fingerprint: str) -> str:
-    """Name a model file by its weights too: `fingerprint` covers its header, which a retrained model may keep.
+    """Name a model file more closely than `fingerprint` does: cells of other weights would be nonsense, unseen.
 
-    Blocks spread over the file, its size and its time of change: enough to notice another file, not a forged one.
+    More blocks spread over the file, its size and its time of change: enough to notice another file, not a forged one.
     """
     if not path.is_file():
         return fingerprint

@@ -15,7 +15,7 @@ from itertools import pairwise
 from hybrid.policy.bounds import allowed_errors, upper_bound
 from hybrid.policy.calibrated import LinearModel, probability
 from hybrid.policy.features import SAMPLE_FEATURES, features, prior_features
-from hybrid.policy.model import Draft
+from hybrid.policy.model import Draft, beginning
 from hybrid.policy.reference import Reference
 from hybrid.policy.tasks import TaskKind
 
@@ -170,6 +170,21 @@ def draft_features(draft: Draft, option_prior: Sequence[float] = ()) -> dict[str
     if draft.options and len(option_prior) == len(draft.options):
         found.update(prior_features(draft.options, option_prior))
     return found
+
+
+def given_up_at(draft: Draft, looks: Sequence[Look], option_prior: Sequence[float] = ()) -> int | None:
+    """Say after how many tokens a look would have ended this draft as it grew; None where it grows to its end."""
+    for look in looks:
+        if len(draft.logprobs) <= look.tokens:
+            continue
+        try:
+            chance = probability(look.model, draft_features(beginning(draft, look.tokens), option_prior))
+        except ValueError:
+            # Numbers that are none: nothing was given up for them.
+            continue
+        if chance is not None and chance < look.threshold:
+            return look.tokens
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,3 +52,26 @@ def choices(count: int, *, seed: int = 0, knows: float = 2.0, cloud: float | Non
             Row(question=question, answer=answer, draft=answer.draft(), is_right=is_right, cloud_right=cloud_right)
         )
     return Table(tuple(rows))
+
+
+def texts(count: int, *, seed: int = 0, tokens: int = 40) -> Table:
+    """Free text of so many tokens: the surer the model is of them from the first on, the oftener it is right."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        sureness = rng.normal()
+        doubts = np.exp(rng.normal(size=tokens) - 2 * sureness - 1)
+        is_right = bool(rng.random() < 1 / (1 + np.exp(-3 * sureness)))
+        question = Question(id=f"t{number}", question=f"t{number}?", answer="gold", scorer="text", task="invented")
+        answer = Answer(
+            key=f"t{number}",
+            text="gold" if is_right else "lead",
+            finish=FinishReason.STOP,
+            prompt_tokens=50,
+            logprobs=tuple(float(-one) for one in doubts),
+            entropies=tuple(float(one) for one in doubts),
+            margins=tuple(float(np.exp(-one)) for one in doubts),
+            total_s=1.0,
+        )
+        rows.append(Row(question=question, answer=answer, draft=answer.draft(), is_right=is_right))
+    return Table(tuple(rows))

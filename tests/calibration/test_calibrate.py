@@ -9,11 +9,13 @@ import pytest
 
 from hybrid.calibration.calibrate import Goal, calibrate
 from hybrid.calibration.evaluate import Limits, _bare, evaluate
+from hybrid.calibration.growing import given_up
 from hybrid.calibration.recipes import RECIPES
 from hybrid.calibration.table import Table
 from hybrid.errors import CommandError
 from hybrid.policy.promise import draft_features, judge_by
-from tests.calibration.tables import choices, dataset
+from hybrid.policy.watch import Watch
+from tests.calibration.tables import choices, dataset, texts
 
 
 def _calibrate(table: Table, **goal: object):
@@ -160,3 +162,25 @@ def test_without_a_cloud_there_is_no_curve():
     assert report["apgr"] is None
     assert report["violations"] is None
     assert report["auroc"]["option_margin"] > 0.6
+
+
+def test_drafts_given_up_as_they_grow_are_no_drift():
+    """Fresh drafts of the same kind raise no alarm, though those that a look ends are never seen."""
+    table = texts(400, seed=1)
+    questions = dataset(row.question for row in table.rows)
+    task = calibrate(table, questions, "text", RECIPES["text"], Goal(task="invented", max_regret=0.1)).task
+    promise = task.promise(0.1, 0.1)
+    drafts = [row.draft for row in texts(900, seed=2).rows]
+    is_lost = given_up(drafts, promise.looks, promise.option_prior)
+    watch = Watch(promise)
+    for draft, is_given_up in zip(drafts, is_lost, strict=True):
+        found = draft_features(draft, promise.option_prior)
+        judged = judge_by(promise, found)
+        if judged is not None and not is_given_up:
+            watch.saw(found, judged.p_local)
+
+    assert 0.2 < is_lost.mean() < 0.8
+    assert {spread.n for spread in task.reference.values()} == {
+        int((~given_up([row.draft for row in table.rows], promise.looks, promise.option_prior)).sum())
+    }
+    assert () == watch.alarms

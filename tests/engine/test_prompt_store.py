@@ -203,7 +203,7 @@ def test_a_dead_writers_file_is_removed_when_it_is_old(tmp_path):
 
 
 def test_a_model_with_other_weights_has_another_name(tmp_path):
-    """Same size, same header fingerprint, one block changed: not the same model."""
+    """Same size, same fingerprint, one block changed: not the same model."""
     path = tmp_path / "model.gguf"
     path.write_bytes(bytes(1 << 20))
     before = name_weights(path, "header")
