@@ -209,7 +209,9 @@ class _Answer:
         except UNREADABLE_JSON as exc:
             raise self._failures.protocol(f"sent JSON that is no chat completion: {exc}") from exc
         if chunk.error or chunk.object == "error":
-            raise self._failures.from_fault(Fault.from_json(msgspec.json.decode(data)))
+            # Not decoded once more: what was passed over until here may be a number that no float holds.
+            body = data.encode() if isinstance(data, str) else data
+            raise self._failures.from_fault(Fault.from_json(chunk.error) if chunk.error else Fault.from_body(body))
         if chunk.usage is not None:
             # The last one counts: some servers send a running total with every chunk.
             self._usage = _usage(chunk.usage)

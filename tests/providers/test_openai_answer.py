@@ -174,6 +174,8 @@ ERRORS = [
     pytest.param('{"error":{"message":"m","type":"server_error"}}', ProviderUnavailable, id="server-error"),
     pytest.param('{"error":"something broke"}', ProviderUnavailable, id="only-text"),
     pytest.param('{"object":"error","message":"m","code":400}', ProviderRejected, id="vllm"),
+    pytest.param('{"error":{"message":"m","code":429},"n":1e999}', ProviderThrottled, id="no-float-holds-its-number"),
+    pytest.param('{"object":"error","message":"m","n":1e999}', ProviderUnavailable, id="nor-that-of-vllm"),
     pytest.param('{"choices":[{"index":0,"delta":{},"finish_reason":"error"}]}', ProviderUnavailable, id="openrouter"),
 ]
 
