@@ -107,20 +107,23 @@ class _Chunk(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Chunk)
 
 
-def _usage(usage: _Usage) -> Usage:
-    prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+def _usage(usage: _Usage) -> Usage | None:
+    """What was used; None where nothing tells what the answer took, for a count that is missing is not zero."""
+    prompt, total = usage.prompt_tokens or 0, usage.total_tokens
     details, inner = usage.prompt_tokens_details or _Details(), usage.completion_tokens_details or _Details()
-    # xAI and Gemini leave thinking out of completion_tokens and bill it as output; only the total shows it.
-    completion = max(completion, (usage.total_tokens or 0) - prompt)
     cost = usage.cost.total_cost if isinstance(usage.cost, _Cost) else usage.cost
-    cost = usage.cost_usd if cost is None else cost
+    cost = sane_cost(usage.cost_usd if cost is None else cost)
+    if cost is None and usage.completion_tokens is None and (total is None or total < prompt):
+        return None
+    # xAI and Gemini leave thinking out of completion_tokens and bill it as output; only the total shows it.
+    completion = max(usage.completion_tokens or 0, (total or 0) - prompt)
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         cached_tokens=details.cached_tokens or usage.prompt_cache_hit_tokens or usage.cached_tokens or 0,
         cache_write_tokens=details.cache_write_tokens,
         reasoning_tokens=inner.reasoning_tokens or 0,
-        cost_usd=sane_cost(cost),
+        cost_usd=cost,
     )
 
 

@@ -84,6 +84,41 @@ def test_thinking_may_use_up_the_whole_answer():
     assert [Finished(FinishReason.LENGTH, used)] == whole("gemini", body)
 
 
+def _counted(completion_tokens, **also):
+    return Usage(prompt_tokens=1000, completion_tokens=completion_tokens, **also)
+
+
+@pytest.mark.parametrize(
+    ("api", "counts", "expected"),
+    [
+        pytest.param("chat", {"prompt_tokens": 1000}, None, id="chat-prompt-alone"),
+        pytest.param("chat", {"prompt_tokens": 1000, "completion_tokens": None}, None, id="chat-null"),
+        pytest.param("chat", {"prompt_tokens": 1000, "cost": -1}, None, id="chat-with-no-cost-to-believe"),
+        pytest.param("chat", {"prompt_tokens": 1000, "total_tokens": 0}, None, id="chat-total-below-the-prompt"),
+        pytest.param("chat", {"prompt_tokens": 1000, "total_tokens": 1007}, _counted(7), id="chat-total"),
+        pytest.param("chat", {"prompt_tokens": 1000, "completion_tokens": 0}, _counted(0), id="chat-zero-is-told"),
+        pytest.param("chat", {"prompt_tokens": 1000, "cost": 2}, _counted(0, cost_usd=Decimal(2)), id="chat-cost"),
+        pytest.param("gemini", {"promptTokenCount": 1000}, None, id="gemini-prompt-alone"),
+        pytest.param(
+            "gemini",
+            {"promptTokenCount": 1000, "totalTokenCount": 1007},
+            _counted(7, cache_write_tokens=0),
+            id="gemini-total",
+        ),
+    ],
+)
+def test_a_count_that_is_missing_is_not_zero(api, counts, expected):
+    """Where neither the answer's tokens nor a total nor a cost are told, the use is unknown; a total tells it."""
+    body = {
+        "chat": {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": counts},
+        "gemini": {
+            "candidates": [{"content": {"parts": [{"text": "Hi"}]}, "finishReason": "STOP"}],
+            "usageMetadata": counts,
+        },
+    }[api]
+    assert Finished(FinishReason.STOP, expected) == whole(api, body)[-1]
+
+
 def test_a_stop_with_every_chunk_is_no_end():
     """Older Gemini models say STOP all along; only the end of the bytes ends the answer."""
     chunks = [
