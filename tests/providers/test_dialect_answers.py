@@ -215,10 +215,22 @@ def test_what_came_whole_within_a_stream_is_said_once():
     ] == streamed("responses", *done, end)
 
 
-def test_a_reported_cost_of_responses_is_exact():
-    """OpenRouter tells what it charged; that goes before any price of ours."""
-    body = '{"status": "completed", "output": [], "usage": {"input_tokens": 1, "output_tokens": 1, "cost": 1e-7}}'
-    assert Decimal("1E-7") == DECODERS["responses"](body.encode(), FAILURES)[-1].usage.cost_usd
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        pytest.param('"cost": 1e-7', Decimal("1E-7"), id="its-key"),
+        pytest.param(
+            '"cost": 1e-7, "is_byok": true, "cost_details": {"upstream_inference_cost": 2e-6}',
+            Decimal("2.1E-6"),
+            id="own-key",
+        ),
+        pytest.param('"cost": 1e-7, "is_byok": true, "cost_details": {}', None, id="own-key-and-no-bill"),
+    ],
+)
+def test_a_reported_cost_of_responses_is_exact(told, expected):
+    """OpenRouter tells what it charged, and with a key of one's own what was billed; that goes before our prices."""
+    body = f'{{"status": "completed", "output": [], "usage": {{"input_tokens": 1, "output_tokens": 1, {told}}}}}'
+    assert expected == DECODERS["responses"](body.encode(), FAILURES)[-1].usage.cost_usd
 
 
 @pytest.mark.parametrize(("word", "expected"), anthropic_answer.FINISH_REASONS.items())

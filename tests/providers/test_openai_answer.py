@@ -255,6 +255,20 @@ COSTS = [
     pytest.param(b'{"cost":"NaN"}', None, id="not-a-number"),
     pytest.param(b'{"cost":"Infinity"}', None, id="infinite"),
     pytest.param(b'{"cost":1e99999}', None, id="absurd"),
+    pytest.param(
+        b'{"cost":0.95,"is_byok":true,"cost_details":{"upstream_inference_cost":19}}', Decimal("19.95"), id="own-key"
+    ),
+    pytest.param(
+        b'{"cost":0.95,"is_byok":false,"cost_details":{"upstream_inference_cost":0.95}}', Decimal("0.95"), id="its-key"
+    ),
+    pytest.param(
+        b'{"cost":0.95,"cost_details":{"upstream_inference_cost":19}}', Decimal("0.95"), id="whose-key-is-not-told"
+    ),
+    pytest.param(b'{"cost":0.95,"is_byok":true}', None, id="own-key-without-details"),
+    pytest.param(
+        b'{"cost":0.95,"is_byok":true,"cost_details":{"upstream_inference_cost":null}}', None, id="own-key-and-no-bill"
+    ),
+    pytest.param(b'{"is_byok":true,"cost_details":{"upstream_inference_cost":19}}', None, id="own-key-and-no-fee"),
 ]
 
 
