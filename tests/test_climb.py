@@ -150,6 +150,16 @@ def test_a_rung_that_fails_before_its_first_token_is_left_for_the_next(tmp_path,
     assert any(note.startswith(f"a/m0 left: {failure.code}: ") for note in world.notes)
 
 
+def test_a_refusal_that_may_be_billed_is_settled_at_its_worst_case(tmp_path):
+    """Azure charges for an input that its filter stopped, and does not tell how much."""
+    refusal = errors.ProviderRejected("a", 400, "filtered")
+    refusal.may_have_billed = True
+    second = Scripted("b", *ANSWER)
+    events, error, _, money, world = climbed(tmp_path, Scripted("a", refusal), second)
+    assert ([], refusal, []) == (events, error, second.calls)
+    assert ((RESERVE, Decimal(0)), RESERVE) == (money, world.journal.cost_usd)
+
+
 @pytest.mark.parametrize("status", [400, 413, 415, 422])
 def test_a_request_that_is_wrong_is_not_tried_elsewhere(tmp_path, status):
     """Every other cloud would refuse it as well, and the caller should hear it from the first."""
