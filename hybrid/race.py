@@ -63,11 +63,18 @@ class Call:
             self.ready.set_result(None)
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Yield its events from the first on, and raise what it raised."""
-        while (event := await self._events.get()) is not None:
-            if isinstance(event, Exception):
-                raise event
-            yield event
+        """Yield its events from the first on, and raise what it raised.
+
+        Who stops reading is told only when the call has ended: what is paid next must find it settled.
+        """
+        try:
+            while (event := await self._events.get()) is not None:
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            self.give_up()
+            await self.ended()
 
     def give_up(self) -> None:
         """Begin to end it."""

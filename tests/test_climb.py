@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -17,6 +16,7 @@ from hybrid.clouds import CloudModel, Clouds
 from hybrid.journal import Journal
 from hybrid.policy.model import Escalate, Reason
 from hybrid.pricing import TokenPrice
+from hybrid.race import Call
 from hybrid.store.ledger import Ledger
 from hybrid.types import Cap, ChatRequest, Finished, FinishReason, Message, TextDelta, TextPart, Usage, Window
 
@@ -77,11 +77,20 @@ class World:
         self.request = ChatRequest(**{**usual, **request})
         self.journal = Journal(id="req_1", dialect="openai", arrived_s=time.monotonic(), requested_model="cloud")
 
-    async def climb(self, until_s=None):
-        """The events, the error it ended with, and the cloud that was last tried."""
+    async def climb(self, until_s=None, *, is_hedged=False):
+        """The events, the error it ended with, and the cloud that was last tried.
+
+        is_hedged: the first rung was asked before, beside a local draft.
+        """
         options = [self.clouds.option(model, self.request, None) for model in self.clouds.models]
         decision = Escalate(reason=Reason.PINNED, option=options[0], others=tuple(options[1:]))
-        climb, events = Climb(self.clouds, decision, self.request, self.journal), []
+        running = None
+        if is_hedged:
+            first = self.clouds.call(self.clouds.models[0], self.request, options[0], self.journal)
+            running = Call(first, is_whole=False).events()
+            while not self.notes:  # noqa: ASYNC110 - until it has reserved: the ledger's thread comes between
+                await asyncio.sleep(0)
+        climb, events = Climb(self.clouds, decision, self.request, self.journal, running), []
         try:
             async with aclosing(climb.events(until_s)) as items:
                 async for event in items:
@@ -100,7 +109,7 @@ class World:
         return balance.spent_usd, balance.reserved_usd
 
 
-def climbed(path, *providers, then: Callable | None = None, **request):
+def climbed(path, *providers, is_hedged=False, **request):
     """Climb once: events, error, the cloud that answered, and (spent, reserved) after it."""
 
     async def scenario():
@@ -108,7 +117,7 @@ def climbed(path, *providers, then: Callable | None = None, **request):
         await ledger.start()
         try:
             world = World(ledger, *providers, **request)
-            found = await world.climb()
+            found = await world.climb(is_hedged=is_hedged)
             return *found, await world.money(), world
         finally:
             await ledger.aclose()
@@ -231,6 +240,16 @@ def test_what_failed_rungs_may_have_cost_counts_to_what_the_request_allows(tmp_p
     )
     assert ([], "budget_exhausted", []) == (events, error.code, second.calls)
     assert (RESERVE, Decimal(0)) == money
+
+
+def test_a_hedge_that_says_nothing_is_settled_before_another_rung_is_paid(tmp_path):
+    """A first rung that runs already is ended like any other: what it may have cost counts to what is allowed."""
+    first, second = Scripted("a", STALL), Scripted("b", *ANSWER)
+    events, error, _, money, world = climbed(
+        tmp_path, first, second, is_hedged=True, deadline_s=0.2, max_cost_usd=Decimal("0.15")
+    )
+    assert ([], "budget_exhausted", 1, []) == (events, error.code, len(first.calls), second.calls)
+    assert ((RESERVE, Decimal(0)), RESERVE) == (money, world.journal.cost_usd)
 
 
 def test_the_budget_holds_over_all_rungs(tmp_path):

@@ -113,6 +113,35 @@ def test_a_call_that_breaks_after_its_beginning_tells_its_reader():
     assert TextDelta("a") == asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("is_late", [True, False], ids=["its-time-is-up", "it-is-closed"])
+def test_a_call_that_is_read_no_longer_has_ended_before_its_reader_goes_on(is_late):
+    """Its connection is closed and its cost is known then, so that no other call is paid for beside it."""
+
+    async def scenario() -> None:
+        never, has_ended = asyncio.Event(), False
+
+        async def endless() -> AsyncGenerator[object, None]:
+            nonlocal has_ended
+            try:
+                yield TextDelta("a")
+                await never.wait()
+            finally:
+                await asyncio.sleep(0)  # a settlement may take a turn of the loop
+                has_ended = True
+
+        events = Call(endless(), is_whole=False).events()
+        assert TextDelta("a") == await anext(events)
+        if is_late:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await anext(events)
+        else:
+            await events.aclose()
+        assert has_ended
+
+    asyncio.run(scenario())
+
+
 def test_without_a_plan_there_is_no_race():
     """The draft's verdict is given as it is, and no call is made."""
 
