@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -72,7 +73,8 @@ class World:
             for number, one in enumerate(providers)
         ]
         self.ledger, self.window = ledger, cap.window
-        self.clouds = Clouds(models, ledger, lambda _now, _request: (cap,))
+        self.prices = PRICE
+        self.clouds = Clouds(models, ledger, lambda _now, _request: (cap,), prices=self)
         usual = {"model": "cloud", "messages": (Message("user", (TextPart("Hi"),)),), "is_stream": True}
         self.request = ChatRequest(**{**usual, **request})
         self.journal = Journal(id="req_1", dialect="openai", arrived_s=time.monotonic(), requested_model="cloud")
@@ -98,6 +100,10 @@ class World:
         except errors.HybridError as error:
             return events, error, climb.cloud.provider.name
         return events, None, climb.cloud.provider.name
+
+    def price(self, _cloud, _model):
+        """What every model costs now."""
+        return self.prices
 
     @property
     def notes(self):
@@ -250,6 +256,40 @@ def test_a_hedge_that_says_nothing_is_settled_before_another_rung_is_paid(tmp_pa
     )
     assert ([], "budget_exhausted", 1, []) == (events, error.code, len(first.calls), second.calls)
     assert ((RESERVE, Decimal(0)), RESERVE) == (money, world.journal.cost_usd)
+
+
+@pytest.mark.parametrize(
+    ("price", "most_usd", "reserved_usd"),
+    [
+        pytest.param(PRICE, None, "0.1", id="as-it-was"),
+        pytest.param(replace(PRICE, output_usd_per_mtok=Decimal(3000)), None, "0.3", id="risen"),
+        pytest.param(replace(PRICE, output_usd_per_mtok=Decimal(500)), None, "0.1", id="fallen"),
+        pytest.param(None, None, None, id="unknown-by-now"),
+        pytest.param(replace(PRICE, output_usd_per_mtok=Decimal(3000)), "0.2", None, id="more-than-is-allowed"),
+    ],
+)
+def test_a_call_reserves_by_the_price_it_is_billed_by(tmp_path, price, most_usd, reserved_usd):
+    """At midnight the price of a decision may be another by the call: never less is set aside than it may cost."""
+
+    async def scenario():
+        ledger = Ledger(tmp_path / "ledger.sqlite3")
+        await ledger.start()
+        cloud = Scripted("a", errors.ProviderUnavailable("a", "500"))
+        world = World(ledger, cloud, max_cost_usd=None if most_usd is None else Decimal(most_usd))
+        [before] = world.clouds.models
+        option = world.clouds.option(before, world.request, None)
+        world.prices = price
+        [now] = world.clouds.models
+        assert now is world.clouds.find(option)
+        with pytest.raises(errors.HybridError) as ended:
+            await anext(world.clouds.call(now, world.request, option, world.journal))
+        money = await world.money()
+        await ledger.aclose()
+        return ended.value.code, len(cloud.calls), money
+
+    refused, called = ("budget_exhausted", 0), ("provider_unavailable", 1)
+    expected = (*(refused if reserved_usd is None else called), (Decimal(reserved_usd or 0), Decimal(0)))
+    assert expected == asyncio.run(scenario())
 
 
 def test_the_budget_holds_over_all_rungs(tmp_path):
