@@ -38,6 +38,7 @@ class CloudModel:
 
     patience_s: how long its first event is waited for where a local draft could be given instead.
     max_wait_s: the longest that its own wish to be asked later is heeded where nobody else could answer.
+    is_repriced: whether its price has changed since the start, so that an option may have been made at an older one.
     """
 
     provider: Provider
@@ -48,6 +49,7 @@ class CloudModel:
     quality: float | None = None
     patience_s: float = 60.0
     max_wait_s: float = 10.0
+    is_repriced: bool = False
 
     def output_bound(self, request: ChatRequest) -> int:
         """The most answer tokens a call may make; the provider is told, so the reservation holds."""
@@ -91,6 +93,24 @@ class CloudModel:
             quality=self.quality,
             latency=latency,
         )
+
+    def repriced(self, option: CloudOption, request: ChatRequest, spent_usd: Decimal) -> CloudOption:
+        """An option of this model with what it may cost at the price of now, as it may have been made at another one.
+
+        It is billed by the price of now, so that must be what is set aside. Never less than before, which was decided.
+
+        spent_usd: what the request has cost so far.
+        Raises: BudgetExhausted if it is more now than the request allows.
+        """
+        if not self.is_repriced or option.reserve_usd is None:
+            return option
+        now_usd, most_usd = self.option(request).reserve_usd, request.max_cost_usd
+        if now_usd is not None and now_usd <= option.reserve_usd:
+            return option
+        if now_usd is not None and most_usd is not None and spent_usd + now_usd > most_usd:
+            what = f"at its price of now {self.model} may cost ${now_usd}, and ${most_usd - spent_usd} are allowed"
+            raise BudgetExhausted(what, needed_usd=now_usd, left_usd=most_usd - spent_usd)
+        return replace(option, reserve_usd=now_usd)
 
 
 class _Bill:
@@ -146,7 +166,10 @@ class Clouds:
             return self._models
         today = [self._prices.price(cloud.provider.name, cloud.model) for cloud in self._models]
         if today != [cloud.price for cloud in self._models]:
-            self._models = tuple(replace(c, price=price) for c, price in zip(self._models, today, strict=True))
+            self._models = tuple(
+                replace(c, price=price, is_repriced=c.is_repriced or price != c.price)
+                for c, price in zip(self._models, today, strict=True)
+            )
         return self._models
 
     def named(self, name: str | None) -> tuple[CloudModel, ...]:
@@ -195,6 +218,7 @@ class Clouds:
             ProviderError, StoreError.
         """
         with self.health.admit(cloud.provider.name, cloud.model) as trial:
+            option = cloud.repriced(option, request, journal.cost_usd)
             reservation = await self._reserve(request, option, journal)
             bill = _Bill(cloud, journal)
             call = CloudCall(request, cloud.model, cloud.output_bound(request), bill.sent, max_wait_s)

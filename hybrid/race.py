@@ -63,11 +63,18 @@ class Call:
             self.ready.set_result(None)
 
     async def events(self) -> AsyncGenerator[Event, None]:
-        """Yield its events from the first on, and raise what it raised."""
-        while (event := await self._events.get()) is not None:
-            if isinstance(event, Exception):
-                raise event
-            yield event
+        """Yield its events from the first on, and raise what it raised.
+
+        Who stops reading is told only when the call has ended: what is paid next must find it settled.
+        """
+        try:
+            while (event := await self._events.get()) is not None:
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            self.give_up()
+            await self.ended()
 
     def give_up(self) -> None:
         """Begin to end it."""
@@ -92,6 +99,7 @@ class Race:
         self._journal = journal
         self._make_call = call
         self._run: LocalRun | None = None
+        self._stage: tuple[float | None, bool] | None = None
         self._call: Call | None = None
         self._changed: asyncio.Future[None] | None = None
 
@@ -105,8 +113,10 @@ class Race:
 
     def heard(self, run: LocalRun) -> None:
         """Take note of how far the local answer has come; it may be worth waiting for now, or no longer."""
-        has_moved = self._run is None or self._run.started_s != run.started_s
-        self._run = run
+        # The run is one object that is written on, so what was last seen of it is kept beside it.
+        stage = (run.started_s, run.first_token_s is not None)
+        has_moved = stage != self._stage
+        self._run, self._stage = run, stage
         if self._changed is not None and not self._changed.done() and has_moved:
             self._changed.set_result(None)
 
@@ -148,9 +158,11 @@ class Race:
             waited_for.add(self._call.ready)
         done, _ = await asyncio.wait(waited_for, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
         if not done:
-            # The moment has come, and nothing happened that would change it. Not asked again whether it is the best:
-            # it was to be the last one, and is a little past.
-            self._start(self._progress())
+            # The moment has come. Not asked again whether it is the best: it was to be the last one, and is a little
+            # past. But a loop that was held up may come too late for any.
+            progress = self._progress()
+            if start_at(self._plan, progress) is not None:
+                self._start(progress)
         if self._call is not None and self._call.failure is not None:
             self._note_failure(self._call.failure)
 

@@ -73,7 +73,9 @@ class CloudMemory:
         now = self._now()
         refused = []
         for kept in self._refusals:
-            left_s = (kept.refused_at - now).total_seconds() + (cloud.key_rest_s or NO_KEY_REST_S)
+            # A clock that was ahead and has been set back since must not keep a key out for longer than any refusal.
+            rest_s = cloud.key_rest_s or NO_KEY_REST_S
+            left_s = min(rest_s, (kept.refused_at - now).total_seconds() + rest_s)
             if kept.provider == cloud.name and left_s > 0 and (kept.status in WRONG_KEY or cloud.key_rest_s):
                 refused.append(Refusal(salt=kept.salt, fingerprint=kept.fingerprint, status=kept.status, left_s=left_s))
         known = [key for key in values for one in refused if fingerprint(key, one.salt) == one.fingerprint]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -17,6 +17,7 @@ from hybrid.clouds import CloudModel, Clouds
 from hybrid.journal import Journal
 from hybrid.policy.model import Escalate, Reason
 from hybrid.pricing import TokenPrice
+from hybrid.race import Call
 from hybrid.store.ledger import Ledger
 from hybrid.types import Cap, ChatRequest, Finished, FinishReason, Message, TextDelta, TextPart, Usage, Window
 
@@ -72,16 +73,26 @@ class World:
             for number, one in enumerate(providers)
         ]
         self.ledger, self.window = ledger, cap.window
-        self.clouds = Clouds(models, ledger, lambda _now, _request: (cap,))
+        self.prices = PRICE
+        self.clouds = Clouds(models, ledger, lambda _now, _request: (cap,), prices=self)
         usual = {"model": "cloud", "messages": (Message("user", (TextPart("Hi"),)),), "is_stream": True}
         self.request = ChatRequest(**{**usual, **request})
         self.journal = Journal(id="req_1", dialect="openai", arrived_s=time.monotonic(), requested_model="cloud")
 
-    async def climb(self, until_s=None):
-        """The events, the error it ended with, and the cloud that was last tried."""
+    async def climb(self, until_s=None, *, is_hedged=False):
+        """The events, the error it ended with, and the cloud that was last tried.
+
+        is_hedged: the first rung was asked before, beside a local draft.
+        """
         options = [self.clouds.option(model, self.request, None) for model in self.clouds.models]
         decision = Escalate(reason=Reason.PINNED, option=options[0], others=tuple(options[1:]))
-        climb, events = Climb(self.clouds, decision, self.request, self.journal), []
+        running = None
+        if is_hedged:
+            first = self.clouds.call(self.clouds.models[0], self.request, options[0], self.journal)
+            running = Call(first, is_whole=False).events()
+            while not self.notes:  # noqa: ASYNC110 - until it has reserved: the ledger's thread comes between
+                await asyncio.sleep(0)
+        climb, events = Climb(self.clouds, decision, self.request, self.journal, running), []
         try:
             async with aclosing(climb.events(until_s)) as items:
                 async for event in items:
@@ -89,6 +100,10 @@ class World:
         except errors.HybridError as error:
             return events, error, climb.cloud.provider.name
         return events, None, climb.cloud.provider.name
+
+    def price(self, _cloud, _model):
+        """What every model costs now."""
+        return self.prices
 
     @property
     def notes(self):
@@ -100,7 +115,7 @@ class World:
         return balance.spent_usd, balance.reserved_usd
 
 
-def climbed(path, *providers, then: Callable | None = None, **request):
+def climbed(path, *providers, is_hedged=False, **request):
     """Climb once: events, error, the cloud that answered, and (spent, reserved) after it."""
 
     async def scenario():
@@ -108,7 +123,7 @@ def climbed(path, *providers, then: Callable | None = None, **request):
         await ledger.start()
         try:
             world = World(ledger, *providers, **request)
-            found = await world.climb()
+            found = await world.climb(is_hedged=is_hedged)
             return *found, await world.money(), world
         finally:
             await ledger.aclose()
@@ -148,6 +163,16 @@ def test_a_rung_that_fails_before_its_first_token_is_left_for_the_next(tmp_path,
     assert (cost + SPENT, Decimal(0)) == money
     assert cost + SPENT == world.journal.cost_usd
     assert any(note.startswith(f"a/m0 left: {failure.code}: ") for note in world.notes)
+
+
+def test_a_refusal_that_may_be_billed_is_settled_at_its_worst_case(tmp_path):
+    """Azure charges for an input that its filter stopped, and does not tell how much."""
+    refusal = errors.ProviderRejected("a", 400, "filtered")
+    refusal.may_have_billed = True
+    second = Scripted("b", *ANSWER)
+    events, error, _, money, world = climbed(tmp_path, Scripted("a", refusal), second)
+    assert ([], refusal, []) == (events, error, second.calls)
+    assert ((RESERVE, Decimal(0)), RESERVE) == (money, world.journal.cost_usd)
 
 
 @pytest.mark.parametrize("status", [400, 413, 415, 422])
@@ -221,6 +246,50 @@ def test_what_failed_rungs_may_have_cost_counts_to_what_the_request_allows(tmp_p
     )
     assert ([], "budget_exhausted", []) == (events, error.code, second.calls)
     assert (RESERVE, Decimal(0)) == money
+
+
+def test_a_hedge_that_says_nothing_is_settled_before_another_rung_is_paid(tmp_path):
+    """A first rung that runs already is ended like any other: what it may have cost counts to what is allowed."""
+    first, second = Scripted("a", STALL), Scripted("b", *ANSWER)
+    events, error, _, money, world = climbed(
+        tmp_path, first, second, is_hedged=True, deadline_s=0.2, max_cost_usd=Decimal("0.15")
+    )
+    assert ([], "budget_exhausted", 1, []) == (events, error.code, len(first.calls), second.calls)
+    assert ((RESERVE, Decimal(0)), RESERVE) == (money, world.journal.cost_usd)
+
+
+@pytest.mark.parametrize(
+    ("price", "most_usd", "reserved_usd"),
+    [
+        pytest.param(PRICE, None, "0.1", id="as-it-was"),
+        pytest.param(replace(PRICE, output_usd_per_mtok=Decimal(3000)), None, "0.3", id="risen"),
+        pytest.param(replace(PRICE, output_usd_per_mtok=Decimal(500)), None, "0.1", id="fallen"),
+        pytest.param(None, None, None, id="unknown-by-now"),
+        pytest.param(replace(PRICE, output_usd_per_mtok=Decimal(3000)), "0.2", None, id="more-than-is-allowed"),
+    ],
+)
+def test_a_call_reserves_by_the_price_it_is_billed_by(tmp_path, price, most_usd, reserved_usd):
+    """At midnight the price of a decision may be another by the call: never less is set aside than it may cost."""
+
+    async def scenario():
+        ledger = Ledger(tmp_path / "ledger.sqlite3")
+        await ledger.start()
+        cloud = Scripted("a", errors.ProviderUnavailable("a", "500"))
+        world = World(ledger, cloud, max_cost_usd=None if most_usd is None else Decimal(most_usd))
+        [before] = world.clouds.models
+        option = world.clouds.option(before, world.request, None)
+        world.prices = price
+        [now] = world.clouds.models
+        assert now is world.clouds.find(option)
+        with pytest.raises(errors.HybridError) as ended:
+            await anext(world.clouds.call(now, world.request, option, world.journal))
+        money = await world.money()
+        await ledger.aclose()
+        return ended.value.code, len(cloud.calls), money
+
+    refused, called = ("budget_exhausted", 0), ("provider_unavailable", 1)
+    expected = (*(refused if reserved_usd is None else called), (Decimal(reserved_usd or 0), Decimal(0)))
+    assert expected == asyncio.run(scenario())
 
 
 def test_the_budget_holds_over_all_rungs(tmp_path):

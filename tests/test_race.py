@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -25,6 +26,10 @@ LATE = HedgePlan(
     cloud=lognormal(59.0, 0.1),
 )
 """Local is sure to be late, and the cloud needs about all the time there is: it is asked at once."""
+SOON = replace(
+    LATE, cloud=lognormal(10.0, 0.1), local=Forecast(ttft=lognormal(50.0, 0.5), prefill=lognormal(50.0, 0.5))
+)
+"""Local may still make it, so the cloud is asked as late as it makes it as well: after three quarters of a minute."""
 
 
 def journal() -> Journal:
@@ -111,6 +116,35 @@ def test_a_call_that_breaks_after_its_beginning_tells_its_reader():
         return first
 
     assert TextDelta("a") == asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_late", [True, False], ids=["its-time-is-up", "it-is-closed"])
+def test_a_call_that_is_read_no_longer_has_ended_before_its_reader_goes_on(is_late):
+    """Its connection is closed and its cost is known then, so that no other call is paid for beside it."""
+
+    async def scenario() -> None:
+        never, has_ended = asyncio.Event(), False
+
+        async def endless() -> AsyncGenerator[object, None]:
+            nonlocal has_ended
+            try:
+                yield TextDelta("a")
+                await never.wait()
+            finally:
+                await asyncio.sleep(0)  # a settlement may take a turn of the loop
+                has_ended = True
+
+        events = Call(endless(), is_whole=False).events()
+        assert TextDelta("a") == await anext(events)
+        if is_late:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await anext(events)
+        else:
+            await events.aclose()
+        assert has_ended
+
+    asyncio.run(scenario())
 
 
 def test_without_a_plan_there_is_no_race():
@@ -206,21 +240,86 @@ def test_local_wins_and_what_the_call_cost_is_double_spend():
     asyncio.run(scenario())
 
 
-def test_a_first_token_calls_the_hedge_off():
-    """A stream whose first token is there needs no second answer, however long the review of it takes."""
+class SkippingLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock can be moved on, so that nobody has to wait."""
+
+    skipped_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.skipped_s
+
+
+def comes(record: Journal, run: LocalRun) -> None:
+    """The first token of a draft that was being computed."""
+    run.hear(TextDelta("a"), record.elapsed_s)
+
+
+def is_held_up(record: Journal, _run: LocalRun) -> None:
+    """Nobody does anything for longer than there was time."""
+    record.arrived_s -= SOON.limit_s
+
+
+@pytest.mark.parametrize(
+    ("happens", "is_asked"),
+    [
+        pytest.param(lambda _record, _run: None, True, id="nothing-comes"),
+        pytest.param(comes, False, id="the-first-token-comes"),
+        pytest.param(is_held_up, False, id="the-moment-is-missed"),
+    ],
+)
+def test_a_first_token_calls_the_hedge_off(happens, is_asked):
+    """A stream whose first token is there needs no second answer, however long the review of it takes.
+
+    Nor one that came too late for it. Where neither is so, the cloud is asked at the moment that was chosen.
+    """
 
     async def scenario() -> None:
-        record, run = journal(), LocalRun(0.0, started_s=0.0, first_token_s=0.1)
+        record, run = journal(), LocalRun(0.0, started_s=0.0)
 
         async def draft() -> None:
+            for _ in range(5):
+                await asyncio.sleep(0)  # the moment is being waited for
+            happens(record, run)
             race.heard(run)
-            for _ in range(20):
+            await asyncio.sleep(0)
+            asyncio.get_running_loop().skipped_s += SOON.limit_s
+            for _ in range(5):
                 await asyncio.sleep(0)
 
-        async with Race(LATE, record, lambda: pytest.fail("nothing is late")) as race:
+        async with Race(SOON, record, lambda: say(asyncio.Event())) as race:
             race.heard(run)
             assert await race.first(draft()) is None
-        assert record.hedge is None
+        assert is_asked is (record.hedge is not None)
+
+    with asyncio.Runner(loop_factory=SkippingLoop) as runner:
+        runner.run(scenario())
+
+
+def test_a_first_token_may_show_that_the_rest_will_be_late():
+    """The moment is chosen again when it comes: a whole answer that seemed quick is hedged from there on."""
+    slow = Forecast(
+        ttft=lognormal(1.0, 0.1), prefill=lognormal(1.0, 0.1), total=lognormal(30.0, 0.2), decode=lognormal(500.0, 0.1)
+    )
+
+    async def scenario() -> None:
+        record, run, asked = journal(), LocalRun(0.0, started_s=0.0), asyncio.Event()
+
+        async def draft() -> None:
+            await asyncio.sleep(0)
+            assert record.hedge is None
+            comes(record, run)
+            race.heard(run)
+            await asyncio.wait_for(asked.wait(), 5.0)
+
+        async def call() -> AsyncGenerator[object, None]:
+            asked.set()
+            await asyncio.Event().wait()
+            yield END
+
+        async with Race(replace(LATE, is_whole=True, local=slow), record, call) as race:
+            race.heard(run)
+            assert await race.first(draft()) is None
+        assert record.hedge is not None
 
     asyncio.run(scenario())
 

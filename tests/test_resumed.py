@@ -180,6 +180,16 @@ def test_a_refused_key_is_tried_again_after_an_hour(caplog):
     assert "canary" not in caplog.text + repr(world.book.refusals) + repr(world.book.rests)
 
 
+def test_a_key_that_was_refused_in_the_future_comes_back(caplog):
+    """The clock was a year ahead: from the start that finds it right, the key is out for an hour and no longer."""
+    world = Processes()
+    world.now_s = 365 * 86_400.0
+    refused_once(world, 401)
+    world.now_s = 0.0
+    world.start()
+    assert "rest 3600 s more at most" in caplog.text
+
+
 def test_another_value_is_used_at_once():
     """And the old one too, where it only changed its place."""
     world = Processes()

@@ -155,10 +155,14 @@ def _status_of(words: list[Json]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Makes the errors of one provider: its name in front, its words cut to size, its key cut out."""
+    """Makes the errors of one provider: its name in front, its words cut to size, its key cut out.
+
+    may_bill_400: whether it charges for some requests that it answers with 400; then none of them is free for sure.
+    """
 
     provider: str
     secrets: Redacting = field(default_factory=Nothing)
+    may_bill_400: bool = False
 
     def quote(self, text: str) -> str:
         """Make an upstream's text fit to be shown. The key goes first: a cut through it would leave half of it."""
@@ -208,5 +212,6 @@ class Failures:
             # An input that was flagged must not cost us the key: any client could send one.
             is_key_fault = (sharper in KEY_FAULTS or fault.status == 402) and not fault.is_moderation
             error = ProviderRejected(self.provider, sharper, message, is_key_fault=is_key_fault)
+            error.may_have_billed = self.may_bill_400 and status == 400 and not is_key_fault
         error.retry_after_s = wait_s
         return error

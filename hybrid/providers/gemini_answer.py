@@ -112,7 +112,9 @@ _decoder = msgspec.json.Decoder(_Response)
 
 
 def _usage(usage: _Usage) -> Usage | None:
-    if usage.prompt_token_count is None:
+    outputs = (usage.candidates_token_count, usage.thoughts_token_count, usage.total_token_count)
+    # A count that is missing is not zero: without any of these nothing tells what the answer took.
+    if usage.prompt_token_count is None or all(count is None for count in outputs):
         return None
     prompt = usage.prompt_token_count + (usage.tool_use_prompt_token_count or 0)
     thoughts = usage.thoughts_token_count or 0

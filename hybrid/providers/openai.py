@@ -15,6 +15,7 @@ from hybrid.providers.openai_answer import ChatReader, decode
 from hybrid.providers.openai_responses import ResponsesDialect
 from hybrid.providers.stream import Reader
 from hybrid.providers.transport import Transport
+from hybrid.providers.wire import Wire
 from hybrid.types import Capability, ChatRequest, Event, ImagePart, Json, Message, Part, TextPart
 
 CAPABILITIES = frozenset(
@@ -175,12 +176,7 @@ class OpenAIProvider(HttpProvider):
         Raises: ValueError for a URL or key that cannot work.
         """
         options = options or Options()
-        transport = transport or Transport(
-            name,
-            base_url=base_url if options.api_version is None else f"{base_url}?api-version={options.api_version}",
-            credential=ring_of(api_key, lambda key: credential_of(base_url, key)),
-            timeouts=timeouts or Timeouts(),
-        )
+        transport = transport or transport_of(name, base_url, api_key, timeouts or Timeouts(), options.api_version)
         has_extra = options.has_extra_sampling
         dialect: Dialect = (
             ResponsesDialect(options.capabilities)
@@ -190,6 +186,33 @@ class OpenAIProvider(HttpProvider):
             )
         )
         super().__init__(name, dialect, transport)
+
+
+def transport_of(
+    name: str,
+    base_url: str,
+    api_key: ApiKey,
+    timeouts: Timeouts,
+    api_version: str | None = None,
+    *,
+    wire: Wire | None = None,
+) -> Transport:
+    """What carries calls to the API at this URL. wire: another one for tests of it.
+
+    Azure charges for what it worked on, be it answered with 400: an input that its content filter or its limit
+    stopped. Which 400s are free it does not say, so none is held to be.
+    Source: Microsoft's "Plan and manage costs for Azure OpenAI", HTTP error response code and billing status.
+
+    Raises: ValueError for a URL or key that cannot work.
+    """
+    return Transport(
+        name,
+        base_url=base_url if api_version is None else f"{base_url}?api-version={api_version}",
+        credential=ring_of(api_key, lambda key: credential_of(base_url, key)),
+        timeouts=timeouts,
+        may_bill_400=is_azure(base_url),
+        wire=wire,
+    )
 
 
 def credential_of(base_url: str, api_key: str | None) -> Credential:

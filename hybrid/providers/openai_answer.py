@@ -50,6 +50,12 @@ class _Cost(msgspec.Struct):
     total_cost: Decimal | None = None
 
 
+class CostDetails(msgspec.Struct):
+    """OpenRouter's parts of a cost."""
+
+    upstream_inference_cost: Decimal | None = None
+
+
 class _Usage(msgspec.Struct):
     """Counts as the API names them, and the names DeepSeek, Moonshot, OpenRouter and Perplexity use for theirs."""
 
@@ -62,6 +68,8 @@ class _Usage(msgspec.Struct):
     cached_tokens: _Count | None = None
     cost: Decimal | _Cost | None = None
     cost_usd: Decimal | None = None
+    is_byok: bool | None = None
+    cost_details: CostDetails | None = None
 
 
 class _Function(msgspec.Struct):
@@ -107,20 +115,24 @@ class _Chunk(msgspec.Struct):
 _decoder = msgspec.json.Decoder(_Chunk)
 
 
-def _usage(usage: _Usage) -> Usage:
-    prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+def _usage(usage: _Usage) -> Usage | None:
+    """What was used; None where nothing tells what the answer took, for a count that is missing is not zero."""
+    prompt, total = usage.prompt_tokens or 0, usage.total_tokens
     details, inner = usage.prompt_tokens_details or _Details(), usage.completion_tokens_details or _Details()
-    # xAI and Gemini leave thinking out of completion_tokens and bill it as output; only the total shows it.
-    completion = max(completion, (usage.total_tokens or 0) - prompt)
     cost = usage.cost.total_cost if isinstance(usage.cost, _Cost) else usage.cost
     cost = usage.cost_usd if cost is None else cost
+    cost = billed_cost(cost, usage.cost_details) if usage.is_byok else sane_cost(cost)
+    if cost is None and usage.completion_tokens is None and (total is None or total < prompt):
+        return None
+    # xAI and Gemini leave thinking out of completion_tokens and bill it as output; only the total shows it.
+    completion = max(usage.completion_tokens or 0, (total or 0) - prompt)
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         cached_tokens=details.cached_tokens or usage.prompt_cache_hit_tokens or usage.cached_tokens or 0,
         cache_write_tokens=details.cache_write_tokens,
         reasoning_tokens=inner.reasoning_tokens or 0,
-        cost_usd=sane_cost(cost),
+        cost_usd=cost,
     )
 
 
@@ -129,6 +141,17 @@ def sane_cost(cost_usd: Decimal | None) -> Decimal | None:
     # A comparison with NaN raises, so finite first.
     is_sane = cost_usd is not None and cost_usd.is_finite() and 0 <= cost_usd < _COST_LIMIT_USD
     return cost_usd if is_sane else None
+
+
+def billed_cost(fee_usd: Decimal | None, details: CostDetails | None) -> Decimal | None:
+    """What a call with the user's own key at OpenRouter costs: its fee, and the bill of the provider behind it.
+
+    None where one of them is not known: the tokens price it better than the fee alone. Without such a key the
+    provider's bill is within the cost already, and is told all the same.
+    Source: openrouter.ai/docs/use-cases/usage-accounting.
+    """
+    fee_usd, upstream_usd = sane_cost(fee_usd), sane_cost(details.upstream_inference_cost if details else None)
+    return None if fee_usd is None or upstream_usd is None else fee_usd + upstream_usd
 
 
 class _ChoiceSoFar:
@@ -209,7 +232,9 @@ class _Answer:
         except UNREADABLE_JSON as exc:
             raise self._failures.protocol(f"sent JSON that is no chat completion: {exc}") from exc
         if chunk.error or chunk.object == "error":
-            raise self._failures.from_fault(Fault.from_json(msgspec.json.decode(data)))
+            # Not decoded once more: what was passed over until here may be a number that no float holds.
+            body = data.encode() if isinstance(data, str) else data
+            raise self._failures.from_fault(Fault.from_json(chunk.error) if chunk.error else Fault.from_body(body))
         if chunk.usage is not None:
             # The last one counts: some servers send a running total with every chunk.
             self._usage = _usage(chunk.usage)

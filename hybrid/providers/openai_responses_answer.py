@@ -10,7 +10,7 @@ import msgspec
 
 from hybrid.providers.failures import UNREADABLE_JSON, Failures, Fault
 from hybrid.providers.logprobs import TokenWire, token_logprobs
-from hybrid.providers.openai_answer import sane_cost
+from hybrid.providers.openai_answer import CostDetails, billed_cost, sane_cost
 from hybrid.providers.sse import SseEvent
 from hybrid.types import Event, Finished, FinishReason, Json, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 
@@ -32,6 +32,8 @@ class _Usage(msgspec.Struct):
     input_tokens_details: _InputDetails | None = None
     output_tokens_details: _OutputDetails | None = None
     cost: Decimal | None = None
+    is_byok: bool | None = None
+    cost_details: CostDetails | None = None
 
 
 class _Part(msgspec.Struct):
@@ -91,7 +93,7 @@ def _usage(usage: _Usage | None) -> Usage | None:
         cached_tokens=inputs.cached_tokens or 0,
         cache_write_tokens=inputs.cache_write_tokens,
         reasoning_tokens=outputs.reasoning_tokens or 0,
-        cost_usd=sane_cost(usage.cost),
+        cost_usd=billed_cost(usage.cost, usage.cost_details) if usage.is_byok else sane_cost(usage.cost),
     )
 
 

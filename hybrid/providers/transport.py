@@ -51,6 +51,7 @@ class Transport:
         credential: Credential | KeyRing,
         timeouts: Timeouts,
         headers: Mapping[str, str] | None = None,
+        may_bill_400: bool = False,
         max_response_bytes: int = MAX_RESPONSE_BYTES,
         wire: Wire | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -61,6 +62,7 @@ class Transport:
 
         base_url: its query, if it has one, is sent with every call.
         headers: sent with every call beside the key's.
+        may_bill_400: see `Failures`.
         sleep, draw (uniform in [0, 1)), now_unix_s: the backoff's and Retry-After's world, given by tests.
 
         Raises: ValueError for a base URL that is not http(s), has no host, or carries a user name or password.
@@ -72,7 +74,7 @@ class Transport:
             raise ValueError(f"{provider}: base_url holds a user name or password; give the key by api_key_env")
         self._parts = parts
         self._keys = credential if isinstance(credential, KeyRing) else KeyRing([credential])
-        self.failures = Failures(provider, self._keys)
+        self.failures = Failures(provider, self._keys, may_bill_400)
         self._timeouts = timeouts
         agent = {"accept-encoding": "identity", "content-type": "application/json", "user-agent": "hybrid"}
         self._headers = agent | dict(headers or {})

@@ -84,6 +84,41 @@ def test_thinking_may_use_up_the_whole_answer():
     assert [Finished(FinishReason.LENGTH, used)] == whole("gemini", body)
 
 
+def _counted(completion_tokens, **also):
+    return Usage(prompt_tokens=1000, completion_tokens=completion_tokens, **also)
+
+
+@pytest.mark.parametrize(
+    ("api", "counts", "expected"),
+    [
+        pytest.param("chat", {"prompt_tokens": 1000}, None, id="chat-prompt-alone"),
+        pytest.param("chat", {"prompt_tokens": 1000, "completion_tokens": None}, None, id="chat-null"),
+        pytest.param("chat", {"prompt_tokens": 1000, "cost": -1}, None, id="chat-with-no-cost-to-believe"),
+        pytest.param("chat", {"prompt_tokens": 1000, "total_tokens": 0}, None, id="chat-total-below-the-prompt"),
+        pytest.param("chat", {"prompt_tokens": 1000, "total_tokens": 1007}, _counted(7), id="chat-total"),
+        pytest.param("chat", {"prompt_tokens": 1000, "completion_tokens": 0}, _counted(0), id="chat-zero-is-told"),
+        pytest.param("chat", {"prompt_tokens": 1000, "cost": 2}, _counted(0, cost_usd=Decimal(2)), id="chat-cost"),
+        pytest.param("gemini", {"promptTokenCount": 1000}, None, id="gemini-prompt-alone"),
+        pytest.param(
+            "gemini",
+            {"promptTokenCount": 1000, "totalTokenCount": 1007},
+            _counted(7, cache_write_tokens=0),
+            id="gemini-total",
+        ),
+    ],
+)
+def test_a_count_that_is_missing_is_not_zero(api, counts, expected):
+    """Where neither the answer's tokens nor a total nor a cost are told, the use is unknown; a total tells it."""
+    body = {
+        "chat": {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": counts},
+        "gemini": {
+            "candidates": [{"content": {"parts": [{"text": "Hi"}]}, "finishReason": "STOP"}],
+            "usageMetadata": counts,
+        },
+    }[api]
+    assert Finished(FinishReason.STOP, expected) == whole(api, body)[-1]
+
+
 def test_a_stop_with_every_chunk_is_no_end():
     """Older Gemini models say STOP all along; only the end of the bytes ends the answer."""
     chunks = [
@@ -180,10 +215,22 @@ def test_what_came_whole_within_a_stream_is_said_once():
     ] == streamed("responses", *done, end)
 
 
-def test_a_reported_cost_of_responses_is_exact():
-    """OpenRouter tells what it charged; that goes before any price of ours."""
-    body = '{"status": "completed", "output": [], "usage": {"input_tokens": 1, "output_tokens": 1, "cost": 1e-7}}'
-    assert Decimal("1E-7") == DECODERS["responses"](body.encode(), FAILURES)[-1].usage.cost_usd
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        pytest.param('"cost": 1e-7', Decimal("1E-7"), id="its-key"),
+        pytest.param(
+            '"cost": 1e-7, "is_byok": true, "cost_details": {"upstream_inference_cost": 2e-6}',
+            Decimal("2.1E-6"),
+            id="own-key",
+        ),
+        pytest.param('"cost": 1e-7, "is_byok": true, "cost_details": {}', None, id="own-key-and-no-bill"),
+    ],
+)
+def test_a_reported_cost_of_responses_is_exact(told, expected):
+    """OpenRouter tells what it charged, and with a key of one's own what was billed; that goes before our prices."""
+    body = f'{{"status": "completed", "output": [], "usage": {{"input_tokens": 1, "output_tokens": 1, {told}}}}}'
+    assert expected == DECODERS["responses"](body.encode(), FAILURES)[-1].usage.cost_usd
 
 
 @pytest.mark.parametrize(("word", "expected"), anthropic_answer.FINISH_REASONS.items())

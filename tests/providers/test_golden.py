@@ -213,7 +213,8 @@ def error_of(case: dict[str, Any]) -> errors.ProviderError:
     """The error that a case of `errors.json` becomes: an answer that is no 200, or a stream or body inside one."""
     if "status" in case:
         wait_s = retry_after_s(case.get("headers", {}), now_unix_s=0)
-        return FAILURES.from_status(case["status"], Fault.from_body(json.dumps(case["body"]).encode()), wait_s)
+        failures = Failures("cloud", may_bill_400=case.get("may_bill_400", False))
+        return failures.from_status(case["status"], Fault.from_body(json.dumps(case["body"]).encode()), wait_s)
     dialect, call = DIALECTS[case["api"]], call_of(case["api"], "plain")
     if "stream" in case:
         parser = StreamParser(FAILURES, dialect.reader(FAILURES, call))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import socket
 
 import aiohttp
@@ -18,7 +19,7 @@ from hybrid.providers.base import Timeouts
 from hybrid.providers.failures import Failures
 from hybrid.providers.fake import Answer, FakeProvider, Fault
 from hybrid.providers.keys import Credential
-from hybrid.providers.openai import OpenAIProvider
+from hybrid.providers.openai import OpenAIProvider, transport_of
 from hybrid.providers.transport import Transport
 from hybrid.providers.wire import AiohttpWire, blame_of, translating
 from hybrid.types import Finished, FinishReason
@@ -88,6 +89,45 @@ def retried(*failures, draw=0.5):
         return error
 
     return run(scenario()), wire.calls, waits
+
+
+class RefusingWire(FailingWire):
+    """Answers one call with this status and error object."""
+
+    def __init__(self, status, error):
+        super().__init__()
+        self.status, self.body = status, json.dumps({"error": error}).encode()
+
+    async def post(self, url, body, headers, on_sent):
+        reply = await super().post(url, body, headers, on_sent)
+        reply.status, reply._pieces = self.status, [self.body, b""]
+        return reply
+
+
+FILTERED = {"message": "The response was filtered", "code": "content_filter", "status": 400}
+BILLED_400S = [
+    pytest.param("https://me.openai.azure.com/openai/v1", 400, FILTERED, True, id="azure-filter"),
+    pytest.param("https://me.openai.azure.com/openai/v1", 400, {"message": "too long"}, True, id="azure-limit"),
+    pytest.param("https://me.openai.azure.com/openai/v1", 400, {"code": "invalid_api_key"}, False, id="azure-key"),
+    pytest.param("https://me.openai.azure.com/openai/v1", 401, {"message": "who?"}, False, id="azure-401"),
+    pytest.param("https://me.openai.azure.com/openai/v1", 404, {"message": "where?"}, False, id="azure-404"),
+    pytest.param("https://api.openai.com/v1", 400, FILTERED, False, id="openai-filter"),
+]
+
+
+@pytest.mark.parametrize(("base_url", "status", "error", "may_have_billed"), BILLED_400S)
+def test_a_400_of_azure_may_be_billed(base_url, status, error, may_have_billed):
+    """It charges for what its filter or limit stopped, and a key that is refused costs nothing anywhere."""
+
+    async def scenario():
+        transport = transport_of("cloud", base_url, KEY, Timeouts(), wire=RefusingWire(status, error))
+        provider = OpenAIProvider("cloud", base_url=base_url, api_key=KEY, transport=transport)
+        found = (await outcome(provider, call(is_stream=False)))[1]
+        await provider.aclose()
+        return found
+
+    found = run(scenario())
+    assert (errors.ProviderRejected, may_have_billed) == (type(found), found.may_have_billed)
 
 
 REFUSED = aiohttp.ClientConnectorError(HOST, ConnectionRefusedError(111, "refused"))

@@ -174,6 +174,8 @@ ERRORS = [
     pytest.param('{"error":{"message":"m","type":"server_error"}}', ProviderUnavailable, id="server-error"),
     pytest.param('{"error":"something broke"}', ProviderUnavailable, id="only-text"),
     pytest.param('{"object":"error","message":"m","code":400}', ProviderRejected, id="vllm"),
+    pytest.param('{"error":{"message":"m","code":429},"n":1e999}', ProviderThrottled, id="no-float-holds-its-number"),
+    pytest.param('{"object":"error","message":"m","n":1e999}', ProviderUnavailable, id="nor-that-of-vllm"),
     pytest.param('{"choices":[{"index":0,"delta":{},"finish_reason":"error"}]}', ProviderUnavailable, id="openrouter"),
 ]
 
@@ -253,14 +255,29 @@ COSTS = [
     pytest.param(b'{"cost":"NaN"}', None, id="not-a-number"),
     pytest.param(b'{"cost":"Infinity"}', None, id="infinite"),
     pytest.param(b'{"cost":1e99999}', None, id="absurd"),
+    pytest.param(
+        b'{"cost":0.95,"is_byok":true,"cost_details":{"upstream_inference_cost":19}}', Decimal("19.95"), id="own-key"
+    ),
+    pytest.param(
+        b'{"cost":0.95,"is_byok":false,"cost_details":{"upstream_inference_cost":0.95}}', Decimal("0.95"), id="its-key"
+    ),
+    pytest.param(
+        b'{"cost":0.95,"cost_details":{"upstream_inference_cost":19}}', Decimal("0.95"), id="whose-key-is-not-told"
+    ),
+    pytest.param(b'{"cost":0.95,"is_byok":true}', None, id="own-key-without-details"),
+    pytest.param(
+        b'{"cost":0.95,"is_byok":true,"cost_details":{"upstream_inference_cost":null}}', None, id="own-key-and-no-bill"
+    ),
+    pytest.param(b'{"is_byok":true,"cost_details":{"upstream_inference_cost":19}}', None, id="own-key-and-no-fee"),
 ]
 
 
 @pytest.mark.parametrize(("usage", "expected"), COSTS)
 def test_a_reported_cost_is_exact_or_unknown(usage, expected):
     """The digits of the wire are the digits of the ledger; a cost that cannot be is unknown, and the tokens remain."""
-    body = b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}],"usage":%b}' % usage
-    assert expected == decode(body, Failures("cloud"))[-1].usage.cost_usd
+    body = b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}],"usage":%b}'
+    counted = usage.replace(b"{", b'{"completion_tokens":1,', 1).replace(b",}", b"}")
+    assert expected == decode(body % counted, Failures("cloud"))[-1].usage.cost_usd
 
 
 BODIES = [
