@@ -13,8 +13,10 @@ import msgspec
 from hybrid.errors import CatalogError
 from hybrid.gguf_format import FILE_TYPES
 
-SCHEMA = 1
-"""Counts up when a record's meaning changes; a record of another schema is not used."""
+SCHEMA = 2
+"""Counts up when a record's meaning changes; a record of another schema is not used, but for the one before."""
+UNTIMED_SCHEMA = 1
+"""In this one several steps may have been timed as one: what was chosen holds, by its divergence, and no speed does."""
 _MARK = ".tuned-"
 
 
@@ -113,7 +115,8 @@ class Versions(msgspec.Struct, frozen=True, kw_only=True):
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     """The record: what was tried, what was chosen and why. file: None where the source itself is the best.
 
-    speedup: the source's time over the chosen one's, from runs in turns at the end; None where the source was chosen.
+    speedup: the source's time over the chosen one's, from runs in turns at the end; None where the source was chosen,
+    or where no time is known.
     text_sha256: of the text on which divergence was measured.
     """
 
@@ -176,11 +179,24 @@ def read_tuning(source: Path) -> Tuning | None:
         raise CatalogError(f"{path} cannot be read: {failed.strerror}") from failed
     try:
         schema = msgspec.json.decode(data, type=_Schema).schema
-        if schema != SCHEMA:
+        if schema not in (SCHEMA, UNTIMED_SCHEMA):
             raise CatalogError(f"{path} is of schema {schema}, and this version reads {SCHEMA}")
-        return msgspec.json.decode(data, type=Tuning)
+        tuning = msgspec.json.decode(data, type=Tuning)
+        return _without_speeds(tuning) if schema == UNTIMED_SCHEMA else tuning
     except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
         raise CatalogError(f"{path} is damaged: {wrong}") from wrong
+
+
+def _without_speeds(tuning: Tuning) -> Tuning:
+    return msgspec.structs.replace(
+        tuning,
+        schema=SCHEMA,
+        candidates=tuple(msgspec.structs.replace(one, speed=None) for one in tuning.candidates),
+        chosen=msgspec.structs.replace(tuning.chosen, speed=None),
+        why="an earlier version found it the fastest, and its times are left out: they may be of several steps each; "
+        "`hybrid models tune` measures again",
+        speedup=None,
+    )
 
 
 def write_tuning(source: Path, tuning: Tuning) -> None:

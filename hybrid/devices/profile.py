@@ -17,8 +17,10 @@ from hybrid import __version__
 from hybrid.errors import CommandError
 
 FOLDER = "profiles"
-FORMAT = 1
-"""Raised when the meaning of a field changes; a profile of another format is not read."""
+FORMAT = 2
+"""Raised when the meaning of a field changes; a profile of another format is not read, but for the one before."""
+DOUBTFUL_FORMAT = 1
+"""In this one tuning may have taken several steps for one. Its figures are left out; what `bench` measured holds."""
 MAX_BYTES = 8 << 20
 OnNote = Callable[[str], None]
 Source: TypeAlias = Literal["bench", "quick bench", "tune"]
@@ -116,6 +118,7 @@ def load_profile(
     if stale := _staleness(profile, hardware_fingerprint, versions):
         on_note(f"the profile {path} is out of date: {stale}; {_AGAIN}")
         return None
+    profile = _without_doubtful(profile, on_note)
     if unsound := _unsoundness(profile):
         on_note(f"the profile {path} is damaged ({unsound}) and was not used; {_AGAIN}")
         return None
@@ -126,7 +129,7 @@ _AGAIN = "`hybrid bench` measures again"
 
 
 def _staleness(profile: Profile, hardware_fingerprint: str, versions: Mapping[str, str]) -> str | None:
-    if profile.format != FORMAT:
+    if profile.format not in (FORMAT, DOUBTFUL_FORMAT):
         return f"it has format {profile.format}, this version reads {FORMAT}"
     if profile.hardware_fingerprint != hardware_fingerprint:
         return "it was measured on other hardware"
@@ -136,6 +139,19 @@ def _staleness(profile: Profile, hardware_fingerprint: str, versions: Mapping[st
         if profile.versions.get(name) != versions.get(name)
     ]
     return ", ".join(changed) or None
+
+
+def _without_doubtful(profile: Profile, on_note: OnNote) -> Profile:
+    if profile.format == FORMAT:
+        return profile
+    doubtful = sorted(model.model_name for model in profile.models.values() if model.source == "tune")
+    if doubtful:
+        on_note(
+            f"tuning's figures for {', '.join(doubtful)} are of an earlier version, which may have told too low "
+            f"speeds, and were not used; `hybrid models tune` or `hybrid bench` measures again"
+        )
+    sound = {fingerprint: model for fingerprint, model in profile.models.items() if model.source != "tune"}
+    return replace(profile, models=sound, format=FORMAT)
 
 
 def _unsoundness(profile: Profile) -> str | None:

@@ -14,7 +14,15 @@ from hybrid.backends.base import Backend, BatchEntry
 from hybrid.engine.kv_cache import common_length
 from hybrid.engine.scheduler import Plan, Work
 from hybrid.engine.sequence import Sequence
-from hybrid.engine.speculation import LONG_PRIOR_ACCEPTANCE, MAX_DRAFT_TOKENS, Glances, Worth, draft_lengths, learned
+from hybrid.engine.speculation import (
+    LONG_PRIOR_ACCEPTANCE,
+    MAX_DRAFT_TOKENS,
+    Glances,
+    Worth,
+    draft_lengths,
+    forgotten,
+    learned,
+)
 from hybrid.errors import LocalFailure, ModelFileError
 
 SMOOTHING = 0.2
@@ -35,6 +43,7 @@ class Drafter:
         self.is_on = is_on
         self._worth: defaultdict[int, Worth] = defaultdict(Worth)
         self._glances = Glances()
+        self._declined: Sequence | None = None  # the one of the last look for which no draft was worth it
 
     def draft(self, step: Plan, step_s: Callable[[int, int], float | None], *, most_tokens: int) -> None:
         """Add drafts to `step` where they promise more tokens a second.
@@ -44,6 +53,7 @@ class Drafter:
                 nothing is drafted.
             most_tokens: how many the batch and the cache have room for.
         """
+        self._declined = None
         for work in step.decoding:
             if work.sequence.constraint is not None:
                 # What a grammar forces is no guess, and needs no judge: its tokens are computed at once.
@@ -55,7 +65,7 @@ class Drafter:
         if not self._worth[_about(len(step.decoding))].may_draft() or not self._glances.is_due():
             return
         found = {id(work): work.sequence.repeat(_room(work)) for work in free}
-        repeating = [work for work in free if found[id(work)]]
+        repeating, is_catching_up = [work for work in free if found[id(work)]], False
         if repeating:
             available = [len(found[id(work)]) for work in repeating]
             for work, length in zip(
@@ -63,16 +73,18 @@ class Drafter:
             ):
                 work.draft = found[id(work)][:length]
                 if not length:
-                    _note(work.sequence, drafted=0, accepted=0)
+                    self._decline(step, work)
         elif self._model is not None:
             rounds = [min(_room(work), self._model.room(work.sequence)) for work in free]
             lengths = self._lengths(step, free, rounds, step_s, most_tokens, round_s=self._model.round_s)
-            self._model.fill([(work, length) for work, length in zip(free, lengths, strict=True) if length])
+            wanted = [(work, length) for work, length in zip(free, lengths, strict=True) if length]
+            is_catching_up = self._model.fill(wanted)
             for work, length in zip(free, lengths, strict=True):
                 if not length:
-                    _note(work.sequence, drafted=0, accepted=0)
-
-        self._glances.saw(has_found=any(work.draft for work in free), beside_others=len(step.decoding) > 1)
+                    self._decline(step, work)
+        # A look that brought the small model nearer was not in vain.
+        has_found = is_catching_up or any(work.draft for work in free)
+        self._glances.saw(has_found=has_found, beside_others=len(step.decoding) > 1)
 
     def quiet_steps(self, step: Plan) -> int:
         """Say for how many steps, this one among them, nobody looks for drafts or would have a use for any."""
@@ -81,9 +93,11 @@ class Drafter:
         return self._worth[_about(len(step.decoding))].rest_steps or self._glances.quiet_steps
 
     def skip(self, step: Plan, steps: int) -> None:
-        """Count steps that passed without `draft`."""
+        """Count steps that passed without `draft`, after one that had it."""
         self._worth[_about(len(step.decoding))].skip(steps)
         self._glances.skip(steps)
+        if self._declined is not None:
+            self._declined.acceptance = forgotten(self._declined.acceptance, looks=steps)
 
     def judged(self, work: Work, accepted: int) -> None:
         """Learn how many of a draft's tokens its sequence drew itself."""
@@ -98,6 +112,11 @@ class Drafter:
         """The sequence has left."""
         if self._model is not None:
             self._model.forget(sequence)
+
+    def _decline(self, step: Plan, work: Work) -> None:
+        _note(work.sequence, drafted=0, accepted=0)
+        # Alone it would have been looked at in each step of a run, and judged as now; beside others it waits anyway.
+        self._declined = work.sequence if len(step.decoding) == 1 else None
 
     @staticmethod
     def _lengths(
@@ -164,11 +183,14 @@ class ModelDrafts:
         """How far the small model may go beyond the sequence's tokens."""
         return max(0, min(MAX_DRAFT_TOKENS, self._backend.facts.context_tokens - sequence.length - 1))
 
-    def fill(self, wanted: Seq[tuple[Work, int]]) -> None:
-        """Give each work a draft of the length that is wanted, or none while its tokens are not computed here yet."""
+    def fill(self, wanted: Seq[tuple[Work, int]]) -> bool:
+        """Give each work a draft of the length that is wanted, or none while its tokens are not computed here yet.
+
+        Returns: whether there are such, and the next steps come nearer to them.
+        """
         ahead = sum(work.sequence.length + length for work, length in wanted)
         if ahead > self._backend.facts.kv_cells:
-            return  # its cache does not hold them all, and what does not fit fails
+            return False  # its cache does not hold them all, and what does not fit fails
         drafts = [self._hold(work.sequence) for work, _ in wanted]
         try:
             likeliest = self._catch_up(
@@ -179,6 +201,7 @@ class ModelDrafts:
                 for (work, length), draft in zip(wanted, drafts, strict=True)
                 if draft.slot in likeliest
             ]
+            is_catching_up = len(active) < len(wanted)
             for work, _, draft in active:
                 work.draft.append(likeliest[draft.slot])
             while active := [(work, length, draft) for work, length, draft in active if len(work.draft) < length]:
@@ -195,6 +218,8 @@ class ModelDrafts:
             self._drop_all()
             for work, _ in wanted:
                 work.draft = []
+            return False
+        return is_catching_up
 
     def forget(self, sequence: Sequence) -> None:
         """The sequence is over, or starts anew."""

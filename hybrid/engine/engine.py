@@ -192,13 +192,14 @@ class Engine:
 
         Raises: as the backend's `run`.
         """
-        sequences = len(step.work)
+        sequences, threads = len(step.work), self.neighbours.threads
 
         def observe(now_s: float, *, step_s: float, steps: int, drawn: float) -> bool:
-            threads = self.neighbours.threads
             self.pace.observe(step_s=step_s, prefill_tokens=0, sequences=sequences, drawn=drawn)
-            self.neighbours.observe(now_s, step_s=step_s, prefill_tokens=0, decode_tokens=sequences, steps=steps)
-            return threads == self.neighbours.threads  # other threads compute from the run's end on
+            # Other threads compute from the run's end on: what it computed before that is no work of theirs.
+            if threads == self.neighbours.threads:
+                self.neighbours.observe(now_s, step_s=step_s, prefill_tokens=0, decode_tokens=sequences, steps=steps)
+            return threads == self.neighbours.threads
 
         draws = [draw for work in step.work for draw in row_draws(work)]
         self.cache.reserve(sequences * length.steps)

@@ -202,6 +202,11 @@ def learned(acceptance: float, *, drafted: int, accepted: int) -> float:
     """
     judged = accepted + (accepted < drafted)
     if judged == 0:
-        return acceptance + FORGETTING * (PRIOR_ACCEPTANCE - acceptance)
+        return forgotten(acceptance, looks=1)
     weight = 1.0 - (1.0 - LEARNING) ** judged
     return acceptance + weight * (accepted / judged - acceptance)
+
+
+def forgotten(acceptance: float, *, looks: int) -> float:
+    """Judge a sequence's drafts after so many looks at which it could have drafted and did not."""
+    return PRIOR_ACCEPTANCE + (1.0 - FORGETTING) ** looks * (acceptance - PRIOR_ACCEPTANCE)

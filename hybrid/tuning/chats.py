@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -17,6 +19,7 @@ from hybrid.devices.others import OthersWatch
 from hybrid.engine.detokenize import Detokenizer
 from hybrid.engine.drafting import Drafter
 from hybrid.engine.engine import Engine
+from hybrid.engine.report import StepReport
 from hybrid.engine.sequence import Sequence
 from hybrid.errors import LocalFailure
 from hybrid.native import SampleParams
@@ -39,14 +42,22 @@ class Run:
     step_s: float
 
 
-def measure_speed(backend: Backend, tokens: Seq[int], *, prompt_tokens: int, answer_tokens: int, runs: int) -> Speed:
+def measure_speed(
+    backend: Backend,
+    tokens: Seq[int],
+    *,
+    prompt_tokens: int,
+    answer_tokens: int,
+    runs: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Speed:
     """Measure one chat and eight at once; of several runs the fastest counts, for other work can only slow one down.
 
     Prompts and answers that are shorter than the chat's are stretched by the time of what is missing.
 
     Raises: LocalFailure if a chat fails.
     """
-    chats = _Chats(backend, tokens, prompt_tokens)
+    chats = _Chats(backend, tokens, prompt_tokens, clock)
     chats.run(1, WARM_TOKENS)  # the first touches every weight once, and the engine learns how much fits a step
     watch = OthersWatch()
     alone = min((chats.run(1, answer_tokens) for _ in range(runs)), key=_total_s)
@@ -69,13 +80,18 @@ def _total_s(run: Run) -> float:
     return run.total_s
 
 
+def _steps(report: StepReport) -> int:
+    """How many steps one call made: whoever goes on through all of them draws a token in each."""
+    return max(Counter(delta.id for delta in report.deltas).values(), default=1)
+
+
 class _Chats:
     """One engine over one loaded model, with a text to take prompts from."""
 
-    def __init__(self, backend: Backend, tokens: Seq[int], prompt_tokens: int) -> None:
-        self._tokens, self._prompt_tokens = tokens, prompt_tokens
+    def __init__(self, backend: Backend, tokens: Seq[int], prompt_tokens: int, clock: Callable[[], float]) -> None:
+        self._tokens, self._prompt_tokens, self._clock = tokens, prompt_tokens, clock
         # Small models repeat themselves, each in its own way: guessed tokens would time that, and not the format.
-        self._engine = Engine(backend, drafter=Drafter(is_on=False), is_adaptive=False)
+        self._engine = Engine(backend, drafter=Drafter(is_on=False), clock=clock, is_adaptive=False)
         ends = [token for token in range(backend.facts.vocab_tokens) if backend.is_end(token)]
         self._bias = np.array(ends, dtype=np.int32), np.full(len(ends), NEVER, dtype=np.float32)
 
@@ -85,10 +101,10 @@ class _Chats:
         for number in range(chats):
             engine.submit(self._chat(number, answer_tokens))
         waiting, steps_s = {str(number) for number in range(chats)}, []
-        started_s = prefilled_s = now_s = time.perf_counter()
+        started_s = prefilled_s = now_s = self._clock()
         while engine.has_work:
             before_s, report = now_s, engine.step()
-            now_s = time.perf_counter()
+            now_s = self._clock()
             failure = next((delta.failure for delta in report.deltas if delta.failure), None)
             if failure is not None:
                 raise LocalFailure(failure)
@@ -96,7 +112,8 @@ class _Chats:
                 waiting -= {delta.id for delta in report.deltas if delta.signal is not None}
                 prefilled_s = now_s
             else:
-                steps_s.append(now_s - before_s)
+                steps = _steps(report)
+                steps_s += [(now_s - before_s) / steps] * steps
         engine.cache.clear()
         return Run(now_s - started_s, prefilled_s - started_s, statistics.median(steps_s))
 

@@ -72,7 +72,7 @@ def test_show_tells_the_numbers(folder, capsys):
     assert "tuning ignored" not in shown
     assert 0 == run("show", "mine", "--json", folder=folder)
     told = json.loads(capsys.readouterr().out)
-    assert ("Q8_0", None, 1) == (told["tuned_to"], told["tuning_problem"], told["tuning"]["schema"])
+    assert ("Q8_0", None, 2) == (told["tuned_to"], told["tuning_problem"], told["tuning"]["schema"])
 
 
 def test_show_tells_why_a_tuning_is_ignored(folder, capsys):

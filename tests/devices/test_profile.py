@@ -97,6 +97,23 @@ def test_a_profile_of_another_format_is_told_of(tmp_path):
     assert "it has format 99" in note
 
 
+def test_what_tuning_told_before_runs_were_counted_is_left_out(tmp_path):
+    """What a bench measured of the same machine stays, and what is saved next says nothing of it any more."""
+    tuned = replace(MODEL, model_fingerprint="f01", model_name="tuned", source="tune")
+    save_profile(tmp_path, replace(PROFILE, format=1, models={"f00": MODEL, "f01": tuned}))
+    profile, [note] = load(tmp_path)
+    assert profile == PROFILE
+    assert "figures for tuned are of an earlier version" in note
+    save_profile(tmp_path, merge(profile, replace(PROFILE, models={"f01": tuned})))
+    assert (replace(PROFILE, models={"f00": MODEL, "f01": tuned}), []) == load(tmp_path)
+
+
+def test_a_bench_of_the_format_before_holds(tmp_path):
+    """Nothing is said where nothing is left out."""
+    save_profile(tmp_path, replace(PROFILE, format=1))
+    assert (PROFILE, []) == load(tmp_path)
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -205,17 +204,18 @@ def test_one_who_ends_in_a_run_is_told_at_once_and_leaves_at_its_end():
 
 
 class Changing:
-    """Neighbours that ask for the next number of threads each time they are looked at."""
+    """Neighbours that ask for one thread when they were told of so many steps of two."""
 
-    def __init__(self, threads: Iterator[int]) -> None:
-        self._threads = threads
+    def __init__(self, after_steps: int) -> None:
+        self.threads = 2
+        self.told: list[int] = []
+        self._after_steps = after_steps
 
-    @property
-    def threads(self) -> int:
-        return next(self._threads)
-
-    def observe(self, now_s: float, **_: object) -> None:
-        """Nothing is learned."""
+    def observe(self, now_s: float, *, steps: int = 1, **_: object) -> None:
+        """Note which threads these steps are taken for."""
+        self.told += [self.threads] * steps
+        if len(self.told) >= self._after_steps:
+            self.threads = 1
 
 
 def test_other_threads_compute_from_the_end_of_a_run_on():
@@ -226,9 +226,22 @@ def test_other_threads_compute_from_the_end_of_a_run_on():
         engine.step()
     engine.step()
     whole = len(engine.step().deltas)
-    threads = iter([2] * 5 + [1] * 100)
-    engine.neighbours = Changing(threads)
+    engine.neighbours = Changing(after_steps=3)
     assert len(engine.step().deltas) < whole == MOST_RUN_STEPS
+
+
+def test_a_step_of_the_threads_of_before_is_no_work_of_the_new_ones():
+    """When others are asked for, the run's next step is computed already: no trial is judged by it, the pace is."""
+    engine = engine_of(can_run=True, step_s=0.03, has_drafts=False)
+    ask(engine, "long", "[endless] and on it goes")
+    while not engine.running or engine.running[0].pending > 1:
+        engine.step()
+    engine.step()
+    engine.neighbours = Changing(after_steps=3)
+    assert len(engine.step().deltas) > 3
+    assert [2] * 3 == engine.neighbours.told
+    engine.step()
+    assert {1} == set(engine.neighbours.told[3:])
 
 
 def test_what_fails_while_a_run_is_told_reaches_whoever_computes():

@@ -14,6 +14,7 @@ from hybrid.backends.fake import FakeBackend
 from hybrid.engine.detokenize import Detokenizer
 from hybrid.engine.drafting import Drafter, ModelDrafts, check_vocabulary
 from hybrid.engine.engine import Engine
+from hybrid.engine.scheduler import Plan, Work
 from hybrid.engine.sequence import Sequence
 from hybrid.engine.speculation import PRIOR_ACCEPTANCE, Repeats, draft_lengths, learned
 from hybrid.errors import ModelFileError
@@ -115,6 +116,50 @@ def test_a_sequence_that_gave_up_tries_again():
     for _ in range(100):
         acceptance = learned(acceptance, drafted=0, accepted=0)
     assert acceptance > 0.5
+
+
+# ---- in the steps of a run, in which nobody looks
+
+
+def _step(*texts: str) -> Plan:
+    """A step in which each text's next token is drawn."""
+    sequences = [_sequence(text, name=text) for text in texts]
+    for sequence in sequences:
+        sequence.prompt = _tokens(sequence.id)
+    return Plan(work=[Work(sequence, 1, is_decode=True) for sequence in sequences])
+
+
+def test_a_draft_model_that_catches_up_is_looked_at_in_each_step():
+    """It takes a long prompt in chunks, one a look: no look of these is in vain, and the first draft comes at once."""
+    small = _Counting(context_tokens=8192, slots=1)
+    drafter, step = Drafter(ModelDrafts(small, clock=lambda: 0.0)), _step("a long text, " * 100 + "!?")
+    looks = 0
+    while not step.work[0].draft:
+        drafter.draft(step, lambda _sequences, _drafted: 0.01, most_tokens=100)
+        looks += 1
+        assert 1 == drafter.quiet_steps(step)
+    assert -(-step.work[0].sequence.length // small.facts.batch_tokens) == looks
+
+
+@pytest.mark.parametrize(
+    ("texts", "looks"),
+    [
+        pytest.param(("all new, all new",), 16, id="alone-as-if-each-step-had-looked"),
+        pytest.param(("all new, all new", "and other, and other"), 1, id="beside-others-nobody-would-have"),
+        pytest.param(("nothing twice",), 0, id="nothing-to-guess"),
+    ],
+)
+def test_a_sequence_that_gave_up_tries_again_after_as_many_steps_of_runs(texts, looks):
+    """Where a look found no guess worth its time, the steps that follow it in a run count as such looks."""
+    drafter, step = Drafter(), _step(*texts)
+    for work in step.work:
+        work.sequence.acceptance = 0.05
+    drafter.draft(step, lambda sequences, drafted: 0.01 * (sequences + drafted), most_tokens=100)
+    drafter.skip(step, 15)
+    acceptance = 0.05
+    for _ in range(looks):
+        acceptance = learned(acceptance, drafted=0, accepted=0)
+    assert [pytest.approx(acceptance)] * len(texts) == [work.sequence.acceptance for work in step.work]
 
 
 # ---- in the engine

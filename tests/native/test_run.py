@@ -38,7 +38,14 @@ class Batch(ctypes.Structure):
 class Counting:
     """A model that says the token after the one it was given; notes every batch it computes."""
 
-    def __init__(self, tokens: list[int], *, fails_at: int | None = None, broken_at: int | None = None) -> None:
+    def __init__(
+        self,
+        tokens: list[int],
+        *,
+        fails_at: int | None = None,
+        broken_at: int | None = None,
+        missing_at: int | None = None,
+    ) -> None:
         self.seen: list[tuple[list[int], list[int]]] = []
         self.flag = ctypes.c_bool(False)
         self.raise_at: int | None = None
@@ -46,7 +53,7 @@ class Counting:
         self.stop: Callable[[], None] = lambda: None
         self.wait_at: int | None = None
         self.go_on = threading.Event()
-        self._fails_at, self._broken_at = fails_at, broken_at
+        self._fails_at, self._broken_at, self._missing_at = fails_at, broken_at, missing_at
         self._count = len(tokens)
         self._tokens = (ctypes.c_int32 * self._count)(*tokens)
         self._positions = (ctypes.c_int32 * self._count)(*range(10, 10 + self._count))
@@ -54,7 +61,7 @@ class Counting:
         self._rows = np.zeros((self._count, VOCAB), dtype=np.float32)
         self._decode = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, Batch)(self._compute)
         self._logits_at = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)(
-            lambda _, row: self._rows[row].ctypes.data
+            lambda _, row: None if len(self.seen) - 1 == self._missing_at else self._rows[row].ctypes.data
         )
         self._is_end = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_int32)(lambda _, token: token == END)
 
@@ -124,6 +131,8 @@ def test_what_is_drawn_is_computed_next():
         pytest.param(Counting([3, 7], fails_at=2), 1, 2, id="llama-fails"),
         pytest.param(Counting([3, 7], fails_at=0), 1, 0, id="llama-fails-at-once"),
         pytest.param(Counting([3, 7], broken_at=1), 0, 2, id="a-row-is-broken"),
+        pytest.param(Counting([3, 7], missing_at=2), -100, 2, id="there-is-no-row"),
+        pytest.param(Counting([3, 7], missing_at=0), -100, 0, id="there-is-no-row-at-once"),
     ],
 )
 def test_a_run_ends_early(model, status, steps):

@@ -14,6 +14,7 @@ from hybrid.catalog.tuned import Tuning, read_tuning, tuned_path, tuning_path, w
 from hybrid.errors import CatalogError
 from hybrid.tuning.apply import find_tuned, mismatch
 from hybrid.tuning.machine import these_versions, this_machine
+from hybrid.tuning.speeds import to_profile
 from tests.tuning.candidates import TINY
 from tests.tuning.tuning_world import tune_with
 
@@ -55,7 +56,7 @@ def test_without_a_record_there_is_none(tmp_path):
         pytest.param(b"", "damaged", id="empty"),
         pytest.param(b'{"schema": 1, "tuned_at": "2026', "damaged", id="cut-off"),
         pytest.param(b'{"schema": 1}', "damaged", id="incomplete"),
-        pytest.param(b'{"schema": 2, "anything": true}', "schema 2, and this version reads 1", id="newer"),
+        pytest.param(b'{"schema": 3, "anything": true}', "schema 3, and this version reads 2", id="newer"),
         pytest.param(b"[]", "damaged", id="another-thing"),
         pytest.param(b"\xff\xfe", "damaged", id="no-text"),
     ],
@@ -69,6 +70,20 @@ def test_a_record_that_cannot_be_read_is_ignored_and_told_of(source, caplog, con
         assert find_tuned(source) is None
     assert "mine.gguf runs untuned" in caplog.text
     assert "`hybrid models tune` measures again" in caplog.text
+
+
+def test_a_record_that_timed_several_steps_as_one_keeps_its_choice_only(source):
+    """The file is as near to its source as it was, so it runs; no time of it is told, nor put into a profile."""
+    timed = record(source)
+    write_tuning(source, replace(timed, schema=1))
+    tuned = find_tuned(source)
+    assert tuned is not None
+    assert (tuned_path(source, "Q8_0"), timed.chosen.settings) == (tuned.path, tuned.settings)
+    assert timed.chosen.divergence == tuned.tuning.chosen.divergence
+    assert {None} == {one.speed for one in (*tuned.tuning.candidates, tuned.tuning.chosen)}
+    assert tuned.tuning.speedup is None
+    assert "an earlier version" in tuned.tuning.why
+    assert to_profile(source, tuned.tuning, prompt_tokens=175, threads=2) is None
 
 
 @pytest.mark.parametrize(("key", "value"), [("batch_tokens", 0), ("batch_tokens", 1 << 30), ("threads", -1)])

@@ -28,6 +28,9 @@ struct Llama {
     const void* vocabulary;
 };
 
+// What `run_steps` gives where a step succeeded without the rows it was to have; none of `llama_decode`'s own.
+constexpr std::int32_t NO_ROW = -100;
+
 // Draws from the rows of one step; gives the token of each, or nothing where a row gave none.
 using DrawStep = std::function<bool(std::size_t step, const std::vector<const float*>& rows, std::int32_t* tokens)>;
 
@@ -36,7 +39,7 @@ using TellStep = std::function<void(bool is_last)>;
 
 // Computes up to `steps` steps of a batch in which each token is another sequence's and wants its row. What a step draws
 // is the next one's input. Ends early when a token ends its text, a row gave no token, or `is_wanted` was raised.
-// Gives what `llama_decode` said last: 0, or why the step after those that `draw` saw did not happen.
+// Gives what `llama_decode` said last, or `NO_ROW`: 0, or why the step after those that `draw` saw did not happen.
 std::int32_t run_steps(const Llama& llama, LlamaBatch& batch, std::size_t steps, const volatile bool* is_wanted,
                        const DrawStep& draw, const TellStep& tell);
 
