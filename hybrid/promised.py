@@ -6,10 +6,12 @@ from dataclasses import replace
 
 from hybrid.audit import Auditor, Serving
 from hybrid.policy.model import Limits
-from hybrid.policy.tasks import kind_of
+from hybrid.policy.tasks import TaskKind, kind_of
 from hybrid.promise_book import PromiseBook
 from hybrid.types import ChatRequest
 
+FORMED = (TaskKind.CALL, TaskKind.STRUCTURED)
+"""Kinds whose tokens a grammar may choose."""
 NOT_OF_THIS = "the calibration does not speak of this request"
 
 
@@ -35,7 +37,11 @@ def promised(
     # A promise that keeps nothing local says so of an answer that is drawn in another way as well.
     if made.promise is None or not made.promise.is_feasible:
         return made
-    difference = "it is of the model without an adapter" if has_adapter else _difference(request)
+    difference = _difference(request)
+    if has_adapter:
+        difference = "it is of the model without an adapter"
+    elif kind in FORMED and made.promise.kind is not kind:
+        difference = "it is of free answers, and this one is kept to a form"
     return made if difference is None else replace(made, promise=None, no_promise=f"{NOT_OF_THIS}: {difference}")
 
 

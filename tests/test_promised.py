@@ -9,7 +9,7 @@ from hybrid.artefact import write_artefact
 from hybrid.policy.model import Limits
 from hybrid.promise_book import PromiseBook
 from hybrid.promised import promised
-from hybrid.types import ChatRequest, Message, Sampling, TextPart
+from hybrid.types import Capability, ChatRequest, Message, Sampling, TextPart
 from tests.test_artefact import ARTEFACT, Loaded
 
 REQUEST = ChatRequest(model="hybrid", messages=(Message("user", (TextPart("Which?\nA. 1\nB. 2"),)),), tag="mmlu")
@@ -64,6 +64,8 @@ def test_an_answer_of_the_likeliest_tokens_is_promised(tmp_path, sampling):
         pytest.param({"sampling": Sampling(repetition_penalty=1.1)}, "without penalties", id="repetition"),
         pytest.param({"extra": {"logit_bias": {"5": 10.0}}}, "without logit_bias", id="bias"),
         pytest.param({"extra": {"n": 2}}, "several are wanted", id="several"),
+        pytest.param({"needs": frozenset({Capability.TOOLS})}, "kept to a form", id="tools"),
+        pytest.param({"needs": frozenset({Capability.STRUCTURED_OUTPUT})}, "kept to a form", id="json"),
     ],
 )
 def test_an_answer_that_is_drawn_otherwise_is_not(tmp_path, changes, why):
