@@ -22,7 +22,7 @@ from hybrid.errors import HybridError
 from hybrid.journal import Journal
 from hybrid.labelling import COMPARABLE, Said, agree, said
 from hybrid.policy.model import CloudOption, Draft, Limits, Reason, RunLocal, Signals
-from hybrid.policy.promise import draft_features, judge_by
+from hybrid.policy.promise import Promise, draft_features, judge_by
 from hybrid.store.labels import Label, Origin
 from hybrid.store.ledger import Ledger
 from hybrid.types import ChatRequest, Event, Json, Outcome, PolicyChoice, Route
@@ -121,8 +121,10 @@ class Auditor:
 
     def answered(self, answered: Answered, journal: Journal) -> None:
         """Take a request whose client has its answer. Waits for nothing."""
-        promise = answered.limits.promise
-        judgement = _judged(answered)
+        # A stream that was judged early for its first token's sake has its end by now: without those drift would be
+        # told by the short ones alone.
+        promise = answered.limits.promise or (None if journal.limits is None else journal.limits.promise)
+        judgement = _judged(answered, promise)
         if promise is not None and promise.id and judgement is not None:
             self._book.saw(promise, answered.draft, judgement.features, judgement.p_local)
         if self._is_closed:
@@ -213,7 +215,7 @@ class Auditor:
         agrees = await asyncio.to_thread(agree, kind, question[-1] if question else "", answered.local, cloud)
         if agrees is None:
             return
-        judged = _judged(answered)
+        judged = _judged(answered, promise)
         review = journal.review
         label = Label(
             request_id=request_id,
@@ -234,7 +236,7 @@ class Auditor:
             is_accepted=origin is Origin.AUDIT,
             is_flawed=review is not None and review.reason is Reason.VERIFIER,
             agrees=agrees,
-            features=_features(answered),
+            features=_features(answered.draft, promise),
         )
         self._ledger.keep_label(label)
         self._book.take(label)
@@ -271,22 +273,24 @@ class _Judged:
     features: Mapping[str, float]
 
 
-def _judged(answered: Answered) -> _Judged | None:
-    promise = answered.limits.promise
+def _judged(answered: Answered, promise: Promise | None) -> _Judged | None:
     if promise is None:
         return None
     try:
         found = judge_by(promise, draft_features(answered.draft, promise.option_prior))
     except ValueError:
         return None
-    return None if found is None else _Judged(found.p_local, found.p_cloud, found.score, _features(answered))
+    return (
+        None
+        if found is None
+        else _Judged(found.p_local, found.p_cloud, found.score, _features(answered.draft, promise))
+    )
 
 
-def _features(answered: Answered) -> dict[str, float]:
+def _features(draft: Draft, promise: Promise | None) -> dict[str, float]:
     """The draft's features that are finite numbers; none where the model broke."""
-    promise = answered.limits.promise
     try:
-        found = draft_features(answered.draft, () if promise is None else promise.option_prior)
+        found = draft_features(draft, () if promise is None else promise.option_prior)
     except ValueError:
         return {}
     return {name: value for name, value in found.items() if abs(value) < float("inf")}

@@ -6,9 +6,13 @@ from decimal import Decimal
 
 import pytest
 
-from hybrid.audit import least_chance
-from hybrid.policy.model import Limits
+from hybrid.audit import Answered, Auditor, least_chance
+from hybrid.journal import Journal
+from hybrid.labelling import Said
+from hybrid.policy.model import Draft, Limits, Signals
+from hybrid.types import ChatRequest, FinishReason, Route
 from tests.policy.test_watch import promise
+from tests.test_artefact import Loaded
 
 HELD = Limits(promise=promise())
 WITHDRAWN = Limits(promise=promise(threshold=math.inf, is_withdrawn=True))
@@ -29,3 +33,38 @@ WITHDRAWN = Limits(promise=promise(threshold=math.inf, is_withdrawn=True))
 def test_no_draft_is_counted_as_asked_that_might_have_stayed(limits, price, chance):
     """A sample that lacks the high scores would certify them for nothing."""
     assert chance == least_chance(limits, price, 0.2)
+
+
+class Book:
+    """Notes which promises' drafts it saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def saw(self, watched, _draft, _features, _p_local) -> None:
+        """Take a draft's numbers."""
+        self.seen.append(watched.id)
+
+
+@pytest.mark.parametrize("is_early", [False, True], ids=["at-its-end", "before-its-end"])
+def test_drift_is_told_by_all_drafts_that_have_an_end(is_early):
+    """A stream judged early has no promise any more, and counts: the long ones are among what was calibrated."""
+    decided = Limits(promise=promise(id="c1"))
+    draft = Draft(
+        logprobs=(-0.1,), entropies=(0.2,), margins=(0.9,), finish_reason=FinishReason.STOP, options=(-0.1, -2.4)
+    )
+    answered = Answered(
+        request=ChatRequest(model="hybrid", messages=()),
+        signals=Signals(),
+        limits=replace(decided, promise=None, no_promise="early") if is_early else decided,
+        loaded=Loaded(),
+        draft=draft,
+        local=Said("A"),
+        cloud=(),
+    )
+    journal = Journal(id="req_1", dialect="openai", arrived_s=0.0, requested_model="hybrid", route=Route.LOCAL)
+    journal.limits = decided
+    book = Book()
+    Auditor(None, None, book, share=0.0).answered(answered, journal)
+
+    assert ["c1"] == book.seen
