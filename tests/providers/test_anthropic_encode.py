@@ -165,6 +165,8 @@ IMAGES = [
     pytest.param("data:image/bmp;base64,aGk=", {"image/bmp image"}, id="bmp"),
     pytest.param("data:image/png;base64,a", {"broken data image"}, id="broken-base64"),
     pytest.param("data:image/gif,hi", set(), id="not-base64-is-made-so"),
+    pytest.param("https://[bad", set(), id="broken-host-is-the-api-s-to-refuse"),
+    pytest.param("http://exa\u2100mple.com", {"http image"}, id="odd-host"),
 ]
 
 
@@ -196,6 +198,11 @@ MISSING = [
         {"messages": (user("x"), Message("assistant", (), tool_calls=(ToolCall("a", "f", "[1]"),)))},
         {"messages.tool_calls.arguments"},
         id="arguments-that-are-no-object",
+    ),
+    pytest.param(
+        {"messages": (user("x"), Message("assistant", (), tool_calls=(ToolCall("a", "f", '{"a": "\\ud83d"}'),)))},
+        {"messages.tool_calls.arguments"},
+        id="arguments-with-half-a-character",
     ),
     pytest.param(
         {"extra": {"reasoning_effort": "low"}, "sampling": Sampling(temperature=0.2, top_k=5, top_p=0.5)},
