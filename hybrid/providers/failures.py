@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,6 +19,8 @@ from hybrid.errors import (
 )
 from hybrid.providers.hints import seconds
 from hybrid.types import Json
+
+_STATUS = re.compile(r"[45][0-9]{2}")
 
 MESSAGE_CHARS = 500
 """An upstream's words are quoted up to here: enough to act on, too little to fill a log."""
@@ -146,7 +149,7 @@ def _status_of(words: list[Json]) -> int | None:
     for word in words:
         if isinstance(word, int) and 400 <= word < 600:
             return word
-        if isinstance(word, str) and word.isdecimal() and 400 <= int(word) < 600:
+        if isinstance(word, str) and _STATUS.fullmatch(word):
             return int(word)
         if isinstance(word, str) and word.lower() in STATUS_OF_WORD:
             return STATUS_OF_WORD[word.lower()]
