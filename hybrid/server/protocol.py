@@ -108,6 +108,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_refusing = False
         self._closes_after_body = False
         self._head_bytes = 0
+        self._heads_begun = 0
         self._read_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
@@ -136,7 +137,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on; while a head is incomplete it is on the clock, and on the scales."""
-        was_in_head = not self._is_in_body
+        was_in_head, heads_begun = not self._is_in_body, self._heads_begun
         super().data_received(_without_upgrade(data) if was_in_head else data)
         if self._is_in_body or self.transport.is_closing():
             return
@@ -146,10 +147,15 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._refuse(self._head_too_large())
             elif self._read_deadline is None:
                 self._set_read_deadline(self._limits.head_s)
+        elif self._is_in_head and heads_begun == self._heads_begun:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.head_bytes:
+                self.transport.abort()  # in the middle of an answer nothing else can be told
 
     def on_message_begin(self) -> None:
         """Note that a head began, perhaps behind a request that still runs."""
         self._is_in_head = True
+        self._heads_begun += 1
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
