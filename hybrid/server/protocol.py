@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, cast
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -212,6 +212,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         HangUp(self.flow.resume_reading).put(cycle.scope)
+        if cycle.scope["http_version"] == "1.0":
+            app = _unchunked(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -267,6 +269,29 @@ def _without_upgrade(data: bytes) -> bytes:
         return data
     head, body = (data, b"") if head_bytes < 0 else (data[:head_bytes], data[head_bytes:])
     return _UPGRADE.sub(b"\r\nx-upgrade-ignored:", head) + body
+
+
+def _unchunked(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
+    """Answer a client of HTTP/1.0, which knows no chunks: a body of unknown length ends with its connection.
+
+    Source: RFC 9112, section 6.1.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        is_endless = False
+
+        async def plain(message: Message) -> None:
+            nonlocal is_endless
+            if message["type"] == "http.response.start":
+                is_endless = all(name != b"content-length" for name, _ in message["headers"])
+                cycle.chunked_encoding = False if is_endless else None
+            elif is_endless:
+                cycle.expected_content_length = len(message["body"])  # or the cycle would count it as too long
+            await send(message)
+
+        await app(scope, receive, plain)
+
+    return answer
 
 
 def _refusing(error: HybridError) -> ASGIApp:
