@@ -70,15 +70,17 @@ def is_azure(base_url: str) -> bool:
     return host.endswith((".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"))
 
 
-def encode(call: CloudCall, options: Options | None = None) -> dict[str, Json]:
+def encode(call: CloudCall, options: Options | None = None, *, has_extra_sampling: bool = True) -> dict[str, Json]:
     """Write the request body. Pure; what the client did not say is not sent, but for the bound on the output.
 
     `request.extra` goes first, so that nothing in it can take the place of what bounds the spend.
+    has_extra_sampling: whether `EXTRA_SAMPLING` may be sent. Where not, the client at most switched it off.
     """
     field = (options or Options()).max_tokens_field
     request, sampling, is_stream = call.request, call.request.sampling, call.request.is_stream
     body: dict[str, Json] = {key: value for key, value in request.extra.items() if key not in OURS}
-    said = {name: getattr(sampling, name) for name in sampling.__slots__}
+    names = [name for name in sampling.__slots__ if has_extra_sampling or name not in EXTRA_SAMPLING]
+    said = {name: getattr(sampling, name) for name in names}
     if sampling.seed is not None and sampling.seed >= 2**63:
         said["seed"] = sampling.seed - 2**64  # seeds are unsigned here and signed there: the same 64 bits
     body |= {name: value for name, value in said.items() if value is not None}
@@ -138,12 +140,12 @@ class ChatDialect:
         if request.extra.get("service_tier") not in (None, "auto", "default", "flex"):
             wanted.add("service_tier")
         if not self._has_extra_sampling:
-            wanted |= {name for name in EXTRA_SAMPLING if getattr(request.sampling, name) is not None}
+            wanted |= wishes.samplers(request).keys() & set(EXTRA_SAMPLING)
         return frozenset(wanted)
 
     def post(self, call: CloudCall) -> Post:
         """Write the call. See `http_provider.Dialect`."""
-        return Post("/chat/completions", encode(call, self._options))
+        return Post("/chat/completions", encode(call, self._options, has_extra_sampling=self._has_extra_sampling))
 
     def reader(self, failures: Failures, call: CloudCall) -> Reader:
         """What reads the events of a streamed answer."""

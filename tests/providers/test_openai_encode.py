@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybrid.providers.openai import OpenAIProvider, Options, encode
+from hybrid.providers.openai import EXTRA_SAMPLING, ChatDialect, OpenAIProvider, Options, encode
 from hybrid.types import Capability, ImagePart, Message, OtherPart, Sampling, TextPart, ToolCall
 
 from .calls import KEY, call
@@ -140,6 +140,8 @@ MISSING = [
     pytest.param({"extra": {"response_format": {"type": "json_object"}}}, set(), id="json-object"),
     pytest.param({"extra": {"response_format": {"type": "grammar"}}}, {"response_format"}, id="our-grammars"),
     pytest.param({"sampling": Sampling(temperature=1.0, seed=3)}, set(), id="openai-samplers"),
+    pytest.param({"sampling": Sampling(top_k=0, min_p=0.0, repetition_penalty=1.0)}, set(), id="samplers-off"),
+    pytest.param({"sampling": Sampling(top_k=0, min_p=0.1)}, {"min_p"}, id="a-sampler-off-and-one-on"),
 ]
 
 
@@ -165,3 +167,12 @@ def test_samplers_outside_the_api_are_refused_where_the_server_would_refuse_them
     """OpenAI and Azure do not know top_k and min_p; a compatible server is trusted with them; the option decides."""
     provider = OpenAIProvider("cloud", base_url=base_url, api_key=None, options=Options(has_extra_sampling=option))
     assert expected == provider.missing(call(sampling=Sampling(top_k=5, min_p=0.1)).request)
+
+
+def test_a_sampler_that_was_switched_off_is_not_told_to_who_does_not_know_it():
+    """OpenAI refuses `top_k` even where it is 0; a compatible server may have a default that 0 switches off."""
+    off = call(sampling=Sampling(top_k=0, min_p=0.0, repetition_penalty=1.0, top_p=1.0))
+    theirs = ChatDialect(Options(), has_extra_sampling=False).post(off).body
+    others = ChatDialect(Options(), has_extra_sampling=True).post(off).body
+    assert {"top_p"} == theirs.keys() & {"top_p", *EXTRA_SAMPLING}
+    assert {"top_p", *EXTRA_SAMPLING} == others.keys() & {"top_p", *EXTRA_SAMPLING}
