@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from hybrid.providers.fake import Answer, FakeProvider
 from hybrid.providers.openai import EXTRA_SAMPLING, ChatDialect, OpenAIProvider, Options, encode
 from hybrid.types import Capability, ImagePart, Message, OtherPart, Sampling, TextPart, ToolCall
 
-from .calls import KEY, call
+from .calls import KEY, call, collect, provider_at, run, user
 
 
 def test_a_plain_request_sends_nothing_the_client_did_not_say():
@@ -176,3 +177,25 @@ def test_a_sampler_that_was_switched_off_is_not_told_to_who_does_not_know_it():
     others = ChatDialect(Options(), has_extra_sampling=True).post(off).body
     assert {"top_p"} == theirs.keys() & {"top_p", *EXTRA_SAMPLING}
     assert {"top_p", *EXTRA_SAMPLING} == others.keys() & {"top_p", *EXTRA_SAMPLING}
+
+
+@pytest.mark.parametrize(
+    ("has_developer", "expected"),
+    [pytest.param(True, "developer", id="openai"), pytest.param(False, "system", id="others")],
+)
+def test_only_who_knows_the_developer_is_told_of_one(has_developer, expected):
+    """DeepSeek answers 400 to the role; what it says is a system prompt everywhere else."""
+    asked = call(messages=(Message("developer", (TextPart("be brief"),)),))
+    dialect = ChatDialect(Options(), has_extra_sampling=True, has_developer=has_developer)
+    assert [{"role": expected, "content": "be brief"}] == dialect.post(asked).body["messages"]
+
+
+def test_a_compatible_server_is_sent_no_developer():
+    """Whom a provider speaks to is told by its URL."""
+
+    async def roles():
+        async with FakeProvider(Answer(chunks=("Hi",))) as fake, provider_at(fake.base_url) as provider:
+            await collect(provider, call(messages=(Message("developer", (TextPart("x"),)), user("y"))))
+            return [message["role"] for message in fake.requests[0].body["messages"]]
+
+    assert ["system", "user"] == run(roles())
