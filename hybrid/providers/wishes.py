@@ -39,6 +39,9 @@ EFFORT_TOKENS: Mapping[str, int] = {
 Source: Google, "OpenAI compatibility", section "Thinking", for minimal to high; the others continue it.
 """
 
+_REGISTERED: Mapping[str, str] = {"image/jpg": "image/jpeg"}
+"""Media types that many clients write, and what they are called."""
+
 ToolMode: TypeAlias = Literal["auto", "none", "required"]
 
 
@@ -141,14 +144,15 @@ def inline_image(part: ImagePart) -> InlineImage | None:
     head, comma, data = part.url.partition(",")
     if not comma or head[:5].lower() != "data:":
         return None
-    media_type, *parameters = head[5:].lower().split(";")
+    said, *parameters = head[5:].lower().split(";")
+    media_type = _REGISTERED.get(said.strip(), said.strip())
     if "base64" not in (parameter.strip() for parameter in parameters):
-        return InlineImage(media_type.strip(), base64.b64encode(unquote_to_bytes(data)).decode())
+        return InlineImage(media_type, base64.b64encode(unquote_to_bytes(data)).decode())
     try:
         base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
         return None
-    return InlineImage(media_type.strip(), data)
+    return InlineImage(media_type, data)
 
 
 def scheme(part: ImagePart) -> str:

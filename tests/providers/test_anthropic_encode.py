@@ -160,6 +160,7 @@ def test_a_call_without_arguments_has_the_empty_object():
 IMAGES = [
     pytest.param("data:image/png;base64,aGk=", set(), id="png"),
     pytest.param("DATA:IMAGE/JPEG;base64,aGk=", set(), id="any-case"),
+    pytest.param("data:image/jpg;base64,aGk=", set(), id="jpg-is-jpeg"),
     pytest.param("https://example.com/a.png", set(), id="https"),
     pytest.param("http://example.com/a.png", {"http image"}, id="http"),
     pytest.param("data:image/bmp;base64,aGk=", {"image/bmp image"}, id="bmp"),
@@ -174,6 +175,13 @@ IMAGES = [
 def test_images_it_does_not_take_are_named(url, expected):
     """By media type, or by the scheme of their URL."""
     assert expected == missing(messages=(Message("user", (ImagePart(url),)),))
+
+
+def test_a_jpg_is_told_as_the_jpeg_it_is():
+    """Clients make the media type of a file's ending; the API knows the registered one alone."""
+    asked = call(messages=(Message("user", (ImagePart("data:image/jpg;base64,aGk="),)),))
+    [image] = encode(asked)["messages"][0]["content"]
+    assert {"type": "base64", "media_type": "image/jpeg", "data": "aGk="} == image["source"]
 
 
 MISSING = [
