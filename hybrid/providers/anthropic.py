@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
-from urllib.parse import urlsplit
 
 from hybrid.errors import UnsupportedCapability
 from hybrid.providers import schemas, wishes
@@ -284,7 +283,7 @@ def _foreign_images(request: ChatRequest) -> set[str]:
     found: set[str] = set()
     for part in wishes.images(request):
         image = wishes.inline_image(part)
-        scheme = urlsplit(part.url[:64]).scheme.lower()
+        scheme = wishes.scheme(part)
         if image is None and scheme != "https":
             found.add("broken data" if scheme == "data" else scheme)
         if image is not None and image.media_type not in IMAGE_TYPES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -18,6 +19,8 @@ from hybrid.errors import (
 )
 from hybrid.providers.hints import seconds
 from hybrid.types import Json
+
+_STATUS = re.compile(r"[45][0-9]{2}")
 
 MESSAGE_CHARS = 500
 """An upstream's words are quoted up to here: enough to act on, too little to fill a log."""
@@ -146,7 +149,7 @@ def _status_of(words: list[Json]) -> int | None:
     for word in words:
         if isinstance(word, int) and 400 <= word < 600:
             return word
-        if isinstance(word, str) and word.isdecimal() and 400 <= int(word) < 600:
+        if isinstance(word, str) and _STATUS.fullmatch(word):
             return int(word)
         if isinstance(word, str) and word.lower() in STATUS_OF_WORD:
             return STATUS_OF_WORD[word.lower()]
@@ -196,7 +199,8 @@ class Failures:
         """An HTTP status that is not 200, with what its body and Retry-After said.
 
         A 429 for an empty account is no rate limit: waiting does not fill it, so it is a rejection. A 400 that says
-        the key is wrong, as Google's does, is the 401 it stands for.
+        the key is wrong, as Google's does, is the 401 it stands for. A 403 that names the model, as OpenAI's does for a
+        project without access to it, is the 404 it stands for: the key is good for other models.
         """
         message = self.quote(fault.message)
         wait_s = fault.retry_after_s if wait_s is None else wait_s
@@ -209,6 +213,7 @@ class Failures:
             error = ProviderUnavailable(self.provider, f"answered HTTP {status}: {message}")
         else:
             sharper = fault.status if status == 400 and fault.status in KEY_FAULTS else status
+            sharper = 404 if status == 403 and fault.status == 404 else sharper
             # An input that was flagged must not cost us the key: any client could send one.
             is_key_fault = (sharper in KEY_FAULTS or fault.status == 402) and not fault.is_moderation
             error = ProviderRejected(self.provider, sharper, message, is_key_fault=is_key_fault)

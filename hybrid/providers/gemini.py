@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from hybrid.errors import UnsupportedCapability
 from hybrid.providers import schemas, wishes
@@ -268,7 +268,7 @@ def _foreign_images(request: ChatRequest) -> set[str]:
     for part in wishes.images(request):
         image = wishes.inline_image(part)
         if image is None:
-            scheme = urlsplit(part.url[:64]).scheme.lower()
+            scheme = wishes.scheme(part)
             found.add("broken data" if scheme == "data" else f"{scheme} URL")
         elif image.media_type not in IMAGE_TYPES:
             found.add(image.media_type)

@@ -42,7 +42,7 @@ def retry_after_s(headers: Mapping[str, str], *, now_unix_s: float) -> float | N
         return span_s
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a year or zone that no machine number holds
         return None
     return max(0.0, (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now_unix_s)
 

@@ -71,21 +71,27 @@ def is_azure(base_url: str) -> bool:
     return host.endswith((".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"))
 
 
-def encode(call: CloudCall, options: Options | None = None) -> dict[str, Json]:
+def encode(
+    call: CloudCall, options: Options | None = None, *, has_extra_sampling: bool = True, has_developer: bool = True
+) -> dict[str, Json]:
     """Write the request body. Pure; what the client did not say is not sent, but for the bound on the output.
 
     `request.extra` goes first, so that nothing in it can take the place of what bounds the spend.
+    has_extra_sampling: whether `EXTRA_SAMPLING` may be sent. Where not, the client at most switched it off.
+    has_developer: whether the server knows the role `developer`. Where not, `system` says the same.
     """
     field = (options or Options()).max_tokens_field
     request, sampling, is_stream = call.request, call.request.sampling, call.request.is_stream
     body: dict[str, Json] = {key: value for key, value in request.extra.items() if key not in OURS}
-    said = {name: getattr(sampling, name) for name in sampling.__slots__}
+    names = [name for name in sampling.__slots__ if has_extra_sampling or name not in EXTRA_SAMPLING]
+    said = {name: getattr(sampling, name) for name in names}
     if sampling.seed is not None and sampling.seed >= 2**63:
         said["seed"] = sampling.seed - 2**64  # seeds are unsigned here and signed there: the same 64 bits
     body |= {name: value for name, value in said.items() if value is not None}
     if request.stop:
         body["stop"] = list(request.stop)
-    body |= {"model": call.model, "messages": [_message(message) for message in request.messages]}
+    messages = [_message(message, has_developer=has_developer) for message in request.messages]
+    body |= {"model": call.model, "messages": messages}
     body[field] = call.max_output_tokens
     body["stream"] = is_stream
     if is_stream:
@@ -93,13 +99,14 @@ def encode(call: CloudCall, options: Options | None = None) -> dict[str, Json]:
     return body
 
 
-def _message(message: Message) -> dict[str, Json]:
+def _message(message: Message, *, has_developer: bool) -> dict[str, Json]:
     is_plain = len(message.parts) == 1 and isinstance(message.parts[0], TextPart)
     content: Json = message.text if is_plain else [_part(part) for part in message.parts]
     if not message.parts:
         # Only an assistant that called tools may say nothing; elsewhere null is refused and "" is not.
         content = None if message.tool_calls else ""
-    body: dict[str, Json] = {"role": message.role, "content": content}
+    role = "system" if message.role == "developer" and not has_developer else message.role
+    body: dict[str, Json] = {"role": role, "content": content}
     if message.name is not None:
         body["name"] = message.name
     if message.tool_call_id is not None:
@@ -124,10 +131,10 @@ def _part(part: Part) -> dict[str, Json]:
 class ChatDialect:
     """Chat completions as a `http_provider.Dialect`."""
 
-    def __init__(self, options: Options, *, has_extra_sampling: bool) -> None:
+    def __init__(self, options: Options, *, has_extra_sampling: bool, has_developer: bool = True) -> None:
         self.capabilities = options.capabilities
         self._options = options
-        self._has_extra_sampling = has_extra_sampling
+        self._has_extra_sampling, self._has_developer = has_extra_sampling, has_developer
 
     def missing(self, request: ChatRequest) -> frozenset[str]:
         """Say what the request wants and this API cannot do."""
@@ -139,12 +146,13 @@ class ChatDialect:
         if request.extra.get("service_tier") not in (None, "auto", "default", "flex"):
             wanted.add("service_tier")
         if not self._has_extra_sampling:
-            wanted |= {name for name in EXTRA_SAMPLING if getattr(request.sampling, name) is not None}
+            wanted |= wishes.samplers(request).keys() & set(EXTRA_SAMPLING)
         return frozenset(wanted)
 
     def post(self, call: CloudCall) -> Post:
         """Write the call. See `http_provider.Dialect`."""
-        return Post("/chat/completions", encode(call, self._options))
+        knows = {"has_extra_sampling": self._has_extra_sampling, "has_developer": self._has_developer}
+        return Post("/chat/completions", encode(call, self._options, **knows))
 
     def reader(self, failures: Failures, call: CloudCall) -> Reader:
         """What reads the events of a streamed answer."""
@@ -177,12 +185,15 @@ class OpenAIProvider(HttpProvider):
         """
         options = options or Options()
         transport = transport or transport_of(name, base_url, api_key, timeouts or Timeouts(), options.api_version)
-        has_extra = options.has_extra_sampling
+        has_extra, is_theirs = options.has_extra_sampling, is_openai_itself(base_url)
         dialect: Dialect = (
             ResponsesDialect(options.capabilities)
             if options.api == "responses"
             else ChatDialect(
-                options, has_extra_sampling=not is_openai_itself(base_url) if has_extra is None else has_extra
+                options,
+                has_extra_sampling=not is_theirs if has_extra is None else has_extra,
+                # DeepSeek refuses the role; chat templates of open models do not know it.
+                has_developer=is_theirs,
             )
         )
         super().__init__(name, dialect, transport)

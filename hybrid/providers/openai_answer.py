@@ -83,8 +83,19 @@ class _ToolPiece(msgspec.Struct):
     function: _Function | None = None
 
 
+class _Thought(msgspec.Struct):
+    text: str | None = None
+
+
+class _Part(msgspec.Struct):
+    """A piece of content that is a list: text or thoughts, as Mistral's thinking models send both."""
+
+    text: str | None = None
+    thinking: str | list[_Thought] | None = None
+
+
 class _Delta(msgspec.Struct):
-    content: str | None = None
+    content: str | list[_Part] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -154,6 +165,15 @@ def billed_cost(fee_usd: Decimal | None, details: CostDetails | None) -> Decimal
     return None if fee_usd is None or upstream_usd is None else fee_usd + upstream_usd
 
 
+def _thoughts_and_text(parts: list[_Part]) -> tuple[str, str]:
+    """What a list of content thinks, and what it says."""
+    thoughts = ""
+    for part in parts:
+        said = part.thinking or ""
+        thoughts += said if isinstance(said, str) else "".join(thought.text or "" for thought in said)
+    return thoughts, "".join(part.text or "" for part in parts)
+
+
 class _ChoiceSoFar:
     """What one of the answers to a request has said so far."""
 
@@ -185,11 +205,15 @@ class _ChoiceSoFar:
         if delta is None:
             return []
         events: list[Event] = []
-        if delta.reasoning_content or delta.reasoning:
-            events.append(ReasoningDelta(delta.reasoning_content or delta.reasoning or "", self._index))
+        thoughts, text = delta.reasoning_content or delta.reasoning or "", delta.content or ""
+        if not isinstance(text, str):
+            among, text = _thoughts_and_text(text)
+            thoughts = thoughts or among
+        if thoughts:
+            events.append(ReasoningDelta(thoughts, self._index))
         tokens = token_logprobs(choice.logprobs.content) if choice.logprobs else ()
-        if delta.content or tokens:
-            events.append(TextDelta(delta.content or "", logprobs=tokens, choice=self._index))
+        if text or tokens:
+            events.append(TextDelta(text, logprobs=tokens, choice=self._index))
         if delta.refusal:
             self._is_refusal = True
             events.append(TextDelta(delta.refusal, choice=self._index))

@@ -61,7 +61,7 @@ def anthropic_obstacles(schema: Json) -> set[str]:
             found.add("additionalProperties")
         if node.get("minItems", 0) not in (0, 1):
             found.add("minItems")
-        if "format" in node and node["format"] not in STRING_FORMATS:
+        if "format" in node and str(node["format"]) not in STRING_FORMATS:
             found.add("format")
         if any(isinstance(value, dict | list) for value in _list(node.get("enum"))):
             found.add("enum")

@@ -269,7 +269,7 @@ class Transport:
                 return self.failures.protocol(f"answered HTTP {status}, which has no answer in it")
             wait_s = retry_after_s(reply.headers, now_unix_s=now_unix_s)
             if 300 <= status < 400:
-                host = urlsplit(reply.headers.get("location", "")).netloc or "elsewhere"
+                host = _host_of(reply.headers.get("location", ""))
                 fault = Fault(f"it redirects to {host}; set base_url to where the API is")
                 return self.failures.from_status(status, fault, wait_s)
             body = b""
@@ -303,6 +303,14 @@ class Transport:
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._max_response_bytes:
             raise self.failures.protocol(f"sent more than {self._max_response_bytes} bytes")
+
+
+def _host_of(location: str) -> str:
+    """Where a redirect leads, to be shown; what is no URL is only elsewhere."""
+    try:
+        return urlsplit(location).netloc or "elsewhere"
+    except ValueError:
+        return "elsewhere"
 
 
 def _is_connecting(error: ProviderError) -> bool:

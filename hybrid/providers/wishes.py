@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 from urllib.parse import unquote_to_bytes
 
+import msgspec
+
+from hybrid.providers.failures import UNREADABLE_JSON
 from hybrid.types import ChatRequest, ImagePart, Json, Message, OtherPart, Part, TextPart, ToolCall
 
 NEUTRAL: Mapping[str, float] = {
@@ -36,6 +38,9 @@ EFFORT_TOKENS: Mapping[str, int] = {
 
 Source: Google, "OpenAI compatibility", section "Thinking", for minimal to high; the others continue it.
 """
+
+_REGISTERED: Mapping[str, str] = {"image/jpg": "image/jpeg"}
+"""Media types that many clients write, and what they are called."""
 
 ToolMode: TypeAlias = Literal["auto", "none", "required"]
 
@@ -120,10 +125,13 @@ def is_strict(request: ChatRequest) -> bool:
 
 
 def arguments(call: ToolCall) -> dict[str, Json] | None:
-    """The arguments of a call as the object that most APIs want; None where the text is not one."""
+    """The arguments of a call as the object that most APIs want; None where the text is not one.
+
+    Read by what will write them: half a surrogate pair, or a number that no JSON has, could not be sent.
+    """
     try:
-        value = json.loads(call.arguments or "{}")
-    except (ValueError, RecursionError):
+        value = msgspec.json.decode(call.arguments or "{}")
+    except UNREADABLE_JSON:
         return None
     return value if isinstance(value, dict) else None
 
@@ -136,14 +144,20 @@ def inline_image(part: ImagePart) -> InlineImage | None:
     head, comma, data = part.url.partition(",")
     if not comma or head[:5].lower() != "data:":
         return None
-    media_type, *parameters = head[5:].lower().split(";")
+    said, *parameters = head[5:].lower().split(";")
+    media_type = _REGISTERED.get(said.strip(), said.strip())
     if "base64" not in (parameter.strip() for parameter in parameters):
-        return InlineImage(media_type.strip(), base64.b64encode(unquote_to_bytes(data)).decode())
+        return InlineImage(media_type, base64.b64encode(unquote_to_bytes(data)).decode())
     try:
         base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError):
         return None
-    return InlineImage(media_type.strip(), data)
+    return InlineImage(media_type, data)
+
+
+def scheme(part: ImagePart) -> str:
+    """The scheme of an image's URL, in lower case. A URL with a broken host has one too."""
+    return part.url[:64].partition(":")[0].lower()
 
 
 def images(request: ChatRequest) -> Iterable[ImagePart]:

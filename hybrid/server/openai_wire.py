@@ -83,6 +83,7 @@ TextParts: TypeAlias = Annotated[list[TextWire], Meta(min_length=1, max_length=4
 class FunctionCall(Wire):
     name: FunctionName
     arguments: str
+    parsed_arguments: Hint = _NO_HINT
 
 
 class ToolCallWire(Wire):
@@ -108,7 +109,10 @@ class UserWire(Wire, tag_field="role", tag="user"):
 
 
 class AssistantWire(Wire, tag_field="role", tag="assistant"):
-    """What an earlier answer said. Clients echo it whole, so what other servers add to an answer is let through."""
+    """What an earlier answer said. Clients echo it whole, so what others add to an answer is let through.
+
+    `parsed` and `parsed_arguments` are the official clients' own, from `chat.completions.parse`.
+    """
 
     content: str | Annotated[list[TextWire | RefusalWire], Meta(min_length=1, max_length=4096)] | None = None
     refusal: str | None = None
@@ -117,6 +121,7 @@ class AssistantWire(Wire, tag_field="role", tag="assistant"):
     function_call: JsonObject | None = None
     audio: JsonObject | None = None
     annotations: Hint = _NO_HINT
+    parsed: Hint = _NO_HINT
     reasoning: Hint = _NO_HINT
     reasoning_content: Hint = _NO_HINT
     reasoning_details: Hint = _NO_HINT

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, cast
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -108,6 +108,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._is_refusing = False
         self._closes_after_body = False
         self._head_bytes = 0
+        self._heads_begun = 0
         self._read_deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._running: RequestResponseCycle | None = None
@@ -136,7 +137,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on; while a head is incomplete it is on the clock, and on the scales."""
-        was_in_head = not self._is_in_body
+        was_in_head, heads_begun = not self._is_in_body, self._heads_begun
         super().data_received(_without_upgrade(data) if was_in_head else data)
         if self._is_in_body or self.transport.is_closing():
             return
@@ -146,10 +147,15 @@ class GuardedProtocol(HttpToolsProtocol):
                 self._refuse(self._head_too_large())
             elif self._read_deadline is None:
                 self._set_read_deadline(self._limits.head_s)
+        elif self._is_in_head and heads_begun == self._heads_begun:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.head_bytes:
+                self.transport.abort()  # in the middle of an answer nothing else can be told
 
     def on_message_begin(self) -> None:
         """Note that a head began, perhaps behind a request that still runs."""
         self._is_in_head = True
+        self._heads_begun += 1
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -206,6 +212,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         HangUp(self.flow.resume_reading).put(cycle.scope)
+        if cycle.scope["http_version"] == "1.0":
+            app = _unchunked(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -261,6 +269,29 @@ def _without_upgrade(data: bytes) -> bytes:
         return data
     head, body = (data, b"") if head_bytes < 0 else (data[:head_bytes], data[head_bytes:])
     return _UPGRADE.sub(b"\r\nx-upgrade-ignored:", head) + body
+
+
+def _unchunked(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
+    """Answer a client of HTTP/1.0, which knows no chunks: a body of unknown length ends with its connection.
+
+    Source: RFC 9112, section 6.1.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        is_endless = False
+
+        async def plain(message: Message) -> None:
+            nonlocal is_endless
+            if message["type"] == "http.response.start":
+                is_endless = all(name != b"content-length" for name, _ in message["headers"])
+                cycle.chunked_encoding = False if is_endless else None
+            elif is_endless:
+                cycle.expected_content_length = len(message["body"])  # or the cycle would count it as too long
+            await send(message)
+
+        await app(scope, receive, plain)
+
+    return answer
 
 
 def _refusing(error: HybridError) -> ASGIApp:

@@ -160,11 +160,14 @@ def test_a_call_without_arguments_has_the_empty_object():
 IMAGES = [
     pytest.param("data:image/png;base64,aGk=", set(), id="png"),
     pytest.param("DATA:IMAGE/JPEG;base64,aGk=", set(), id="any-case"),
+    pytest.param("data:image/jpg;base64,aGk=", set(), id="jpg-is-jpeg"),
     pytest.param("https://example.com/a.png", set(), id="https"),
     pytest.param("http://example.com/a.png", {"http image"}, id="http"),
     pytest.param("data:image/bmp;base64,aGk=", {"image/bmp image"}, id="bmp"),
     pytest.param("data:image/png;base64,a", {"broken data image"}, id="broken-base64"),
     pytest.param("data:image/gif,hi", set(), id="not-base64-is-made-so"),
+    pytest.param("https://[bad", set(), id="broken-host-is-the-api-s-to-refuse"),
+    pytest.param("http://exa\u2100mple.com", {"http image"}, id="odd-host"),
 ]
 
 
@@ -172,6 +175,13 @@ IMAGES = [
 def test_images_it_does_not_take_are_named(url, expected):
     """By media type, or by the scheme of their URL."""
     assert expected == missing(messages=(Message("user", (ImagePart(url),)),))
+
+
+def test_a_jpg_is_told_as_the_jpeg_it_is():
+    """Clients make the media type of a file's ending; the API knows the registered one alone."""
+    asked = call(messages=(Message("user", (ImagePart("data:image/jpg;base64,aGk="),)),))
+    [image] = encode(asked)["messages"][0]["content"]
+    assert {"type": "base64", "media_type": "image/jpeg", "data": "aGk="} == image["source"]
 
 
 MISSING = [
@@ -196,6 +206,11 @@ MISSING = [
         {"messages": (user("x"), Message("assistant", (), tool_calls=(ToolCall("a", "f", "[1]"),)))},
         {"messages.tool_calls.arguments"},
         id="arguments-that-are-no-object",
+    ),
+    pytest.param(
+        {"messages": (user("x"), Message("assistant", (), tool_calls=(ToolCall("a", "f", '{"a": "\\ud83d"}'),)))},
+        {"messages.tool_calls.arguments"},
+        id="arguments-with-half-a-character",
     ),
     pytest.param(
         {"extra": {"reasoning_effort": "low"}, "sampling": Sampling(temperature=0.2, top_k=5, top_p=0.5)},

@@ -27,6 +27,8 @@ WAITS = [
     pytest.param({"retry-after": formatdate(NOW_UNIX_S - 90, usegmt=True)}, 0.0, id="date-that-passed"),
     pytest.param({"retry-after": formatdate(NOW_UNIX_S + 90)}, 90.0, id="date-with-unknown-zone"),
     pytest.param({"retry-after": "soon"}, None, id="unreadable"),
+    pytest.param({"retry-after": f"Mon, 1 Jan {'9' * 20} 00:00:00 GMT"}, None, id="year-beyond-all-numbers"),
+    pytest.param({"retry-after": f"Mon, 1 Jan 2024 00:00:00 +{'9' * 20}"}, None, id="zone-beyond-all-numbers"),
     pytest.param({"retry-after": "-1"}, None, id="negative"),
     pytest.param({"retry-after": "inf"}, None, id="infinite"),
     pytest.param({"retry-after": "nan"}, None, id="not-a-number"),
@@ -87,6 +89,12 @@ def test_every_status_has_its_error_and_keeps_the_hint(status, expected):
     """The caller's and the key's fault, the limit, the time and the server's own fault; all with Retry-After."""
     error = Failures("cloud").from_status(status, Fault("why"), 7.0)
     assert (expected, 7.0) == (type(error), error.retry_after_s)
+
+
+def test_a_code_of_endless_digits_is_no_status():
+    """Python refuses to read so long a number; the error is one of the provider's all the same."""
+    assert Fault.from_json({"error": {"message": "no", "code": "9" * 5000}}).status is None
+    assert Fault.from_json({"error": {"message": "no", "code": "429"}}).status == 429
 
 
 def test_an_empty_account_is_no_rate_limit():

@@ -132,6 +132,10 @@ MISSING = [
     pytest.param(
         {"messages": (Message("user", (ImagePart("data:image/gif;base64,aGk="),)),)}, {"image/gif image"}, id="gif"
     ),
+    pytest.param({"messages": (Message("user", (ImagePart("data:image/jpg;base64,aGk="),)),)}, set(), id="jpg-is-jpeg"),
+    pytest.param(
+        {"messages": (Message("user", (ImagePart("https://[bad"),)),)}, {"https URL image"}, id="image-of-a-broken-host"
+    ),
     pytest.param({"messages": (Message("user", ()),)}, {"messages.content"}, id="empty"),
 ]
 

@@ -140,6 +140,14 @@ def test_an_input_that_was_flagged_costs_no_key():
     assert ([1, 1], False, GOOD) == (world.asked, answers[0].is_key_fault, answers[1])
 
 
+def test_a_model_that_a_key_may_not_use_costs_no_key():
+    """OpenAI's 403 for a project without access to a model: other models still answer to the key."""
+    withheld = refused(403, "Project `proj_x` does not have access to model `m`", code="model_not_found")
+    answers, world = played({}, {}, by_key={KEYS[0]: [withheld]})
+    assert ([1, 1], False, GOOD) == (world.asked, answers[0].is_key_fault, answers[1])
+    assert 404 == answers[0].upstream_status
+
+
 def test_a_throttled_key_rests_for_its_model_alone_and_as_long_as_it_says():
     """Limits are counted for each model: the other model still gets the first key."""
 

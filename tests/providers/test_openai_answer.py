@@ -26,6 +26,11 @@ FAILURES = Failures("cloud")
 STOP, TOOLS = FinishReason.STOP, FinishReason.TOOL_CALLS
 CAPTURED = [
     pytest.param(
+        captured("mistral_thinking.sse"),
+        [ReasoningDelta("Hm"), ReasoningDelta("."), TextDelta("Hi"), TextDelta("!"), Finished(STOP, None)],
+        id="mistral-thinking",
+    ),
+    pytest.param(
         captured("openai_text.sse"),
         [
             TextDelta("Caf\u00e9 "),
@@ -281,6 +286,12 @@ def test_a_reported_cost_is_exact_or_unknown(usage, expected):
 
 
 BODIES = [
+    pytest.param(
+        b'{"choices":[{"message":{"role":"assistant","content":[{"type":"thinking","thinking":[{"type":"text",'
+        b'"text":"Hm"},{"type":"text","text":"."}]},{"type":"text","text":"Hi"}]},"finish_reason":"stop"}]}',
+        [ReasoningDelta("Hm."), TextDelta("Hi"), Finished(STOP, None)],
+        id="mistral-thinking",
+    ),
     pytest.param(
         captured("openai.json"),
         [

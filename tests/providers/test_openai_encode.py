@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from hybrid.providers.openai import OpenAIProvider, Options, encode
+from hybrid.providers.fake import Answer, FakeProvider
+from hybrid.providers.openai import EXTRA_SAMPLING, ChatDialect, OpenAIProvider, Options, encode
 from hybrid.types import Capability, ImagePart, Message, OtherPart, Sampling, TextPart, ToolCall
 
-from .calls import KEY, call
+from .calls import KEY, call, collect, provider_at, run, user
 
 
 def test_a_plain_request_sends_nothing_the_client_did_not_say():
@@ -140,6 +141,8 @@ MISSING = [
     pytest.param({"extra": {"response_format": {"type": "json_object"}}}, set(), id="json-object"),
     pytest.param({"extra": {"response_format": {"type": "grammar"}}}, {"response_format"}, id="our-grammars"),
     pytest.param({"sampling": Sampling(temperature=1.0, seed=3)}, set(), id="openai-samplers"),
+    pytest.param({"sampling": Sampling(top_k=0, min_p=0.0, repetition_penalty=1.0)}, set(), id="samplers-off"),
+    pytest.param({"sampling": Sampling(top_k=0, min_p=0.1)}, {"min_p"}, id="a-sampler-off-and-one-on"),
 ]
 
 
@@ -165,3 +168,34 @@ def test_samplers_outside_the_api_are_refused_where_the_server_would_refuse_them
     """OpenAI and Azure do not know top_k and min_p; a compatible server is trusted with them; the option decides."""
     provider = OpenAIProvider("cloud", base_url=base_url, api_key=None, options=Options(has_extra_sampling=option))
     assert expected == provider.missing(call(sampling=Sampling(top_k=5, min_p=0.1)).request)
+
+
+def test_a_sampler_that_was_switched_off_is_not_told_to_who_does_not_know_it():
+    """OpenAI refuses `top_k` even where it is 0; a compatible server may have a default that 0 switches off."""
+    off = call(sampling=Sampling(top_k=0, min_p=0.0, repetition_penalty=1.0, top_p=1.0))
+    theirs = ChatDialect(Options(), has_extra_sampling=False).post(off).body
+    others = ChatDialect(Options(), has_extra_sampling=True).post(off).body
+    assert {"top_p"} == theirs.keys() & {"top_p", *EXTRA_SAMPLING}
+    assert {"top_p", *EXTRA_SAMPLING} == others.keys() & {"top_p", *EXTRA_SAMPLING}
+
+
+@pytest.mark.parametrize(
+    ("has_developer", "expected"),
+    [pytest.param(True, "developer", id="openai"), pytest.param(False, "system", id="others")],
+)
+def test_only_who_knows_the_developer_is_told_of_one(has_developer, expected):
+    """DeepSeek answers 400 to the role; what it says is a system prompt everywhere else."""
+    asked = call(messages=(Message("developer", (TextPart("be brief"),)),))
+    dialect = ChatDialect(Options(), has_extra_sampling=True, has_developer=has_developer)
+    assert [{"role": expected, "content": "be brief"}] == dialect.post(asked).body["messages"]
+
+
+def test_a_compatible_server_is_sent_no_developer():
+    """Whom a provider speaks to is told by its URL."""
+
+    async def roles():
+        async with FakeProvider(Answer(chunks=("Hi",))) as fake, provider_at(fake.base_url) as provider:
+            await collect(provider, call(messages=(Message("developer", (TextPart("x"),)), user("y"))))
+            return [message["role"] for message in fake.requests[0].body["messages"]]
+
+    assert ["system", "user"] == run(roles())

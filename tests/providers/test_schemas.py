@@ -28,6 +28,7 @@ ANTHROPIC = [
     pytest.param({"type": "array", "items": NAME, "maxItems": 2}, {"maxItems"}, id="at-most"),
     pytest.param({"type": "string", "format": "date"}, set(), id="a-date"),
     pytest.param({"type": "string", "format": "iri"}, {"format"}, id="another-format"),
+    pytest.param({"type": "string", "format": ["date"]}, {"format"}, id="no-format"),
     pytest.param({"enum": ["a", 1, None]}, set(), id="plain-enum"),
     pytest.param({"enum": [{"a": 1}]}, {"enum"}, id="enum-of-objects"),
     pytest.param({"$ref": "https://example.com/x.json"}, {"$ref"}, id="elsewhere"),
@@ -105,7 +106,19 @@ def test_gemini_is_told_the_same(schema, value):
     assert Draft202012Validator(schema).is_valid(value) == rewritten
 
 
-WORDS = ["type", "properties", "items", "enum", "$ref", "$defs", "anyOf", "const", "minItems", "additionalProperties"]
+WORDS = [
+    "type",
+    "properties",
+    "items",
+    "enum",
+    "$ref",
+    "$defs",
+    "anyOf",
+    "const",
+    "minItems",
+    "additionalProperties",
+    "format",
+]
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=4),

@@ -144,6 +144,9 @@ STATUSES = [
         "to other.example;",
         id="redirect",
     ),
+    pytest.param(
+        307, {"location": "https://[no"}, None, errors.ProviderRejected, "to elsewhere;", id="redirect-to-no-url"
+    ),
 ]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from hybrid.server.protocol import ConnectionLimits
 
-from .scripted import ScriptedGateway, chat, error_of, http, send_raw, served, status_of
+from .scripted import HEAD, ScriptedGateway, chat, error_of, http, send_raw, served, status_of
 
 QUICK = ConnectionLimits(head_s=0.05, linger_s=0.05)
 OPEN = "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n"
@@ -94,6 +94,31 @@ def test_a_head_that_is_too_large(headers: str):
 def test_a_path_that_is_too_long():
     """A request line counts as well."""
     assert status_of(ends(ConnectionLimits(), http("GET", "/" + "a" * 70_000))) == 431
+
+
+def test_a_head_without_end_behind_a_running_answer():
+    """A head that is pipelined is no larger than any other, or the memory would be the client's to fill."""
+
+    async def main() -> bool:
+        gateway = ScriptedGateway(HEAD, asyncio.Event())
+        async with served(gateway, limits=ConnectionLimits(head_bytes=1024)) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(chat(stream=True).replace(b"connection: close\r\n", b""))
+            await gateway.started.wait()
+            await reader.readuntil(b"\r\n\r\n")
+            ended = asyncio.ensure_future(reader.read())
+            writer.write(b"GET / HTTP/1.1\r\nx: ")
+            for _ in range(1000):
+                writer.write(b"y" * 100)
+                await asyncio.wait((ended,), timeout=0.01)
+                if ended.done():
+                    break
+            was_cut_off = ended.done()
+            writer.close()
+            await asyncio.gather(ended, return_exceptions=True)  # a reset, or an end
+            return was_cut_off
+
+    assert asyncio.run(main())
 
 
 @pytest.mark.parametrize(

@@ -194,3 +194,14 @@ def test_a_hang_up_inside_the_body():
 
     gateway = asyncio.run(main())
     assert ([], []) == (gateway.refused, gateway.requests)
+
+
+def test_a_stream_to_a_client_of_http_1_0_has_no_chunks():
+    """HTTP/1.0 knows no chunked encoding: such a client would read the chunks' sizes as text."""
+    head, _, body = send(chat(stream=True).replace(b"HTTP/1.1", b"HTTP/1.0")).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert body.startswith(b"data: {")
+    assert body.endswith(b"\n\ndata: [DONE]\n\n")
+    assert status_of(send(http("GET", "/healthz").replace(b"HTTP/1.1", b"HTTP/1.0"))) == 200
+    assert status_of(send(http("HEAD", "/healthz").replace(b"HTTP/1.1", b"HTTP/1.0"))) == 200

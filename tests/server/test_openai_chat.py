@@ -184,11 +184,12 @@ def test_stream_options():
 
 
 def test_a_conversation_with_tools():
-    """An echoed assistant message with its null fields, and the tool's answer, keep their ids."""
+    """An assistant message echoed with null fields and what its client parsed, and the tool's answer keep their ids."""
     echoed = {
         "role": "assistant",
         "content": None,
-        "tool_calls": [CALL],
+        "tool_calls": [{**CALL, "function": {"name": "now", "arguments": "{}", "parsed_arguments": {}}}],
+        "parsed": {"a": [1]},
         "refusal": None,
         "annotations": [],
         "audio": None,
