@@ -143,9 +143,10 @@ def test_when_all_rest_the_client_is_told_when_to_come_back_and_local_goes_on(tm
     requests = [{"model": "cloud"}, {"model": "cloud"}, {"model": "hybrid"}]
     answers, explained, dear, cheap, _ = asked(tmp_path, BUSY, BUSY, *requests)
     first, second, local = answers
-    assert [("provider_throttled", "120"), ("cloud_resting", "120")] == [
-        (one.json()["error"]["code"], one.headers["retry-after"]) for one in (first, second)
-    ]
+    assert ["provider_throttled", "cloud_resting"] == [one.json()["error"]["code"] for one in (first, second)]
+    assert "120" == first.headers["retry-after"]
+    # What is left of it: on a busy machine a few seconds lie between the two.
+    assert 100 <= int(second.headers["retry-after"]) <= 120
     assert (503, 503, 1, 1) == (first.status_code, second.status_code, len(dear.requests), len(cheap.requests))
     assert (200, "local") == (local.status_code, local.headers["x-hybrid-route"])
     assert "cheap/m rests after provider_throttled" in explained[1]
