@@ -82,6 +82,22 @@ def test_shared_memory_is_not_filled_in():
     assert fill(gpu(shares_memory=True), gpu(memory_total_bytes=5)).memory_total_bytes is None
 
 
+@pytest.mark.parametrize(
+    ("seen", "pci", "expected"),
+    [
+        pytest.param((10, 9), "0000:01:00.0", (10, 9), id="a-mig-slice"),
+        pytest.param((78, 77), "0000:01:00.0", (80, 70), id="the-whole"),
+        pytest.param((10, 9), None, (80, 70), id="perhaps-another-card"),
+    ],
+)
+def test_of_a_sliced_gpu_the_slice_counts(seen, pci, expected):
+    """NVML tells the whole GPU's memory, and ggml that of the instance which a process may use."""
+    whole = gpu(pci="0000:01:00.0", memory_total_bytes=80, memory_free_bytes=70)
+    part = gpu(source="ggml", pci=pci, memory_total_bytes=seen[0], memory_free_bytes=seen[1])
+    joined = fill(whole, part)
+    assert expected == (joined.memory_total_bytes, joined.memory_free_bytes)
+
+
 def test_this_machine_can_be_looked_at():
     """Here, whatever here is: cores, memory and the installed library are known, and each source has an outcome."""
     host = take_snapshot()
