@@ -140,6 +140,16 @@ def test_a_model_larger_than_memory_is_refused():
     assert "5.0 GB are free" in later.message
 
 
+@pytest.mark.parametrize(("shape", "free"), [(B1_5, 1_800_000_000), (B1_5, 2_000_000_000), (B135, 800_000_000)])
+def test_what_only_the_cpu_can_hold_stays_there(shape, free):
+    """On 4 GB that a GPU shares, its driver and buffers must not make a model too large that fits without them."""
+    machine = host(cores=6, memory=4 * GB, free=free, isa=ARM, gpus=(ORIN,), backends=CUDA)
+    placed = place(machine, shape)
+    assert isinstance(placed, Placement)
+    assert placed.host_bytes <= free
+    assert isinstance(place(replace(machine, gpus=()), shape), Placement)
+
+
 def test_a_shorter_context_is_offered_where_it_would_fit():
     """The largest halving that fits is named; nothing is shortened unasked."""
     refused = place(host(memory=32 * GB, free=9 * GB), B8, Wanted(context_tokens=131_072))
