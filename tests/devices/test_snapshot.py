@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from hybrid.devices.host import Gpu, Probe
-from hybrid.devices.probe import Absent, Failed, ask_all, run_tool
+from hybrid.devices.probe import Absent, Failed, ask_all, read_text, run_tool
 from hybrid.devices.snapshot import as_facts, fill, merge_gpus, take_snapshot
 
 
@@ -23,6 +23,13 @@ def test_a_tool_that_is_missing_fails_or_hangs_says_so():
     with pytest.raises(Failed, match=r"no answer in 0\.2 s"):
         run_tool((sys.executable, "-c", "import threading; threading.Event().wait()"), limit_s=0.2)
     assert "yes\n" == run_tool((sys.executable, "-c", "print('yes')"))
+
+
+def test_a_boards_name_ends_where_its_text_does(tmp_path):
+    """A device tree's texts end in a zero byte, which is no part of them."""
+    (tmp_path / "model").write_bytes(b"Raspberry Pi 5 Model B Rev 1.0\0")
+    assert "Raspberry Pi 5 Model B Rev 1.0" == read_text(tmp_path / "model")
+    assert read_text(tmp_path / "gone") is None
 
 
 def test_every_look_has_an_outcome():
