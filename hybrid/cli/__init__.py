@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import difflib
 import importlib
 import io
@@ -85,8 +86,10 @@ def _escape_unprintable() -> None:
     """Where a terminal's or pipe's encoding lacks a character, write it as JSON does instead of failing."""
     codecs.register_error("hybrid.escape", _escaped)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="hybrid.escape")
+        # A stream whose file was changed underneath it refuses, and stays as it is.
+        with contextlib.suppress(OSError):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="hybrid.escape")
 
 
 def _escaped(failed: UnicodeError) -> tuple[str, int]:
