@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from hybrid.config_checks import complaint, contradictions, is_loopback, warnings
-from hybrid.config_file import TomlFile, data_dir, find_file, read_file
+from hybrid.config_file import TomlFile, at_home, data_dir, find_file, read_file
 from hybrid.config_schema import (
     BudgetConfig,
     CloudConfig,
@@ -46,6 +46,7 @@ __all__ = [
     "Secret",
     "ServerConfig",
     "TagConfig",
+    "at_home",
     "data_dir",
     "find_file",
     "is_loopback",
@@ -245,7 +246,7 @@ def _listed(
         values = _struct_values(struct, f"{name}[{index}]", table, file, (name, str(index)), origins)
         if (named := values.get(path_key)) is not None:
             base = (file.path or Path()).absolute().parent
-            values[path_key] = str(base / Path(named).expanduser())
+            values[path_key] = str(base / at_home(named))
         yield values
 
 

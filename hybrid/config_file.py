@@ -45,6 +45,17 @@ def find_file(config_path: Path | None, environ: Mapping[str, str]) -> Path | No
     return next((path for path in candidates if path.is_file()), None)
 
 
+def at_home(path: Path | str) -> Path:
+    """Give a path that a person wrote with its ~ replaced: a shell leaves it in `--data-dir=~/x`, and TOML anywhere.
+
+    Raises: ConfigError if it names a user who has no home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as exc:
+        raise ConfigError(f"{path} begins with a user whose home folder is not known; write the path out") from exc
+
+
 def data_dir(environ: Mapping[str, str] | None = None) -> Path:
     """Return the folder of the ledger and the models, made with mode 0700 where it is missing.
 
@@ -53,7 +64,7 @@ def data_dir(environ: Mapping[str, str] | None = None) -> Path:
     """
     environ = os.environ if environ is None else environ
     given = environ.get("HYBRID_DATA_DIR")
-    path = Path(given).expanduser().absolute() if given else _xdg(environ, "XDG_DATA_HOME", ".local/share") / "hybrid"
+    path = at_home(given).absolute() if given else _xdg(environ, "XDG_DATA_HOME", ".local/share") / "hybrid"
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:

@@ -45,6 +45,7 @@ _MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME less its terminating zero
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 _MAX_ALIGNMENT_BYTES = 1024**2
 _MAX_COUNT = 2**31 - 1
+_MAX_BLOCKS = 512  # LLAMA_MAX_LAYERS; placement tries them one by one
 _KEPT_ARRAY_ITEMS = 512
 _READ_AHEAD_BYTES = 4 * 1024**2
 
@@ -335,10 +336,11 @@ def _check_counts(reader: _Reader, architecture: str, metadata: Mapping[str, Val
         "attention.key_length attention.value_length"
     )
     for suffix in names.split():
+        most = _MAX_BLOCKS if suffix == "block_count" else _MAX_COUNT
         value = metadata.get(f"{architecture}.{suffix}", 0)
         numbers = (value.items or ()) if isinstance(value, ArrayValue) else (value,)
         for number in numbers:
-            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= _MAX_COUNT:
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= most:
                 reader.refuse(f"says {architecture}.{suffix} is {number!r}, which is no possible count")
 
 

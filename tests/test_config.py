@@ -366,6 +366,13 @@ def test_a_data_folder_that_cannot_be_made_says_so(tmp_path):
         data_dir({"HYBRID_DATA_DIR": str(tmp_path / "file" / "x")})
 
 
+def test_a_home_that_nobody_has_says_so(tmp_path):
+    """`~NAME` of an unknown user is an error of the configuration, in the environment and in the file."""
+    with pytest.raises(ConfigError, match="whose home folder is not known"):
+        data_dir({"HYBRID_DATA_DIR": "~no-such-user/x"})
+    assert "whose home folder is not known" in complaint_of(tmp_path, f'{CLOUD}api_key_file = "~no-such-user/key"\n')
+
+
 def test_the_schema_describes_what_toml_can_say():
     """Money is a number in TOML, nothing is null, and every key of every table is described."""
     schema = json_schema()

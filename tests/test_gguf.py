@@ -135,6 +135,7 @@ HUGE = 2**62
         pytest.param(with_entry("general.alignment", UINT32, 0).build(), "alignment is 0", id="alignment-0"),
         pytest.param(with_entry("general.alignment", UINT32, 2**31).build(), "alignment is", id="alignment-huge"),
         pytest.param(with_entry("llama.block_count", UINT64, 2**40).build(), "no possible count", id="blocks-absurd"),
+        pytest.param(with_entry("llama.block_count", UINT32, 513).build(), "no possible count", id="blocks-too-many"),
         pytest.param(with_entry("llama.block_count", INT32, -1).build(), "no possible count", id="blocks-negative"),
         pytest.param(with_entry("llama.block_count", FLOAT32, 0.5).build(), "no possible count", id="blocks-half"),
         pytest.param(replace(RIGHT, tensors=[Tensor("a"), Tensor("a")]).build(), "a tensor twice", id="tensor-twice"),

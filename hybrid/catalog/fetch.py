@@ -17,7 +17,8 @@ from hybrid.errors import CatalogError
 
 TIMEOUT = httpx2.Timeout(60.0, connect=15.0)
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_WHOLE_SIZE = re.compile(r"bytes \*/(\d+)")
 _UNSATISFIABLE = 416
 
 
@@ -109,6 +110,9 @@ def _open(client: httpx2.Client, remote: Remote, start: int) -> AbstractContextM
 def _receive(response: httpx2.Response, remote: Remote, partial: Path, on_progress: OnProgress) -> None:
     start, total = _span(response)
     if response.status_code == _UNSATISFIABLE and size_of(partial):
+        whole = _WHOLE_SIZE.fullmatch(response.headers.get("content-range", ""))
+        if whole and int(whole[1]) == size_of(partial):
+            return  # nobody told its size before: all of it had come already
         partial.unlink()
         raise httpx2.RemoteProtocolError("the server has fewer bytes than were kept; starting over")
     if response.is_error:
@@ -131,8 +135,10 @@ def _receive(response: httpx2.Response, remote: Remote, partial: Path, on_progre
             _write_all(out.write, chunk)
             done += len(chunk)
             on_progress(Progress(done, total))
-    if total is not None and done != total:
-        raise httpx2.RemoteProtocolError(f"{done} of {total} bytes came")
+    # An answer without a length may end early and look whole: what is missing is asked for, as after a break.
+    wanted = remote.total_bytes if total is None else total
+    if wanted is not None and done != wanted:
+        raise httpx2.RemoteProtocolError(f"{done} of {wanted} bytes came")
 
 
 def _write_all(write: Callable[[memoryview], int | None], chunk: bytes) -> None:
@@ -143,10 +149,12 @@ def _write_all(write: Callable[[memoryview], int | None], chunk: bytes) -> None:
 
 
 def _span(response: httpx2.Response) -> tuple[int, int | None]:
-    """Return where in the file this answer's bytes begin, and the whole file's size."""
-    matched = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-    if response.status_code == httpx2.codes.PARTIAL_CONTENT and matched:
-        return int(matched[1]), int(matched[2])
+    """Return where in the file this answer's bytes begin, and the whole file's size. Raises: FetchFailed."""
+    if response.status_code == httpx2.codes.PARTIAL_CONTENT:
+        matched = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+        if matched is None:
+            raise FetchFailed(f"{response.url.host} sent a part of the file without saying which")
+        return int(matched[1]), None if matched[2] == "*" else int(matched[2])
     length = response.headers.get("content-length", "")
     return 0, int(length) if length.isdigit() else None
 

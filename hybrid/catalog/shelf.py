@@ -246,8 +246,12 @@ def _is_path(model: str) -> bool:
 
 
 def _user_path(model: str) -> Path:
-    path = Path(model).expanduser().absolute()
-    if path.is_dir():
+    try:
+        path = Path(model).expanduser().absolute()
+        is_folder = path.is_dir()
+    except (OSError, RuntimeError) as exc:  # a folder on the way that is closed to us; ~NAME of nobody
+        raise CatalogError(f"{model} cannot be looked at: {exc}") from exc
+    if is_folder:
         inside = ", ".join(file.name for file in sorted(path.glob("*.gguf"))[:5]) or "it holds none"
         raise CatalogError(f"{path} is a folder; name the .gguf file in it ({inside})")
     if not path.exists():

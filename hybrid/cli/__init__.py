@@ -6,8 +6,11 @@ Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted.
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -51,6 +54,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one `hybrid` command line and return its exit code; errors are one sentence on stderr."""
     args = list(sys.argv[1:] if argv is None else argv)
+    _escape_unprintable()
     try:
         code = _dispatch(args)
         sys.stdout.flush()
@@ -60,10 +64,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (`head`, a pager) left. Python would complain once more at exit while flushing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader (`head`, a pager) left
+        return 1
+    except OSError as exc:
+        # A full disk behind `>`, a folder that may not be looked into: the machine's fault, and no traceback's worth.
+        _complain(f"{exc.filename or 'cannot write or read'}: {exc.strerror or exc}")
+        _drop_output()
         return 1
     return code
+
+
+def _drop_output() -> None:
+    """Give up on what was not written yet, or Python would complain of it once more at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _escape_unprintable() -> None:
+    """Where a terminal's or pipe's encoding lacks a character, write it as JSON does instead of failing."""
+    codecs.register_error("hybrid.escape", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        # A stream whose file was changed underneath it refuses, and stays as it is.
+        with contextlib.suppress(OSError):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="hybrid.escape")
+
+
+def _escaped(failed: UnicodeError) -> tuple[str, int]:
+    if not isinstance(failed, UnicodeEncodeError):
+        raise failed
+    units = failed.object[failed.start : failed.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{high:02x}{low:02x}" for high, low in zip(units[::2], units[1::2], strict=True)), failed.end
 
 
 def _dispatch(args: list[str]) -> int:

@@ -43,9 +43,9 @@ def chat(
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # a byte that is no UTF-8 is a character we cannot send
-    is_name = model.partition("/")[0] in ("hybrid", "local", "cloud")
-    loaded = load(config, os.environ, {"local.model": None if is_name else model})
-    asked = model if is_name or model in loaded.config.aliases else "hybrid"
+    loaded, asked = load(config, os.environ), model
+    if model.partition("/")[0] not in ("hybrid", "local", "cloud") and model not in loaded.config.aliases:
+        loaded, asked = load(config, os.environ, {"local.model": model}), "hybrid"
     local = spawn_local(loaded.config, local_model_file(loaded.config, is_offline=offline), os.environ)
 
     async def talk() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,13 +102,24 @@ def _toml_lines(loaded: Loaded) -> Iterator[str]:
         if table != header:
             header = table
             yield ""
-            yield f"[[{table.rpartition('[')[0]}]]" if table.endswith("]") and "[" in table else f"[{table}]"
+            yield _header(table)
             if table.startswith("cloud["):
                 cloud = loaded.config.cloud[int(table[len("cloud[") : -1])]
                 yield f"# API key: {secret_source(cloud, os.environ)}"
         value = _value(loaded.config, key)
         line = f"# {name} is unset" if value is None else f"{name} = {_toml_value(value)}"
         yield f"{line:<44}  # {origin}"
+
+
+def _header(table: str) -> str:
+    """Open a table, or one of a list of tables."""
+    if table.endswith("]"):
+        return f"[[{table.rpartition('[')[0]}]]"
+    if table.startswith("tags."):
+        # The only names that may hold quotes and backslashes.
+        name = table.removeprefix('tags."').removesuffix('"')
+        return f"[tags.{_toml_value(name)}]"
+    return f"[{table}]"
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -123,4 +134,6 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, tuple | str | bool):
         # JSON's strings, booleans and arrays of strings are TOML's too.
         return msgspec.json.encode(value).decode()
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_toml_value(key)} = {_toml_value(one)}' for key, one in value.items())} }}"
     return str(value)

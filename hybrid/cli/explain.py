@@ -11,7 +11,7 @@ import typer
 
 from hybrid.cli.explain_why import changes, limits, replayed, words, wrapped
 from hybrid.cli.printable import printable
-from hybrid.config import data_dir
+from hybrid.config import at_home, data_dir
 from hybrid.errors import CommandError
 from hybrid.explained import explained
 from hybrid.store.db import DATABASE_NAME
@@ -39,7 +39,7 @@ def explain(
     ] = None,
 ) -> None:
     """Replay one decision: the facts, each rule, the outcome, what would have changed it. Works while a server runs."""
-    path = (data_dir_option or data_dir()) / DATABASE_NAME
+    path = (at_home(data_dir_option) if data_dir_option else data_dir()) / DATABASE_NAME
     request = read_request(path, _resolve(path, request_id))
     if request is None:
         raise CommandError(f"{request_id} vanished from {path} meanwhile")

@@ -13,7 +13,7 @@ from typing import Annotated, TypeVar
 import msgspec
 import typer
 
-from hybrid.config import data_dir
+from hybrid.config import at_home, data_dir
 from hybrid.errors import CommandError
 from hybrid.store.db import DATABASE_NAME
 from hybrid.store.keys import ClientKey, ClientKeys
@@ -197,7 +197,7 @@ def _facts(key: ClientKey) -> dict[str, Json]:
 
 
 def _keys(folder: Path | None) -> ClientKeys:
-    return ClientKeys((folder or data_dir()) / DATABASE_NAME)
+    return ClientKeys((at_home(folder) if folder else data_dir()) / DATABASE_NAME)
 
 
 def _shown(moment: datetime) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from hybrid.catalog import find_card, pull, resolve
+from hybrid.catalog import load_cards, pull, resolve
+from hybrid.catalog.shelf import places
 from hybrid.config import Config, data_dir
 from hybrid.errors import CatalogError
 from hybrid.gguf import read_header
@@ -40,9 +41,10 @@ def _model_file(model: str, *, is_offline: bool) -> Path:
     try:
         path = resolve(model, folder)
     except CatalogError:
-        if is_offline or model.endswith(".gguf"):
+        # Only what the catalogue has and this machine lacks can be pulled; of all else the error says what is wrong.
+        card = load_cards().get(model)
+        if is_offline or card is None or places(model, folder).file.exists():
             raise
-        card = find_card(model)
         print(f"{card.name} is not on this machine yet; pulling it once", file=sys.stderr)
         from hybrid.cli.models import shown
 

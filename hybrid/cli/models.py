@@ -32,7 +32,7 @@ from hybrid.catalog import pull as pull_model
 from hybrid.cli.models_tune import tune_model, tuned_facts, tuned_lines, tuned_words
 from hybrid.cli.recommend import offered, suggestions, this_profile
 from hybrid.cli.recommend import show as show_suggestions
-from hybrid.config import data_dir
+from hybrid.config import at_home, data_dir
 from hybrid.gguf import GgufHeader, read_header
 
 app = typer.Typer(
@@ -143,7 +143,7 @@ app.command("tune")(tune_model)
 
 
 def _folder(models_dir: Path | None) -> Path:
-    return data_dir() / "models" if models_dir is None else models_dir.expanduser().absolute()
+    return data_dir() / "models" if models_dir is None else at_home(models_dir).absolute()
 
 
 def _here(name: str, folder: Path) -> Installed | None:

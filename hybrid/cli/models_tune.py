@@ -18,7 +18,7 @@ from rich.progress import Progress as ProgressBar
 
 from hybrid.catalog import human_bytes, resolve
 from hybrid.catalog.tuned import Candidate, Tuning, read_tuning
-from hybrid.config import data_dir
+from hybrid.config import at_home, data_dir
 from hybrid.errors import CatalogError
 from hybrid.gguf_format import FILE_TYPES
 from hybrid.placing import free_bytes
@@ -52,7 +52,7 @@ def tune_model(
     """Find the fastest form of a model on this machine that still answers like it; `hybrid serve` then uses it."""
     options = TuneOptions(max_kl_nats=max_kl, formats=_formats(formats))
     options = quick(options) if is_quick else options
-    source = resolve(model, data_dir() / "models" if models_dir is None else models_dir.expanduser().absolute())
+    source = resolve(model, data_dir() / "models" if models_dir is None else at_home(models_dir).absolute())
     tuning = _tune(source, options)
     keep_speeds(data_dir(), source, tuning, prompt_tokens=options.prompt_tokens, on_note=_say)
     if as_json:

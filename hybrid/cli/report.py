@@ -20,7 +20,7 @@ from rich.text import Text
 from hybrid.cli.printable import printable
 from hybrid.cli.promises import promise_lines
 from hybrid.cli.report_money import money_facts, money_lines, read_money
-from hybrid.config import data_dir
+from hybrid.config import at_home, data_dir
 from hybrid.store.db import DATABASE_NAME
 from hybrid.store.labels import KeptStanding, read_standings
 from hybrid.store.reports import Group, GroupBy, Report, read_report
@@ -55,7 +55,7 @@ def report(
     """Say what was answered where, and what it cost, saved and will cost. Works while a server runs."""
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv", param_hint="--csv")
-    path = (data_dir_option or data_dir()) / DATABASE_NAME
+    path = (at_home(data_dir_option) if data_dir_option else data_dir()) / DATABASE_NAME
     now = datetime.now(UTC)
     start = _start(since, now)
     found = read_report(path, since=start, by=by, tag=tag)

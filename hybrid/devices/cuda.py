@@ -130,4 +130,4 @@ def pci_address(text: str) -> str | None:
     found = re.fullmatch(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", text.strip().lower())
     if not found:
         return None
-    return f"{(found[1] or '0')[-4:]:0>4}:{found[2]}:{found[3]}.{found[4]}"
+    return f"{int(found[1] or '0', 16):04x}:{found[2]}:{found[3]}.{found[4]}"

@@ -66,26 +66,34 @@ def parse_devices(text: str, package_version: str | None = None, torch_version: 
         ggml_version=told.get("version"),
         ggml_commit=told.get("commit"),
         backends=tuple(told["backends"]),
-        devices=tuple(EngineDevice(**device) for device in told["devices"]),
+        devices=tuple(
+            EngineDevice(**{**device, "pci": pci_address(device.get("pci") or "")}) for device in told["devices"]
+        ),
         cpu_features=tuple(told["cpu_features"]),
         torch_version=torch_version,
     )
 
 
 def gpus_of(engine: Engine) -> tuple[Gpu, ...]:
-    """The GPUs among ggml's devices, for machines whose vendors' tools are not installed."""
+    """The GPUs among ggml's devices, for machines whose vendors' tools are not installed.
+
+    Built for several backends, ggml lists a GPU once for each: the first that drives an address stands for it.
+    """
+    listed: dict[str, EngineDevice] = {}
+    for number, device in enumerate(engine.devices):
+        if device.kind in ("gpu", "igpu"):
+            listed.setdefault(device.pci or f"{number}", device)
     return tuple(
         Gpu(
             name=device.description or device.name,
             vendor=BACKEND_VENDORS.get(device.backend) or vendor_of(device.description),
             source="ggml",
-            pci=pci_address(device.pci or ""),
+            pci=device.pci,
             memory_total_bytes=device.memory_total_bytes,
             memory_free_bytes=device.memory_free_bytes,
             shares_memory=device.kind == "igpu" or device.backend in ("MTL", "Metal"),
         )
-        for device in engine.devices
-        if device.kind in ("gpu", "igpu")
+        for device in listed.values()
     )
 
 

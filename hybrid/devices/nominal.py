@@ -22,11 +22,11 @@ class Peak:
 
 
 GPUS: tuple[tuple[str, float, float | None], ...] = (
-    (r"H200", 4800, 989),
+    (r"\bH200", 4800, 989),
     (r"H100.*PCIe", 2000, 756),
     (r"H100|GH200", 3350, 989),
-    (r"A100.*40GB", 1555, 312),
-    (r"A100", 1935, 312),
+    (r"\bA100\b.*40GB", 1555, 312),
+    (r"\bA100(?!\d)", 1935, 312),
     (r"L40S", 864, 362),
     (r"\bL4\b", 300, 121),
     (r"\bA10\b|\bA10G\b", 600, 125),
@@ -94,9 +94,10 @@ def cpu_bytes_s(board: str | None, model: str | None, cores: int, logical_cores:
     for pattern, gigabytes_s in BOARDS:
         if re.search(pattern, board or ""):
             return gigabytes_s * GB, True
-    apple = gpu_peak(model or "")
+    # Apple's processors and GPUs have one name and one memory; other names mean another thing here: AMD's A10 is a CPU.
+    apple = gpu_peak(model) if model is not None and model.startswith("Apple") else None
     if apple is not None:
-        return apple.bytes_s, True  # one memory for both
+        return apple.bytes_s, True
     roof = ASSUMED_SERVER_BYTES_S if (logical_cores or 0) >= SERVER_CORES else ASSUMED_CPU_BYTES_S
     return min(max(cores, 1) * ASSUMED_CORE_BYTES_S, roof), False
 

@@ -230,10 +230,18 @@ class _Case:
         if room is None:
             return every, f"every layer on {names}, which do not tell what is free: llama.cpp will say whether it fits"
         for layers in range(every, 0, -1):
-            if self.needs(layers, context_tokens).gpu.total_bytes <= room:
+            if self._fits(layers, context_tokens, room):
                 how = "every layer" if layers == every else f"{layers} of {every} layers"
                 return layers, f"{how} on {names}, where {room / 1e9:.1f} GB may be used"
         return 0, f"on the CPU: not one layer fits into the {room / 1e9:.1f} GB that may be used on {names}"
+
+    def _fits(self, layers: int, context_tokens: int, room_bytes: int) -> bool:
+        """Whether so many layers fit; a GPU that shares main memory must leave the rest of the model its part of it."""
+        needs = self.needs(layers, context_tokens)
+        usable = self.host.memory.usable_bytes
+        is_shared = all(gpu.shares_memory for gpu in self.gpus)
+        is_rest_left = not is_shared or usable is None or host_bytes(self.gpus, needs) <= usable
+        return needs.gpu.total_bytes <= room_bytes and is_rest_left
 
     def refusal(self, layers: int, context_tokens: int) -> Refusal | None:
         """Say no where main memory is too small."""

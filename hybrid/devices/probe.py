@@ -80,7 +80,8 @@ def read_text(path: Path) -> str | None:
     """Give a small system file's text without its last line's end; None where it is missing or may not be read."""
     try:
         with path.open("rb") as file:
-            return file.read(MAX_FILE_BYTES).decode("utf-8", "replace").strip()
+            # Texts of a device tree, such as a board's name, end as C's strings do.
+            return file.read(MAX_FILE_BYTES).decode("utf-8", "replace").strip("\0").strip()
     except OSError:
         return None
 

@@ -117,13 +117,25 @@ def _same(joined: list[Gpu], gpu: Gpu, taken: set[int]) -> int | None:
     return next((i for i, other in free if gpu.pci is None or other.pci is None), None)
 
 
+SLICE_SHARE = 0.9
+"""ggml sees a few per cent less than the driver tells; less than this is a part of a GPU, as MIG cuts them."""
+
+
 def fill(first: Gpu, second: Gpu) -> Gpu:
-    """Take the second's facts where the first has none."""
+    """Take the second's facts where the first has none, and ggml's memory where that is only a slice of the GPU's."""
+    if _is_slice(first, second):
+        first = replace(first, memory_total_bytes=second.memory_total_bytes, memory_free_bytes=second.memory_free_bytes)
     ours, theirs = asdict(first), asdict(second)
     gaps = {key: value for key, value in theirs.items() if ours[key] is None and value is not None}
     if first.shares_memory:
         gaps = {key: value for key, value in gaps.items() if not key.startswith("memory_")}
     return replace(first, **gaps)
+
+
+def _is_slice(whole: Gpu, part: Gpu) -> bool:
+    total, seen = whole.memory_total_bytes, part.memory_total_bytes
+    is_same = part.source == "ggml" and part.pci is not None and part.pci == whole.pci
+    return is_same and total is not None and seen is not None and seen < SLICE_SHARE * total
 
 
 def with_problem(gpu: Gpu) -> Gpu:

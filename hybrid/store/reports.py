@@ -20,9 +20,9 @@ from hybrid.types import Json, Route
 
 GroupBy: TypeAlias = Literal["day", "model", "route", "reason", "key", "tag"]
 GROUPINGS: tuple[GroupBy, ...] = get_args(GroupBy)
-POWER_CUT, ROW_LOST = "power cut", "row lost"
-"""Keys of groups without a request: what was charged for calls that a power cut may have taken from the ledger, and
-what was paid for a request whose row was lost."""
+POWER_CUT, ROW_LOST, AUDITS = "power cut", "row lost", "audits"
+"""Keys of groups without a request: what was charged for calls that a power cut may have taken from the ledger, what
+was paid for a request whose row was lost, and for audits, which no client waits for."""
 
 # Fixed texts, the only ones ever put into a statement. A day is one of this machine's time zone.
 _GROUP_KEYS: Mapping[str, str] = {
@@ -60,9 +60,10 @@ GROUP BY degraded ORDER BY degraded"""
 
 # No client waits for these calls, so they count as money and not as requests.
 _AUDITS = """
-SELECT SUM(outcome = 'ok') AS audits,
-    SUM((SELECT SUM(settled_nusd) FROM reservations WHERE request_id = requests.id)) AS spent_nusd
-FROM requests WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag) AND dialect = 'audit'"""
+SELECT date(created_at_us / 1000000, 'unixepoch', 'localtime') AS day, SUM(outcome = 'ok') AS audits,
+    COALESCE(SUM((SELECT SUM(settled_nusd) FROM reservations WHERE request_id = requests.id)), 0) AS nusd
+FROM requests WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag) AND dialect = 'audit'
+GROUP BY day"""
 
 # Money that no request's row stands for: what was charged after a power cut, and calls whose row was lost to a full
 # backlog. A reservation's tag is folded.
@@ -147,8 +148,8 @@ def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | N
         )
         hedges = connection.execute(_HEDGES, {"since_us": since_us, "tag": tag}).fetchall()
         uncovered = connection.execute(_UNCOVERED, {"since_us": since_us, "tag": tag}).fetchall()
-        audits = connection.execute(_AUDITS, {"since_us": since_us, "tag": tag}).fetchone()
-        audits_usd = usd_of(audits["spent_nusd"] or 0)
+        audits = connection.execute(_AUDITS, {"since_us": since_us, "tag": tag}).fetchall()
+        audits_usd = usd_of(sum(row["nusd"] for row in audits))
         folded = None if tag is None else tag.casefold()
         orphans = connection.execute(_ORPHANS, {"since_us": since_us, "folded": folded}).fetchall()
         reserved_nusd = (
@@ -168,10 +169,10 @@ def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | N
         saved_usd=sum((group.saved_usd for group in routes), Decimal(0)),
         hedges={row["hedge"]: row["requests"] for row in hedges},
         double_usd=usd_of(sum(row["double_nusd"] for row in hedges)),
-        groups=_with_orphans(groups, by, orphans),
+        groups=_with_apart(groups, by, orphans, audits),
         power_cut_usd=usd_of(sum(row["nusd"] for row in orphans if row["is_power_cut"])),
         uncovered={row["degraded"]: row["requests"] for row in uncovered},
-        audits=audits["audits"] or 0,
+        audits=sum(row["audits"] for row in audits),
         audits_usd=audits_usd,
     )
 
@@ -239,11 +240,15 @@ def _groups(connection: sqlite3.Connection, by: str, since_us: int, tag: str | N
     )
 
 
-def _with_orphans(groups: tuple[Group, ...], by: GroupBy, orphans: Sequence[sqlite3.Row]) -> tuple[Group, ...]:
-    """Put money without a request where it can be seen: on its day, else in a row of its own."""
+def _with_apart(
+    groups: tuple[Group, ...], by: GroupBy, orphans: Sequence[sqlite3.Row], audits: Sequence[sqlite3.Row]
+) -> tuple[Group, ...]:
+    """Put money without a client's request where it can be seen: on its day, else in a row of its own."""
+    apart = [(POWER_CUT if row["is_power_cut"] else ROW_LOST, row) for row in orphans]
+    apart += [(AUDITS, row) for row in audits if row["nusd"]]
     spent = {group.key: group for group in groups}
-    for row in orphans:
-        key = row["day"] if by == "day" else POWER_CUT if row["is_power_cut"] else ROW_LOST
+    for name, row in apart:
+        key = row["day"] if by == "day" else name
         # A model or tag may have that very name: then the money is in its row.
         group = spent.get(key) or _empty(key)
         spent[key] = replace(group, spent_usd=group.spent_usd + usd_of(row["nusd"]))

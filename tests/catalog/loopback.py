@@ -130,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
         matched = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         start = int(matched[1]) if matched and not faults.ignores_range else 0
         if start >= len(content):
-            self._refuse(416)
+            self._refuse(416, {"Content-Range": f"bytes */{len(content)}"})
             return
         self.send_response(206 if start else 200)
         if start:

@@ -98,6 +98,45 @@ def test_what_is_whole_is_not_fetched_again(client, remote, loopback, tmp_path):
     assert 1 == len(loopback.ranges)
 
 
+def test_what_is_whole_is_kept_where_its_size_was_never_told(client, loopback, tmp_path):
+    """A wheel that came and was not unpacked any more costs one refused request, and is not fetched again."""
+    loopback.files[PATH] = CONTENT
+    remote = Remote(f"{loopback.url}{PATH}", "thing-1")
+    fetch(client, remote, tmp_path / "part", ignore)
+    fetch(client, remote, tmp_path / "part", ignore, pauses_s=())
+    assert CONTENT == (tmp_path / "part").read_bytes()
+    assert [None, f"bytes={len(CONTENT)}-"] == loopback.ranges
+
+
+def test_an_answer_that_ends_early_is_gone_on_with(tmp_path):
+    """Without a length an answer that is cut looks whole; the promised size says that the rest must be asked for."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        start = int(request.headers.get("range", "bytes=0-")[len("bytes=") : -1])
+        if start == 0:
+            return httpx2.Response(200, content=iter([CONTENT[:1000]]))
+        headers = {"content-range": f"bytes {start}-{len(CONTENT) - 1}/*"}
+        return httpx2.Response(206, headers=headers, content=iter([CONTENT[start:]]))
+
+    with httpx2.Client(transport=httpx2.MockTransport(answer)) as client:
+        fetch(client, Remote("https://x.test/a", "thing-1", len(CONTENT)), tmp_path / "part", ignore, pauses_s=(0,))
+    assert CONTENT == (tmp_path / "part").read_bytes()
+
+
+def test_a_part_that_does_not_say_which_is_refused(tmp_path):
+    """A 206 without its range is not written over what was kept."""
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(206 if "range" in request.headers else 200, content=iter([CONTENT[:1000]]))
+
+    with (
+        httpx2.Client(transport=httpx2.MockTransport(answer)) as client,
+        pytest.raises(FetchFailed, match="without saying which"),
+    ):
+        fetch(client, Remote("https://x.test/a", "thing-1", len(CONTENT)), tmp_path / "part", ignore, pauses_s=(0,))
+    assert CONTENT[:1000] == (tmp_path / "part").read_bytes()
+
+
 def test_a_refusal_carries_its_status(client, loopback, tmp_path):
     """A 404 is told as such and not tried again."""
     with pytest.raises(FetchFailed, match=r"127\.0\.0\.1 answered 404") as caught:

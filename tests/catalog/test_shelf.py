@@ -99,6 +99,8 @@ def test_resolve_says_how_to_get_a_model_that_is_not_here(tmp_path):
         pytest.param("qwen3-5b", "did you mean", id="mistyped-name"),
         pytest.param("./gone.gguf", "there is no file", id="missing-file"),
         pytest.param("{here}", "is a folder; name the .gguf file in it", id="folder"),
+        pytest.param("~no-such-user/x.gguf", "cannot be looked at", id="nobodys-home"),
+        pytest.param(f"./{'x' * 300}.gguf", "cannot be looked at", id="refused-by-the-system"),
         pytest.param("../../etc/passwd.gguf", "there is no file", id="climbing-path-is-just-a-path"),
     ],
 )

@@ -10,7 +10,7 @@ FAKE = '[local]\nmodel = ""\nbackend = "fake"\n'
 def _chat(folder, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "hybrid.toml").write_text(FAKE)
     return subprocess.run(
-        [sys.executable, "-m", "hybrid", "chat", *arguments, "--config", str(folder / "hybrid.toml")],
+        [sys.executable, "-m", "hybrid", "chat", "--config", str(folder / "hybrid.toml"), *arguments],
         input=text,
         capture_output=True,
         text=True,
@@ -36,6 +36,15 @@ def test_the_conversation_grows_and_reset_forgets_it(tmp_path):
 
     assert prompts[1] > prompts[0] == prompts[2]
     assert "never" not in done.stdout
+
+
+def test_an_alias_is_no_model_file(tmp_path):
+    """A name of [aliases] asks whom it stands for; the configured model stays."""
+    (tmp_path / "alias.toml").write_text(f'{FAKE}[aliases]\n"gpt-4.1" = "local"\n')
+    done = _chat(tmp_path, "hi\n", "gpt-4.1", "--config", str(tmp_path / "alias.toml"))
+
+    assert (done.returncode, done.stdout) == (0, "hi\n")
+    assert "local: fake  pinned" in done.stderr
 
 
 def test_a_failed_answer_does_not_end_the_conversation(tmp_path):

@@ -128,6 +128,20 @@ def test_show_can_be_read_again(tmp_path, capsys):
     assert (first.tags, first.prices, first.budget) == (second.tags, second.prices, second.budget)
 
 
+def test_show_quotes_what_toml_must_have_quoted(tmp_path, capsys):
+    """Measured shares by model and a tag with quotes in its name come back as they were."""
+    text = (
+        '[[cloud]]\nname = "x"\nbase_url = "https://example.com/v1"\nmodels = ["a/b", "c"]\n'
+        'quality = { "a/b" = 0.75, c = 0.5 }\n[tags."say \\"hi\\" [now]"]\nusd_per_day = 0.5\n'
+    )
+    (tmp_path / "a.toml").write_text(text)
+    assert 0 == main(["config", "show", "--config", str(tmp_path / "a.toml")])
+    (tmp_path / "b.toml").write_text(capsys.readouterr().out)
+    first, second = (load(tmp_path / name, {}).config for name in ("a.toml", "b.toml"))
+    assert {"a/b": 0.75, "c": 0.5} == second.cloud[0].quality
+    assert (first.cloud, first.tags) == (second.cloud, second.tags)
+
+
 def test_schema_is_json_schema(capsys):
     """schema prints a JSON Schema whose root is the whole file."""
     assert 0 == main(["config", "schema"])

@@ -33,6 +33,14 @@ def test_a_key_lives_and_dies(keys, tmp_path):
     assert ClientKeys(tmp_path / "hybrid.sqlite3").verify(secret.strip()) is None
 
 
+def test_a_data_folder_may_lie_at_home(tmp_path, monkeypatch, capsys):
+    """A shell leaves the ~ in `--data-dir=~/x`; it means home all the same."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert 0 == main(["keys", "add", "phone", "--data-dir=~/here"])
+    assert capsys.readouterr().out
+    assert (tmp_path / "here" / "hybrid.sqlite3").exists()
+
+
 def test_json(keys):
     """list --json is a list of names and ISO times for programs."""
     keys("add", "phone")

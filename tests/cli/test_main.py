@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +80,34 @@ def test_a_reader_that_leaves_is_no_traceback():
             [sys.executable, "-m", "hybrid", "config", "schema"], stdout=closed, stderr=subprocess.PIPE, timeout=60
         )
     assert (b"", 1) == (done.stderr, done.returncode)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_that_cannot_be_written_is_one_sentence():
+    """`hybrid config schema > FILE` on a full disk: exit code 1, and no traceback."""
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hybrid", "config", "schema"], stdout=full, stderr=subprocess.PIPE, timeout=60
+        )
+    assert (b"hybrid: cannot write or read: No space left on device\n", 1) == (done.stderr, done.returncode)
+
+
+def test_a_folder_that_cannot_be_looked_into_is_one_sentence(capsys):
+    """A path that the system refuses, here for its length, is told with the system's reason."""
+    assert 1 == main(["report", "--data-dir", "x" * 300])
+    err = capsys.readouterr().err
+    assert err.startswith("hybrid: xxx")
+    assert err.endswith("File name too long\n")
+
+
+def test_characters_that_the_terminal_lacks_are_escaped(tmp_path):
+    """With an encoding of ASCII alone a command tells what it has, as JSON writes such characters."""
+    path = tmp_path / "hybrid.toml"
+    path.write_text('[policy]\nprivate_tags = ["Gr\u00fc\u00dfe \U0001f600"]\n', encoding="utf-8")
+    command = [sys.executable, "-m", "hybrid", "config", "show", "--json", "--config", str(path)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=60)
+    assert 0 == done.returncode
+    assert ["Gr\u00fc\u00dfe \U0001f600"] == json.loads(done.stdout)["values"]["policy.private_tags"]["value"]
 
 
 def test_an_interrupt_is_130_and_silent():

@@ -223,6 +223,21 @@ def test_money_without_its_request(report, tmp_path, capsys):
     assert Decimal("0.012345679") == decoded(capsys.readouterr().out)["spent_usd"]
 
 
+@pytest.mark.parametrize("by", ["model", "key", "tag", "route", "reason", "day"])
+def test_what_audits_cost_is_seen(report, tmp_path, capsys, by):
+    """In a row of its own, or on its day, so that the rows add up to the total though no client waited for them."""
+    report()
+    with closing(sqlite3.connect(tmp_path / "hybrid.sqlite3")) as connection:
+        connection.execute("UPDATE requests SET dialect = 'audit'")
+        connection.commit()
+    main(["report", "--json", "--by", by, "--data-dir", str(tmp_path)])
+    facts = decoded(capsys.readouterr().out)
+    assert 0 == facts["requests"]
+    assert facts["audits"]["spent_usd"] == facts["spent_usd"] > 0
+    assert facts["spent_usd"] == sum(group["spent_usd"] for group in facts["groups"])
+    assert by == "day" or ["audits"] == [group["key"] for group in facts["groups"]]
+
+
 @pytest.fixture
 def after_a_power_cut(tmp_path, capsys):
     """Run `hybrid report` on a ledger that was started after one: a block of its tag `work` is charged, 0.64 USD."""

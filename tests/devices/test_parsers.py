@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -329,9 +330,24 @@ def test_ggmls_own_list_is_read():
         parse_devices("Segmentation fault")
 
 
+def test_a_gpu_of_two_backends_is_one_gpu():
+    """Built for CUDA and Vulkan, ggml lists a card twice by one address; its memory counts once."""
+    engine = parse_devices(captured("rtx-4090.ggml.json"))
+    twice = (engine.devices[0], replace(engine.devices[0], name="Vulkan0", backend="Vulkan"))
+    assert ["0000:01:00.0"] == [gpu.pci for gpu in gpus_of(replace(engine, devices=twice))]
+    apart = tuple(replace(device, pci=None) for device in twice)
+    assert 2 == len(gpus_of(replace(engine, devices=apart)))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("00000000:0A:00.0", "0000:0a:00.0"), ("0a:00.0", "0000:0a:00.0"), ("N/A", None), ("", None)],
+    [
+        ("00000000:0A:00.0", "0000:0a:00.0"),
+        ("0a:00.0", "0000:0a:00.0"),
+        ("00010000:01:00.0", "10000:01:00.0"),
+        ("N/A", None),
+        ("", None),
+    ],
 )
 def test_pci_addresses_are_written_one_way(text, expected):
     """Eight digits of domain, none, and no address."""

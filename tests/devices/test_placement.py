@@ -96,6 +96,29 @@ def test_a_gpu_that_lies_idle_is_said_loudly():
     assert "--gpus all" in warnings[2]
 
 
+def test_a_gpu_that_ggml_was_told_to_leave_out_holds_nothing():
+    """NVML lists every card; with CUDA_VISIBLE_DEVICES ggml sees one, and memory of the others is not counted."""
+    first, second = (nvidia("RTX 3060", 12, pci=f"0000:0{bus}:00.0") for bus in (1, 2))
+    machine = host(memory=64 * GB, gpus=(first, second), backends=CUDA)
+    seen = tuple(replace(device, pci="0000:02:00.0") for device in machine.engine.devices[1:])
+    placed = place(replace(machine, engine=replace(machine.engine, devices=seen)), B70)
+    alone = place(host(memory=64 * GB, gpus=(second,), backends=CUDA), B70)
+    assert isinstance(placed, Placement)
+    assert isinstance(alone, Placement)
+    assert ((second,), alone.gpu_layers) == (placed.gpus, placed.gpu_layers)
+    assert "CUDA_VISIBLE_DEVICES" in placed.warnings[0]
+
+
+def test_another_backends_devices_are_no_help():
+    """A build for CUDA and Vulkan whose CUDA finds nothing computes on no NVIDIA card through CUDA."""
+    machine = host(gpus=(nvidia("RTX 3060", 12),), backends=("CUDA", "Vulkan", "CPU"))
+    devices = tuple(device for device in machine.engine.devices if device.backend == "Vulkan")
+    placed = place(replace(machine, engine=replace(machine.engine, devices=devices)), B8)
+    assert isinstance(placed, Placement)
+    assert "cpu" == placed.device
+    assert "built for cuda, but finds no device" in placed.warnings[0]
+
+
 def test_a_card_goes_before_a_part_of_the_processor():
     """A GPU with memory of its own is chosen before one that shares it; kinds are not mixed."""
     shared = Gpu(name="Radeon 780M", vendor="amd", source="amdgpu", shares_memory=True)
@@ -115,6 +138,16 @@ def test_a_model_larger_than_memory_is_refused():
     assert isinstance(later, Refusal)
     assert not later.is_for_good
     assert "5.0 GB are free" in later.message
+
+
+@pytest.mark.parametrize(("shape", "free"), [(B1_5, 1_800_000_000), (B1_5, 2_000_000_000), (B135, 800_000_000)])
+def test_what_only_the_cpu_can_hold_stays_there(shape, free):
+    """On 4 GB that a GPU shares, its driver and buffers must not make a model too large that fits without them."""
+    machine = host(cores=6, memory=4 * GB, free=free, isa=ARM, gpus=(ORIN,), backends=CUDA)
+    placed = place(machine, shape)
+    assert isinstance(placed, Placement)
+    assert placed.host_bytes <= free
+    assert isinstance(place(replace(machine, gpus=()), shape), Placement)
 
 
 def test_a_shorter_context_is_offered_where_it_would_fit():

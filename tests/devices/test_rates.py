@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.devices.host import Cpu
+from hybrid.devices.nominal import cpu_bytes_s, gpu_peak
 from hybrid.devices.rates import Measured, Roof, cpu_roof, fast_share, predict_rate
 from hybrid.devices.shape import ModelShape
 
@@ -48,6 +49,29 @@ def test_predictions_come_near(name, kind, count, tok_s):
         cells=count * 32 if is_decode else count / 2,
     )
     assert 1.0 == pytest.approx(predicted / tok_s, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "gigabytes_s"),
+    [
+        pytest.param("NVIDIA H200 NVL", 4800, id="h200"),
+        pytest.param("NVIDIA GH200 480GB", 3350, id="gh200-is-no-h200"),
+        pytest.param("NVIDIA A100-PCIE-40GB", 1555, id="a100-40"),
+        pytest.param("NVIDIA A100X", 1935, id="a100x"),
+        pytest.param("NVIDIA RTX A1000", None, id="a1000-is-no-a100"),
+        pytest.param("Apple M1 Pro", 200, id="m1-pro"),
+    ],
+)
+def test_a_data_sheet_is_of_the_named_gpu(name, gigabytes_s):
+    """A name that only holds another's in it is not given that one's figures."""
+    peak = gpu_peak(name)
+    assert gigabytes_s == (None if peak is None else peak.bytes_s / 1e9)
+
+
+def test_a_processor_is_not_taken_for_a_gpu_of_its_name():
+    """AMD's A10 is a processor and NVIDIA's a card of 600 GB/s; Apple's names mean both."""
+    assert (20e9, False) == cpu_bytes_s(None, "AMD A10-9700 RADEON R7", 4, 4)
+    assert (200e9, True) == cpu_bytes_s(None, "Apple M1 Pro", 8, 10)
 
 
 def test_a_single_token_is_multiplied_more_slowly():

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from hybrid.devices.host import Gpu, Probe
-from hybrid.devices.probe import Absent, Failed, ask_all, run_tool
+from hybrid.devices.probe import Absent, Failed, ask_all, read_text, run_tool
 from hybrid.devices.snapshot import as_facts, fill, merge_gpus, take_snapshot
 
 
@@ -23,6 +23,13 @@ def test_a_tool_that_is_missing_fails_or_hangs_says_so():
     with pytest.raises(Failed, match=r"no answer in 0\.2 s"):
         run_tool((sys.executable, "-c", "import threading; threading.Event().wait()"), limit_s=0.2)
     assert "yes\n" == run_tool((sys.executable, "-c", "print('yes')"))
+
+
+def test_a_boards_name_ends_where_its_text_does(tmp_path):
+    """A device tree's texts end in a zero byte, which is no part of them."""
+    (tmp_path / "model").write_bytes(b"Raspberry Pi 5 Model B Rev 1.0\0")
+    assert "Raspberry Pi 5 Model B Rev 1.0" == read_text(tmp_path / "model")
+    assert read_text(tmp_path / "gone") is None
 
 
 def test_every_look_has_an_outcome():
@@ -80,6 +87,22 @@ def test_equal_cards_without_address_are_counted_in_order():
 def test_shared_memory_is_not_filled_in():
     """What shares main memory gets no memory of its own from another source."""
     assert fill(gpu(shares_memory=True), gpu(memory_total_bytes=5)).memory_total_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "pci", "expected"),
+    [
+        pytest.param((10, 9), "0000:01:00.0", (10, 9), id="a-mig-slice"),
+        pytest.param((78, 77), "0000:01:00.0", (80, 70), id="the-whole"),
+        pytest.param((10, 9), None, (80, 70), id="perhaps-another-card"),
+    ],
+)
+def test_of_a_sliced_gpu_the_slice_counts(seen, pci, expected):
+    """NVML tells the whole GPU's memory, and ggml that of the instance which a process may use."""
+    whole = gpu(pci="0000:01:00.0", memory_total_bytes=80, memory_free_bytes=70)
+    part = gpu(source="ggml", pci=pci, memory_total_bytes=seen[0], memory_free_bytes=seen[1])
+    joined = fill(whole, part)
+    assert expected == (joined.memory_total_bytes, joined.memory_free_bytes)
 
 
 def test_this_machine_can_be_looked_at():
