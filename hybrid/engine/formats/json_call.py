@@ -308,4 +308,9 @@ def _string(text: str) -> str | None:
         value = json.loads(text, strict=False)
     except ValueError:
         return None
-    return value if isinstance(value, str) else None
+    return whole_characters(value) if isinstance(value, str) else None
+
+
+def whole_characters(text: str) -> str:
+    """Join surrogates that are a pair, and replace those that stand alone: no client could be sent them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
