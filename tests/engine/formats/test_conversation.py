@@ -56,6 +56,15 @@ def test_a_template_for_single_calls_gets_them_one_by_one():
     assert sorted(order, key=text.index) == order
 
 
+def test_ids_that_come_again_are_calls_of_their_own():
+    """Some clients number the calls of each turn anew; no result is left out for one of an earlier turn."""
+    again = (said("assistant", tool_calls=CALLS[:1]), said("tool", "snow", tool_call_id="call_one"))
+
+    text = rendered(templates.LLAMA3, (*PARALLEL, *again))
+
+    assert [1, 1, 1] == [text.count(result) for result in ("rain", "sun", "snow")]
+
+
 def test_mistral_gets_ids_it_accepts():
     """Ids of any client are shortened to nine letters and digits, the same for a call and its result."""
     shown = template_messages(PARALLEL, hear(templates.MISTRAL), TOOLS)
