@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 from collections.abc import Callable
@@ -49,7 +50,8 @@ class Intake:
             if not self._backend.facts.can_generate:
                 what = f"{self._backend.facts.name} is an embedding model and writes no text; ask it at /v1/embeddings"
                 raise InvalidRequest(what, param="model")
-            text = self._template.render(frame.messages, tools=frame.tools, variables=frame.variables)
+            tools = None if frame.tools is None else json.loads(frame.tools)
+            text = self._template.render(json.loads(frame.messages), tools=tools, variables=frame.variables)
         except (InvalidRequest, LocalError) as refused:
             self._send(
                 Refused(frame.id, str(refused), isinstance(refused, InvalidRequest), refused.param or "messages")

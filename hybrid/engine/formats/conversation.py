@@ -75,7 +75,7 @@ def _function(call: ToolCall) -> dict[str, Json]:
     """Give a call's name and its arguments as an object: templates write them with `tojson`."""
     try:
         arguments = json.loads(call.arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = call.arguments
     return {"name": call.name, "arguments": arguments}
 

@@ -42,7 +42,7 @@ class Listener:
         for call in self.calls:
             try:
                 is_object = isinstance(json.loads(call.arguments), dict)
-            except ValueError:
+            except (ValueError, RecursionError):
                 is_object = False
             if not is_object:
                 return f"the arguments of the call of {call.name} are no JSON object"

@@ -97,10 +97,11 @@ def test_without_tools_nothing_is_added():
     assert expected == template_messages(PARALLEL[:2], hear(templates.QWEN25))
 
 
-def test_arguments_that_are_no_json_stay_a_string():
+@pytest.mark.parametrize("arguments", ["{oops", pytest.param("[" * 100_000, id="deep")])
+def test_arguments_that_are_no_json_stay_a_string(arguments):
     """A conversation may hold calls some model got wrong; they are not the template's problem."""
-    broken = said("assistant", tool_calls=(ToolCall("c", "weather", "{oops"),))
+    broken = said("assistant", tool_calls=(ToolCall("c", "weather", arguments),))
 
     [shown] = template_messages([broken], hear(templates.QWEN25))
 
-    assert "{oops" == shown["tool_calls"][0]["function"]["arguments"]
+    assert arguments == shown["tool_calls"][0]["function"]["arguments"]
