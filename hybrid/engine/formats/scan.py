@@ -90,6 +90,11 @@ class Scanner:
             self._events.append(TextDelta(self._space))
         return self._take()
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether some of what was pushed may still be shown as text."""
+        return self._reader is not None or bool(self._buffer or self._space)
+
     def _advance(self, *, is_last: bool) -> bool:
         """Do one thing with the buffer; False when it needs more text."""
         if self._reader is not None:
