@@ -222,8 +222,8 @@ class JsonCall:
             self._name = name
         if key in ARGUMENT_KEYS and self._arguments is None:
             # Some models write the arguments as a string that holds JSON, as the API does.
-            inner = _string(text)
-            self._arguments = [inner if inner is not None else "{}" if text == "null" else text]
+            inner = "" if text == "null" else _string(text)
+            self._arguments = [text if inner is None else inner if inner.strip() else "{}"]
         return True
 
     def _tell(self) -> None:

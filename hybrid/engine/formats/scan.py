@@ -150,7 +150,8 @@ class Scanner:
         if reader.status is Status.BROKEN:
             self._give_back(reader, is_call=self._calls.denied > denied)
         assert self._opening is not None
-        self._is_closing = reader.status is Status.DONE and bool(self._opening.close)
+        # Small models forget the last brace: the closing marker behind such a call is no text either.
+        self._is_closing = bool(self._opening.close) and (reader.status is Status.DONE or self._is_after_call)
         self._is_start = reader.status is Status.DONE and not self._opening.close
         self._reader = None
         return True

@@ -101,6 +101,18 @@ CONVERSATIONS = [
         ["```tool_code\nimport os\nos.remove('x')\n```"],
         id="gemma-other-python-is-text",
     ),
+    pytest.param(
+        "hermes",
+        '<tool_call>{"name": "time", "arguments": " "}</tool_call>',
+        [("time", "{}")],
+        id="hermes-no-arguments-in-a-string",
+    ),
+    pytest.param(
+        "hermes",
+        '<tool_call>\n{"name": "time", "arguments": {"a": 1}\n</tool_call>\nThere.',
+        [("time", '{"a": 1}'), "There."],
+        id="hermes-a-brace-forgotten",
+    ),
     pytest.param("gemma", "```python\ntime()\n```", ["```python\ntime()\n```"], id="gemma-a-python-block-is-text"),
     pytest.param(
         "generic",
