@@ -14,12 +14,12 @@ import resource
 import signal
 import sys
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.exceptions import SchemaError, UnknownType, ValidationError
 from jsonschema.validators import extend, validator_for
 from jsonschema_specifications import REGISTRY
 from llguidance import LLTokenizer, TokenizerWrapper
@@ -36,11 +36,17 @@ if TYPE_CHECKING:
 CPU_LIMIT_S = 1.0
 MEMORY_LIMIT_BYTES = 1 << 30
 MAX_TOKEN_ID = 1 << 20
+PRECISION_DIGITS = 400
+"""Of decimals: enough to divide the largest float there is by a small step."""
 TRIED_BYTES = 48
 """Bytes of an answer that are tried after compiling: what breaks a limit on the way mostly does so in its first key."""
 _LIKELY = b'{["0a'
 _SPECIAL = re.compile(r"<[^<>\[\]\s\"'/\\]{1,128}>")
 _TOKEN_IDS = re.compile(r"<\[([0-9, -]+)\]>")
+_UNREADABLE = (SchemaError, UnknownType, Unresolvable, RecursionError, re.error)
+"""What the validator raises at a schema it cannot read, or does not know the words of."""
+_MALFORMED = (AttributeError, TypeError, LookupError, ArithmeticError)
+"""And at keywords whose values are of another kind than it expects, such as a list of `items` (before 2020-12)."""
 
 
 class _Vocabulary:
@@ -119,12 +125,13 @@ def _fault_of_document(text: str, source: str) -> str | None:
     try:
         document, schema = (json.loads(one, parse_float=Decimal, parse_constant=_refuse) for one in (text, source))
         kind = extend(validator_for(schema, default=Draft202012Validator), {"pattern": _passed_over})
-        kind(schema, registry=REGISTRY).validate(document)
+        with localcontext(prec=PRECISION_DIGITS):
+            kind(schema, registry=REGISTRY).validate(document)
     except ValidationError as fault:
         return f"{fault.json_path}: {fault.message[:200]}"
     except ValueError as broken:
         return f"it is not JSON: {broken}"
-    except (SchemaError, Unresolvable, RecursionError, re.error):
+    except (*_UNREADABLE, *_MALFORMED):
         # The validator cannot read the schema; the matcher, which can, has judged.
         return None
     return None

@@ -108,7 +108,8 @@ class Embedding:
         budget = self.pace.prefill_budget_tokens(decoding=decoding, batch_tokens=facts.batch_tokens)
         work = plan(self._unfinished, budget_tokens=budget, is_whole=facts.is_whole)
         try:
-            self.send(Embedded(self._compute(embedder, work)))
+            if work:
+                self.send(Embedded(self._compute(embedder, work)))
         except LocalError as failed:
             self._fail({one.job.id for one, _ in work}, failed)
         if not self.has_work:
@@ -124,7 +125,11 @@ class Embedding:
             if held + needed > embedder.cells:
                 if self._unfinished:
                     return
-                embedder.resize(needed)
+                try:
+                    embedder.resize(needed)
+                except LocalError as failed:
+                    self._fail({job.id}, failed)  # shorter inputs of others may well fit
+                    continue
             self._unfinished.append(Unfinished(job, job.next_index, free.pop()))
             job.next_index += 1
             self._jobs.popleft()

@@ -35,8 +35,24 @@ class ModelPlan:
 
 @dataclass(slots=True)
 class _Loaded:
+    """A model in memory. waiting: requests that wait until it is ready."""
+
     supervisor: Supervisor
     used_s: float = field(default_factory=time.monotonic)
+    waiting: int = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.waiting > 0 or self.supervisor.is_busy
+
+    async def settle(self) -> None:
+        """Wait until it is ready or has failed. Nobody takes it away meanwhile."""
+        self.waiting += 1
+        try:
+            await self.supervisor.wait_settled()
+        finally:
+            self.waiting -= 1
+            self.used_s = time.monotonic()
 
 
 class Fleet:
@@ -101,13 +117,14 @@ class Fleet:
         limit_s = LOAD_LIMIT_S if wait_s is None else min(wait_s, LOAD_LIMIT_S)
         try:
             async with asyncio.timeout(limit_s):
-                loaded = await self._load(wanted)
+                loaded = self._loaded.get(wanted)
+                if loaded is None or loaded.supervisor.state is WorkerState.FAILED:
+                    loaded = await self._load(wanted)
                 loaded.used_s = time.monotonic()
                 if loaded.supervisor.state is WorkerState.LOADING:
-                    await loaded.supervisor.wait_settled()
+                    await loaded.settle()
         except TimeoutError as late:
             raise ModelNotReady(f"{wanted} is still loading after {limit_s:.0f} s; it goes on, ask again") from late
-        loaded.used_s = time.monotonic()
         state, problem = loaded.supervisor.state, loaded.supervisor.problem
         if state is not WorkerState.READY:
             raise ModelNotReady(f"{wanted} is {state.value}" + (f": {problem}" if problem else ""))
@@ -139,9 +156,15 @@ class Fleet:
             return loaded
 
     async def _make_room(self, name: str, needed_bytes: int) -> None:
-        """Unload idle models, the longest unused first, until a new one fits."""
+        """Unload idle models, the longest unused first, until a new one fits.
+
+        What is loading has not taken its memory yet, so how much is free shows only after it.
+        """
+        for loaded in list(self._loaded.values()):
+            if loaded.supervisor.state is WorkerState.LOADING:
+                await loaded.supervisor.wait_settled()
         while (available := self._available_bytes()) < needed_bytes:
-            idle = [(loaded.used_s, other) for other, loaded in self._loaded.items() if not loaded.supervisor.is_busy]
+            idle = [(loaded.used_s, other) for other, loaded in self._loaded.items() if not loaded.is_wanted]
             if not idle:
                 busy = ", ".join(self._loaded) or "nothing of ours"
                 raise ModelNotReady(
@@ -160,7 +183,7 @@ class Fleet:
             async with self._loading:
                 now_s = time.monotonic()
                 for name, loaded in list(self._loaded.items()):
-                    if loaded.supervisor.is_busy or loaded.supervisor.state is WorkerState.LOADING:
+                    if loaded.is_wanted or loaded.supervisor.state is WorkerState.LOADING:
                         loaded.used_s = now_s
                     elif now_s - loaded.used_s >= self._keep_alive_s:
                         await self._unload(name)

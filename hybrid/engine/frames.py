@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import struct
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
 
 from hybrid.engine.formats.speech import Speech
+from hybrid.errors import InvalidRequest
 from hybrid.types import TokenLogprob
 
 LENGTH = struct.Struct("!I")
@@ -21,12 +24,13 @@ class Frame(msgspec.Struct, frozen=True, array_like=True, tag=True):
 class Prepare(Frame, frozen=True):
     """Render and tokenize a conversation and keep its tokens under `id`. Each message: role, content and kin.
 
+    messages, tools: lists as JSON, which holds what msgpack does not: integers of any size, half a surrogate pair.
     tools: as in OpenAI's chat completions; templates that know tools render them. variables: of the template.
     """
 
     id: str
-    messages: list[dict[str, object]]
-    tools: list[dict[str, object]] | None = None
+    messages: str
+    tools: str | None = None
     variables: dict[str, bool | str] = {}
 
 
@@ -236,3 +240,22 @@ def pack(frame: Frame) -> bytes:
     """Encode a frame with its length in front."""
     body = _encoder.encode(frame)
     return LENGTH.pack(len(body)) + body
+
+
+def prepare_frame(
+    request_id: str,
+    messages: Sequence[Mapping[str, object]],
+    tools: Sequence[Mapping[str, object]] | None,
+    variables: Mapping[str, bool | str] | None,
+) -> Prepare:
+    """Ask the worker to take a conversation in.
+
+    Raises: InvalidRequest for one that JSON does not hold.
+    """
+    try:
+        shown = json.dumps([dict(message) for message in messages])
+        shown_tools = None if tools is None else json.dumps([dict(tool) for tool in tools])
+    except (RecursionError, ValueError) as odd:
+        what = "it is nested too deeply" if isinstance(odd, RecursionError) else str(odd)
+        raise InvalidRequest(f"the conversation cannot be rendered: {what}", param="messages") from odd
+    return Prepare(request_id, shown, shown_tools, dict(variables or {}))

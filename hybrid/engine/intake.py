@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import queue
+import re
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +20,12 @@ from hybrid.errors import InvalidRequest, LocalError
 
 LONGEST_TOKEN_BYTES = 256
 """No vocabulary we know has a token of more bytes; a text of more than that times the context cannot fit it."""
+LARGE_CHARS = 1 << 14
+"""From this length on control tokens are counted before a text is tokenized: half a megabyte of nothing else took 4 to
+6 s, and the time grows with the square of the length."""
+MOST_MARKS = 64
+_MARK = re.compile(r"<[^<>\s]{1,64}>|\[[^\[\]\s]{1,64}\]")
+"""How the control tokens of the vocabularies that we know are written."""
 
 
 class Intake:
@@ -49,7 +58,8 @@ class Intake:
             if not self._backend.facts.can_generate:
                 what = f"{self._backend.facts.name} is an embedding model and writes no text; ask it at /v1/embeddings"
                 raise InvalidRequest(what, param="model")
-            text = self._template.render(frame.messages, tools=frame.tools, variables=frame.variables)
+            tools = None if frame.tools is None else json.loads(frame.tools)
+            text = self._template.render(json.loads(frame.messages), tools=tools, variables=frame.variables)
         except (InvalidRequest, LocalError) as refused:
             self._send(
                 Refused(frame.id, str(refused), isinstance(refused, InvalidRequest), refused.param or "messages")
@@ -76,7 +86,7 @@ class Intake:
             request_id, text = self._texts.get()
             if request_id not in self._wanted:
                 continue
-            least_tokens = len(text.encode("utf-8", "surrogatepass")) // LONGEST_TOKEN_BYTES
+            least_tokens = self._least_tokens(text)
             if least_tokens > self._backend.facts.context_tokens:
                 self._tell(request_id, None, Prepared(request_id, least_tokens))
                 continue
@@ -85,9 +95,22 @@ class Intake:
             except LocalError as failed:
                 self._tell(request_id, None, Refused(request_id, str(failed), is_caller=False))
                 continue
+            if not tokens:
+                why = "the model's chat template makes nothing of this conversation, and a prompt needs a token"
+                self._tell(request_id, None, Refused(request_id, why, is_caller=True))
+                continue
             is_thinking = self._speech.opens_thinking(text)
             answer = Prepared(request_id, len(tokens), is_thinking=is_thinking)
             self._tell(request_id, np.asarray(tokens, dtype=np.int32), answer)
+
+    def _least_tokens(self, text: str) -> int:
+        """Give a number of tokens that a text has at least: by its length, or by its control tokens."""
+        least_tokens = len(text.encode("utf-8", "surrogatepass")) // LONGEST_TOKEN_BYTES
+        if len(text) < LARGE_CHARS:
+            return least_tokens
+        marks = Counter(_MARK.findall(text))
+        known = (count for mark, count in marks.most_common(MOST_MARKS) if self._backend.marker(mark) is not None)
+        return max(least_tokens, sum(known))
 
     def _tell(self, request_id: str, tokens: NDArray[np.int32] | None, answer: Frame) -> None:
         with self._lock:

@@ -20,7 +20,6 @@ from hybrid.engine.frames import (
     FromWorker,
     Load,
     LoadFailed,
-    Prepare,
     Prepared,
     Ready,
     Refused,
@@ -28,6 +27,7 @@ from hybrid.engine.frames import (
     Submit,
     from_worker,
     pack,
+    prepare_frame,
 )
 from hybrid.engine.generation import Generation, Item, Started, ended, refusal, text_deltas
 from hybrid.engine.process import FallBack, SupervisorOptions, WorkerProcess
@@ -139,9 +139,9 @@ class Supervisor:
 
         Raises: InvalidRequest if the chat template refuses it, LocalError if the worker cannot.
         """
+        frame = prepare_frame(request_id, messages, tools, variables)
         run_id, inbox = self._open(request_id)
-        shown_tools = None if tools is None else [dict(tool) for tool in tools]
-        await self._write(Prepare(run_id, [dict(message) for message in messages], shown_tools, dict(variables or {})))
+        await self._write(msgspec.structs.replace(frame, id=run_id))
         try:
             async with asyncio.timeout(PREPARE_LIMIT_S):
                 item = await inbox.get()

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
+from hybrid.engine.check_process import check
 from hybrid.engine.checker import MAX_GRAMMAR_BYTES, Checker
-from hybrid.engine.frames import Grammar
+from hybrid.engine.frames import JSON_DOCUMENT, Check, Grammar
 from hybrid.errors import InvalidRequest
 from tests.engine.constrained import schema
 
@@ -149,6 +150,22 @@ def test_a_finished_document_is_judged_again(checker_loop, wanted, text, fault):
 
     assert (fault is None) is (found is None), found
     assert (fault or "") in (found or "")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        pytest.param({"items": [{"type": "string"}]}, '["x"]', id="items-of-an-older-draft"),
+        pytest.param({"type": "dict"}, "{}", id="unknown-type"),
+        pytest.param({"maxLength": "5"}, '"x"', id="a-limit-that-is-text"),
+        pytest.param({"properties": {"a": None}}, '{"a": 1}', id="no-schema"),
+        pytest.param({"multipleOf": 0.01}, "1e40", id="far-from-its-step"),
+        pytest.param({"multipleOf": 0}, "1", id="no-step"),
+    ],
+)
+def test_a_schema_the_judge_cannot_read_is_no_fault_of_the_document(wanted, text):
+    """Models are given such schemas for their tools; the process that judges must not end over them."""
+    assert check(Check(Grammar(JSON_DOCUMENT, json.dumps(wanted)), text)) is None
 
 
 @pytest.mark.parametrize(("text", "is_fine"), [("yes", True), ("ye", False), ("yes!", False)])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.backends.base import BackendOptions
-from hybrid.backends.fake import FakeBackend
+from hybrid.backends.fake import FakeBackend, FakeEmbedder
 from hybrid.engine.embedding import Embedding, EmbeddingJob, Unfinished, plan, unit
 from hybrid.engine.frames import Embedded, Frame, Refused
 from hybrid.errors import LocalFailure
@@ -86,6 +86,28 @@ def test_a_failed_step_fails_only_the_requests_in_it(tmp_path):
 
     refused = [(frame.id, frame.is_caller) for frame in sent if isinstance(frame, Refused)]
     assert ([("bad", False)], [("good", 0)]) == (refused, done)
+
+
+def test_an_input_without_memory_fails_only_its_request(tmp_path):
+    """What cannot be made room for is told so; a short one that came with it is served."""
+
+    class SmallEmbedder(FakeEmbedder):
+        def resize(self, cells: int) -> None:
+            if cells > 1000:
+                raise LocalFailure("there is no memory")
+            super().resize(cells)
+
+    class SmallBackend(FakeBackend):
+        def embedder(self) -> FakeEmbedder:
+            return SmallEmbedder(CONTEXT_TOKENS)
+
+    sent: list[Frame] = []
+    embedding = Embedding(SmallBackend(BackendOptions(model_path=tmp_path, context_tokens=CONTEXT_TOKENS)), sent.append)
+    embedding.submit(_job("long", "x" * 2000))
+    embedding.submit(_job("short", "hello"))
+
+    assert [("short", 0)] == _finish(embedding, sent)
+    assert ["long"] == [frame.id for frame in sent if isinstance(frame, Refused)]
 
 
 def test_a_vector_without_a_direction_is_a_failure():

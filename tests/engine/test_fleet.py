@@ -14,7 +14,7 @@ OPTIONS = SupervisorOptions(backend="fake", model_path="", context_tokens=512, s
 
 
 class Machine:
-    """Memory that models take and give back, counted by the workers that live."""
+    """Memory that models take and give back, counted by the workers that live; while they load it still seems free."""
 
     def __init__(self, room: int) -> None:
         self.room = room
@@ -22,7 +22,9 @@ class Machine:
 
     def available(self) -> int:
         assert self.fleet is not None
-        return self.room - len(self.fleet._loaded)
+        return self.room - sum(
+            loaded.supervisor.state is not WorkerState.LOADING for loaded in self.fleet._loaded.values()
+        )
 
 
 def _plan(name: str) -> ModelPlan:
@@ -105,6 +107,23 @@ def test_a_busy_model_is_never_unloaded():
             await fleet.acquire("second")
         first.release("r")
         assert (await fleet.acquire("second")).state is WorkerState.READY
+
+    _with_fleet(scenario, room=1)
+
+
+@pytest.mark.parametrize("names", [("first", "second"), ("second", "first")])
+def test_a_model_that_is_waited_for_is_not_taken_away(names):
+    """While the default loads, who asks for it gets it; another one that does not fit beside it is refused."""
+
+    async def hold(fleet: Fleet, name: str) -> None:
+        await (await fleet.acquire(name)).prepare(name, [{"role": "user", "content": "hold on"}])
+
+    async def scenario(fleet: Fleet) -> None:
+        found = await asyncio.gather(*(hold(fleet, name) for name in names), return_exceptions=True)
+        told = dict(zip(names, found, strict=True))
+        assert told["first"] is None
+        assert isinstance(told["second"], ModelNotReady)
+        assert "GB are free" in str(told["second"])
 
     _with_fleet(scenario, room=1)
 

@@ -245,6 +245,32 @@ def test_the_worker_ends_with_its_gateway():
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("value", [pytest.param(10**30, id="large"), pytest.param("\ud83d", id="half-a-character")])
+def test_a_conversation_may_hold_whatever_json_does(value):
+    """Arguments of an earlier call reach the template, whatever numbers and characters a model wrote in them."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        call = {"function": {"name": "f", "arguments": {"a": value}}}
+        message = {"role": "user", "content": "hello", "tool_calls": [call]}
+        assert await supervisor.prepare("r", [message], tools=[{"function": {"maximum": value}}]) > 0
+
+    _with_worker(scenario)
+
+
+def test_a_conversation_nested_too_deeply_is_refused():
+    """It is the client's fault, and nothing of it is left behind."""
+
+    async def scenario(supervisor: Supervisor) -> None:
+        deep: list[object] = []
+        for _ in range(10_000):
+            deep = [deep]
+        with pytest.raises(InvalidRequest, match="nested too deeply"):
+            await supervisor.prepare("r", [{"role": "user", "content": "hello", "tool_calls": deep}])
+        assert not supervisor.is_busy
+
+    _with_worker(scenario)
+
+
 def test_adapters_share_no_cached_prompt():
     """The same long prompt with another adapter is computed anew, and without one again; asked again it is cached."""
 

@@ -75,7 +75,7 @@ def _function(call: ToolCall) -> dict[str, Json]:
     """Give a call's name and its arguments as an object: templates write them with `tojson`."""
     try:
         arguments = json.loads(call.arguments or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = call.arguments
     return {"name": call.name, "arguments": arguments}
 
@@ -89,17 +89,20 @@ def _call_id(call_id: str, speech: Speech) -> str:
 
 def _one_by_one(messages: Sequence[Message]) -> Iterator[Message]:
     """Spread parallel calls over turns, each followed by its result, for templates that take one call a turn."""
-    done: set[str] = set()
+    given: list[Message] = []  # results that stand behind their calls already
     for at, message in enumerate(messages):
+        if any(message is result for result in given):
+            continue
         if len(message.tool_calls) < 2:
-            if message.tool_call_id not in done:
-                yield message
+            yield message
             continue
         following = list(_results(messages[at + 1 :]))
+        given = []
         for index, call in enumerate(message.tool_calls):
             yield replace(message, parts=message.parts if index == 0 else (), tool_calls=(call,))
-            yield from (result for result in following if result.tool_call_id == call.id)
-            done.add(call.id)
+            own = [result for result in following if result.tool_call_id == call.id]
+            yield from own
+            given += own
 
 
 def _results(messages: Iterable[Message]) -> Iterator[Message]:

@@ -153,7 +153,11 @@ def _closed(schema: Mapping[str, Json]) -> Mapping[str, Json]:
     """
     if not schema:
         return NO_PARAMETERS
-    is_plain = "properties" in schema and not _OPEN_KEYWORDS & schema.keys()
+    named = schema.get("properties")
+    is_plain = isinstance(named, Mapping) and not _OPEN_KEYWORDS & schema.keys()
+    if isinstance(named, Mapping) and isinstance(schema.get("required"), list):
+        # What is required and not described is a parameter all the same; closed, the schema could not be met.
+        is_plain = is_plain and all(name in list(named) for name in schema["required"])
     return {"type": "object", **schema, **({"additionalProperties": False} if is_plain else {})}
 
 

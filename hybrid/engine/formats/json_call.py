@@ -222,8 +222,8 @@ class JsonCall:
             self._name = name
         if key in ARGUMENT_KEYS and self._arguments is None:
             # Some models write the arguments as a string that holds JSON, as the API does.
-            inner = _string(text)
-            self._arguments = [inner if inner is not None else "{}" if text == "null" else text]
+            inner = "" if text == "null" else _string(text)
+            self._arguments = [text if inner is None else inner if inner.strip() else "{}"]
         return True
 
     def _tell(self) -> None:
@@ -308,4 +308,9 @@ def _string(text: str) -> str | None:
         value = json.loads(text, strict=False)
     except ValueError:
         return None
-    return value if isinstance(value, str) else None
+    return whole_characters(value) if isinstance(value, str) else None
+
+
+def whole_characters(text: str) -> str:
+    """Join surrogates that are a pair, and replace those that stand alone: no client could be sent them."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

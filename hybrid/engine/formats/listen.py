@@ -42,7 +42,7 @@ class Listener:
         for call in self.calls:
             try:
                 is_object = isinstance(json.loads(call.arguments), dict)
-            except ValueError:
+            except (ValueError, RecursionError):
                 is_object = False
             if not is_object:
                 return f"the arguments of the call of {call.name} are no JSON object"
@@ -57,7 +57,17 @@ class Listener:
         thought, answer = self._split(event)
         events: list[Event] = [ReasoningDelta(thought)] if thought else []
         self._logprobs += event.logprobs
-        return [self._with_logprobs(found) for found in events + self._find_calls(answer)]
+        events += [self._with_logprobs(found) for found in self._find_calls(answer)]
+        if event.text and not self._is_holding:
+            self._logprobs = ()  # their text was a marker, thinking, or space beside those
+        return events
+
+    @property
+    def _is_holding(self) -> bool:
+        """Whether some of what was said may still be shown as text."""
+        if self._thinking is not None and not (self._thinking.is_open or self._thinking.is_over):
+            return True
+        return self._scanner is not None and self._scanner.is_holding
 
     def _with_logprobs(self, event: Event) -> Event:
         """Give the log-probabilities to the text they belong to; those of thinking and calls are not the answer's."""

@@ -6,7 +6,7 @@ import ast
 import json
 import warnings
 
-from hybrid.engine.formats.json_call import Calls, JsonCalls, Status
+from hybrid.engine.formats.json_call import Calls, JsonCalls, Status, whole_characters
 
 MAX_BLOCK_CHARS = 100_000
 _FENCE = "```"
@@ -121,6 +121,6 @@ def _call(node: ast.expr) -> tuple[str, str] | None:
         return None
     try:
         arguments = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
-        return name, json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+        return name, whole_characters(json.dumps(arguments, ensure_ascii=False, allow_nan=False))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return None

@@ -90,6 +90,11 @@ class Scanner:
             self._events.append(TextDelta(self._space))
         return self._take()
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether some of what was pushed may still be shown as text."""
+        return self._reader is not None or bool(self._buffer or self._space)
+
     def _advance(self, *, is_last: bool) -> bool:
         """Do one thing with the buffer; False when it needs more text."""
         if self._reader is not None:
@@ -145,7 +150,8 @@ class Scanner:
         if reader.status is Status.BROKEN:
             self._give_back(reader, is_call=self._calls.denied > denied)
         assert self._opening is not None
-        self._is_closing = reader.status is Status.DONE and bool(self._opening.close)
+        # Small models forget the last brace: the closing marker behind such a call is no text either.
+        self._is_closing = bool(self._opening.close) and (reader.status is Status.DONE or self._is_after_call)
         self._is_start = reader.status is Status.DONE and not self._opening.close
         self._reader = None
         return True

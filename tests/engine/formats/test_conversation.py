@@ -56,6 +56,15 @@ def test_a_template_for_single_calls_gets_them_one_by_one():
     assert sorted(order, key=text.index) == order
 
 
+def test_ids_that_come_again_are_calls_of_their_own():
+    """Some clients number the calls of each turn anew; no result is left out for one of an earlier turn."""
+    again = (said("assistant", tool_calls=CALLS[:1]), said("tool", "snow", tool_call_id="call_one"))
+
+    text = rendered(templates.LLAMA3, (*PARALLEL, *again))
+
+    assert [1, 1, 1] == [text.count(result) for result in ("rain", "sun", "snow")]
+
+
 def test_mistral_gets_ids_it_accepts():
     """Ids of any client are shortened to nine letters and digits, the same for a call and its result."""
     shown = template_messages(PARALLEL, hear(templates.MISTRAL), TOOLS)
@@ -88,10 +97,11 @@ def test_without_tools_nothing_is_added():
     assert expected == template_messages(PARALLEL[:2], hear(templates.QWEN25))
 
 
-def test_arguments_that_are_no_json_stay_a_string():
+@pytest.mark.parametrize("arguments", ["{oops", pytest.param("[" * 100_000, id="deep")])
+def test_arguments_that_are_no_json_stay_a_string(arguments):
     """A conversation may hold calls some model got wrong; they are not the template's problem."""
-    broken = said("assistant", tool_calls=(ToolCall("c", "weather", "{oops"),))
+    broken = said("assistant", tool_calls=(ToolCall("c", "weather", arguments),))
 
     [shown] = template_messages([broken], hear(templates.QWEN25))
 
-    assert "{oops" == shown["tool_calls"][0]["function"]["arguments"]
+    assert arguments == shown["tool_calls"][0]["function"]["arguments"]

@@ -177,6 +177,13 @@ def test_arguments_are_those_the_function_names():
     assert takes(grammar("hermes", tools=free), call)
 
 
+def test_a_parameter_that_is_only_required_may_be_given():
+    """A schema may require what it does not describe; it is not made one that nothing can meet."""
+    odd = (("weather", {**CITY, "required": ["city", "mood"]}),)
+
+    assert takes(grammar("hermes", tools=odd), written("hermes", ("weather", '{"city": "Bonn", "mood": 1}')))
+
+
 def test_the_calls_of_an_answer_come_to_an_end():
     """A model that would call for ever is made to stop."""
     lark = grammar("hermes", markers=True)

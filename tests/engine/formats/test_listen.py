@@ -106,3 +106,32 @@ def test_logprobs_stay_with_the_answers_text():
 
     assert [TextDelta("a", (), (told[0],)), TextDelta(" <b", (), (told[1], told[2]))] == events[:2]
     assert [ToolCallDelta] == [type(event) for event in events[2:]]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pytest.param(["<think>", "\n", "hm", "\n", "</think>", "\n\n"], id="thinking"),
+        pytest.param(["<think>", "</think>", "\n\n"], id="no-thinking"),
+        pytest.param([], id="nothing"),
+        pytest.param([CALL.removesuffix("</tool_call>"), "</tool_call>", "\n"], id="a-call"),
+    ],
+)
+def test_logprobs_of_markers_and_the_space_beside_them_are_not_the_answers(texts):
+    """What a client joins of the tokens it is told of is the content, to the last character."""
+    found = listener(thinks=True)
+    told = [TokenLogprob(text, text.encode(), -0.5) for text in (*texts, "Yes", " <b", "!")]
+    events = [event for token in told for event in found.hear(TextDelta(token.text, (SIGNAL,), (token,)))]
+    said = [event for event in events if isinstance(event, TextDelta)]
+
+    assert "Yes <b!" == "".join(event.text for event in said)
+    assert ["Yes", " <b", "!"] == [token.text for event in said for token in event.logprobs]
+
+
+def test_logprobs_wait_for_text_that_may_open_thinking():
+    """A token that could have begun a marker is told of when it turns out to be the answer."""
+    found = listener(thinks=True)
+    told = [TokenLogprob(text, text.encode(), -0.5) for text in ("<", "b>")]
+    events = [event for token in told for event in found.hear(TextDelta(token.text, (SIGNAL,), (token,)))]
+
+    assert [TextDelta("<b>", (), tuple(told))] == events

@@ -1,6 +1,7 @@
 """Calls are found in running text, in every format and whatever the chunks; what is no call stays text."""
 
 import itertools
+import json
 from collections.abc import Iterable
 
 import pytest
@@ -100,6 +101,18 @@ CONVERSATIONS = [
         ["```tool_code\nimport os\nos.remove('x')\n```"],
         id="gemma-other-python-is-text",
     ),
+    pytest.param(
+        "hermes",
+        '<tool_call>{"name": "time", "arguments": " "}</tool_call>',
+        [("time", "{}")],
+        id="hermes-no-arguments-in-a-string",
+    ),
+    pytest.param(
+        "hermes",
+        '<tool_call>\n{"name": "time", "arguments": {"a": 1}\n</tool_call>\nThere.',
+        [("time", '{"a": 1}'), "There."],
+        id="hermes-a-brace-forgotten",
+    ),
     pytest.param("gemma", "```python\ntime()\n```", ["```python\ntime()\n```"], id="gemma-a-python-block-is-text"),
     pytest.param(
         "generic",
@@ -150,6 +163,24 @@ def meant(events: list[Spoken]) -> list[str | tuple[str | None, str]]:
 def test_a_golden_conversation(name, text, expected):
     """Each format's answers become the texts and calls they mean, nothing lost and nothing invented."""
     assert expected == meant(scan(name, text))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        pytest.param(
+            "hermes",
+            r'<tool_call>{"name": "time", "arguments": "{\"a\": \"\ud83d\ude00\ud83d\"}"}</tool_call>',
+            id="arguments-in-a-string",
+        ),
+        pytest.param("gemma", "```tool_code\ntime(a='\\ud83d\\ude00\\ud83d')\n```", id="python"),
+    ],
+)
+def test_half_a_character_is_replaced(name, text):
+    """A model may escape one half of a surrogate pair; alone it cannot be encoded for the client."""
+    [(_, arguments)] = meant(scan(name, text))
+
+    assert {"a": "\U0001f600\ufffd"} == json.loads(arguments.encode())
 
 
 @pytest.mark.parametrize(("name", "text", "expected"), CONVERSATIONS)
