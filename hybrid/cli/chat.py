@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from hybrid.cli.local_model import local_model_file
+from hybrid.cli.printable import without_controls
 from hybrid.config import load
 from hybrid.engine.supervisor import WorkerState
 from hybrid.errors import HybridError, ModelFileError
@@ -145,7 +146,9 @@ class Conversation:
             async for item in items:
                 if isinstance(item, TextDelta):
                     said += item.text
-                    print(item.text, end="", flush=True)
+                    # A pipe or file gets the answer as it is.
+                    text = without_controls(item.text) if sys.stdout.isatty() else item.text
+                    print(text, end="", flush=True)
                 elif isinstance(item, Finished):
                     finish = item.reason
                 elif isinstance(item, Tail):
