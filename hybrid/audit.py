@@ -280,11 +280,9 @@ def _judged(answered: Answered, promise: Promise | None) -> _Judged | None:
         found = judge_by(promise, draft_features(answered.draft, promise.option_prior))
     except ValueError:
         return None
-    return (
-        None
-        if found is None
-        else _Judged(found.p_local, found.p_cloud, found.score, _features(answered.draft, promise))
-    )
+    if found is None:
+        return None
+    return _Judged(found.p_local, found.p_cloud, found.score, _features(answered.draft, promise))
 
 
 def _features(draft: Draft, promise: Promise | None) -> dict[str, float]:

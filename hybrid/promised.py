@@ -34,13 +34,14 @@ def promised(
     is_limit_own = request.max_output_tokens is None
     made = replace(limits, promise=found.promise, no_promise=found.why, kind=kind, is_limit_own=is_limit_own)
     made = audits.in_force(made)
-    # A promise that keeps nothing local says so of an answer that is drawn in another way as well.
-    if made.promise is None or not made.promise.is_feasible:
+    if made.promise is None:
         return made
+    if has_adapter:  # another model: its drafts say nothing of this one's, nor the other way round
+        return replace(made, promise=None, no_promise=f"{NOT_OF_THIS}: it is of the model without an adapter")
+    if not made.promise.is_feasible:
+        return made  # what keeps nothing local keeps nothing that is drawn in another way either
     difference = _difference(request)
-    if has_adapter:
-        difference = "it is of the model without an adapter"
-    elif kind in FORMED and made.promise.kind is not kind:
+    if kind in FORMED and made.promise.kind is not kind:
         difference = "it is of free answers, and this one is kept to a form"
     return made if difference is None else replace(made, promise=None, no_promise=f"{NOT_OF_THIS}: {difference}")
 

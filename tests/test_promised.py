@@ -76,9 +76,13 @@ def test_an_answer_that_is_drawn_otherwise_is_not(tmp_path, changes, why):
     assert why in limits.no_promise
 
 
-def test_an_answer_with_an_adapter_is_not(tmp_path):
-    """It is another model's."""
-    assert "without an adapter" in found(tmp_path, REQUEST, has_adapter=True).no_promise
+@pytest.mark.parametrize("is_withdrawn", [False, True])
+def test_an_answer_with_an_adapter_is_not(tmp_path, is_withdrawn):
+    """It is another model's, and tells nothing of a promise that was withdrawn either."""
+    limits = found(tmp_path, REQUEST, is_withdrawn=is_withdrawn, has_adapter=True)
+
+    assert limits.promise is None
+    assert "without an adapter" in limits.no_promise
 
 
 def test_what_keeps_nothing_local_says_so_of_each_answer(tmp_path):
