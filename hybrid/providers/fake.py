@@ -81,6 +81,8 @@ class FakeProvider:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            # Tasks that had ended are waited for without a turn of the loop, in which they would leave the set.
+            await asyncio.sleep(0)
         await self._server.wait_closed()
         if self._errors:
             # A script that raised is a mistake in the test, which saw only a closed connection.
