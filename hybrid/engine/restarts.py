@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
 
 RESTART_BACKOFF_S = (0.0, 0.5, 2.0, 5.0, 15.0, 30.0)
 """Pause before each restart in a row; the last one repeats. A life of `HEALTHY_LIFE_S` ends the row."""
@@ -12,7 +16,7 @@ MAX_FAILED_STARTS = 3
 
 
 PREPARE_LIMIT_S = 20.0
-"""A worker that does not take a prompt in this time is stuck: it is killed, and another one started."""
+"""A worker that takes no prompt for so long while some are in line is stuck: it is killed, and another one started."""
 STALL_LIMIT_S = 120.0
 """So is one that holds requests and says nothing for this long; a step takes a fraction of a second."""
 STALL_CHECKS = 12
@@ -34,3 +38,28 @@ class Restarts:
         # A request may be what kills it, so being ready for a moment does not end the row of deaths.
         self.deaths = 0 if life_s > HEALTHY_LIFE_S else self.deaths + 1
         return RESTART_BACKOFF_S[min(self.deaths, len(RESTART_BACKOFF_S) - 1)]
+
+
+@dataclass(slots=True)
+class PromptLine:
+    """Tells a worker that is stuck at a prompt from one that has many long ones in line before it."""
+
+    limit_s: float = PREPARE_LIMIT_S
+    _taken_s: float = field(default=float("-inf"), init=False)
+
+    def took(self) -> None:
+        """Say that some prompt was taken, or refused."""
+        self._taken_s = asyncio.get_running_loop().time()
+
+    async def wait(self, inbox: asyncio.Queue[T]) -> T:
+        """Await the answer to a prompt. Raises: TimeoutError once no prompt at all was taken for `limit_s`."""
+        clock = asyncio.get_running_loop()
+        since_s = clock.time()
+        while True:
+            until_s = max(since_s, self._taken_s) + self.limit_s
+            try:
+                async with asyncio.timeout_at(until_s):
+                    return await inbox.get()
+            except TimeoutError:
+                if self._taken_s + self.limit_s <= until_s:
+                    raise

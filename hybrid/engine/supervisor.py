@@ -31,7 +31,7 @@ from hybrid.engine.frames import (
 )
 from hybrid.engine.generation import Generation, Item, Started, ended, refusal, text_deltas
 from hybrid.engine.process import FallBack, SupervisorOptions, WorkerProcess
-from hybrid.engine.restarts import MAX_FAILED_STARTS, PREPARE_LIMIT_S, STALL_CHECKS, STALL_LIMIT_S, Restarts
+from hybrid.engine.restarts import MAX_FAILED_STARTS, STALL_CHECKS, STALL_LIMIT_S, PromptLine, Restarts
 from hybrid.engine.service import ServiceTime
 from hybrid.engine.vectors import Vectors, collect, embed_frame
 from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotReady, QueueFull, WorkerDied
@@ -66,8 +66,7 @@ class Supervisor:
         self._run_ids: dict[str, str] = {}
         self._run_numbers = itertools.count()
         self._submitted: dict[str, int] = {}  # answers that are still to end, by run
-        self._thinking: set[str] = set()
-        self._embedding: set[str] = set()
+        self._thinking, self._embedding = set[str](), set[str]()
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self.state = WorkerState.LOADING
@@ -75,7 +74,7 @@ class Supervisor:
         self.facts: Ready | None = None
         self.load = NO_LOAD
         self.restarts = 0
-        self._service = ServiceTime()
+        self._service, self._line = ServiceTime(), PromptLine()
         self._heard_s = 0.0
 
     # ---- life of the process
@@ -143,11 +142,10 @@ class Supervisor:
         run_id, inbox = self._open(request_id)
         await self._write(msgspec.structs.replace(frame, id=run_id))
         try:
-            async with asyncio.timeout(PREPARE_LIMIT_S):
-                item = await inbox.get()
+            item = await self._line.wait(inbox)
         except TimeoutError as late:
-            self._kill(f"it did not take a prompt within {PREPARE_LIMIT_S:g} s")
-            raise WorkerDied(f"the local worker did not take the prompt within {PREPARE_LIMIT_S:g} s") from late
+            self._kill(f"it took no prompt for {self._line.limit_s:g} s")
+            raise WorkerDied(f"the local worker took no prompt for {self._line.limit_s:g} s") from late
         if isinstance(item, int):
             return item
         self.release(request_id)
@@ -343,6 +341,8 @@ class Supervisor:
             self._process.kill()
 
     def _take(self, frame: FromWorker) -> None:
+        if isinstance(frame, Prepared | Refused):
+            self._line.took()
         if isinstance(frame, Step):
             self._take_step(frame)
         elif isinstance(frame, Embedded):
