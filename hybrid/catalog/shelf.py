@@ -215,7 +215,7 @@ def read_record(path: Path) -> Record | None:
     """Return what is recorded of a file; None where nothing is, or it cannot be read and so proves nothing."""
     try:
         return msgspec.json.decode(record_path(path).read_bytes(), type=Record)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -30,6 +30,7 @@ from hybrid.catalog import (
 )
 from hybrid.catalog import pull as pull_model
 from hybrid.cli.models_tune import tune_model, tuned_facts, tuned_lines, tuned_words
+from hybrid.cli.printable import printable
 from hybrid.cli.recommend import offered, suggestions, this_profile
 from hybrid.cli.recommend import show as show_suggestions
 from hybrid.config import at_home, data_dir
@@ -232,7 +233,7 @@ def _print_lines(facts: Facts, card: Card | None) -> None:
     names = {"name": "maker's name"}
     lines += [(names.get(key, key.replace("_", " ")), value) for key, value in header.items() if value is not None]
     for key, value in lines:
-        print(f"{key + ':':<18} {value}")
+        print(f"{key + ':':<18} {printable(str(value))}")
 
 
 def _source_line(card: Card) -> str:

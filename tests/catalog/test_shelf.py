@@ -52,7 +52,7 @@ def test_a_broken_record_proves_nothing(tmp_path):
     """A record that is no JSON, or of another shape, is as good as none."""
     path = tmp_path / "tiny.gguf"
     path.write_bytes(TINY)
-    for content in (b"", b"{", b'{"sha256": 1}'):
+    for content in (b"", b"{", b'{"sha256": 1}', b'{"a":' * 100_000):
         record_path(path).write_bytes(content)
         assert read_record(path) is None
         assert 64 == len(sha256_file(path))
