@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from hybrid.cli.models_tune import tune_model, tuned_facts, tuned_lines, tuned_w
 from hybrid.cli.printable import printable
 from hybrid.cli.recommend import offered, suggestions, this_profile
 from hybrid.cli.recommend import show as show_suggestions
+from hybrid.cli.watching import can_redraw
 from hybrid.config import at_home, data_dir
 from hybrid.gguf import GgufHeader, read_header
 
@@ -250,7 +252,7 @@ def _print_json(value: object) -> None:
 @contextmanager
 def shown(name: str) -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
     """Show progress: a bar where somebody watches, otherwise a line each quarter of a step."""
-    if sys.stderr.isatty():
+    if can_redraw(sys.stderr, os.environ):
         with _bar() as bar:
             tasks: dict[str, Any] = {}
             yield (
