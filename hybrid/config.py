@@ -6,12 +6,13 @@ Order: defaults < file < `HYBRID_<SECTION>_<KEY>` environment < flags. The envir
 from __future__ import annotations
 
 import difflib
+import enum
 import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -200,19 +201,28 @@ def _convert(struct: type[msgspec.Struct], dotted: str, raw: object, origin: str
         value = msgspec.convert(raw, wanted, strict=not isinstance(raw, str) or not origin.startswith("HYBRID_"))
         problem = complaint(dotted, value)
     except msgspec.ValidationError as exc:
-        problem = _plain(str(exc))
+        problem = _plain(str(exc), wanted)
     if problem is None:
         return value
     got = "" if dotted in _SECRET_BEARING else f"; got {_shown(raw)}"
     raise ConfigError(f"{origin}: {dotted}: {problem}{got}")
 
 
-def _plain(message: str) -> str:
-    """Put msgspec's complaint into our words: which item of a list, and which words an enum has."""
+def _plain(message: str, wanted: Any) -> str:
+    """Put msgspec's complaint into our words: which item of a list, and which words a key takes."""
     message = re.sub(r" - at `\$\[(\d+)\]`", r" in item \1", message).replace("`", "")
     if message.startswith("Invalid enum value"):
-        message += f"; valid: {', '.join(Capability)}"
+        message += f"; valid: {', '.join(_words(wanted))}"
     return message[0].lower() + message[1:]
+
+
+def _words(wanted: Any) -> list[str]:
+    """List the words of a type that takes no others, however deep in it they stand."""
+    if isinstance(wanted, enum.EnumType):
+        return [str(word) for word in wanted]
+    if get_origin(wanted) is Literal:
+        return list(get_args(wanted))
+    return [word for inner in get_args(wanted) for word in _words(inner)]
 
 
 def _shown(raw: object) -> str:

@@ -172,6 +172,16 @@ def test_a_key_near_nothing_lists_what_is_valid(tmp_path):
         pytest.param(
             CLOUD + 'capabilities = ["x"]', "invalid enum value 'x' in item 0; valid: tools, images", id="capability"
         ),
+        pytest.param(
+            '[local]\nkv_layout = "x"',
+            "local.kv_layout: invalid enum value 'x'; valid: auto, unified, split; got",
+            id="word",
+        ),
+        pytest.param(
+            CLOUD + 'reasoning = "x"',
+            "cloud.reasoning: invalid enum value 'x'; valid: effort, budget; got",
+            id="word-or-none",
+        ),
         pytest.param(CLOUD + "total_timeout_s = 0", "cloud.total_timeout_s: expected float > 0.0", id="timeout"),
         pytest.param(CLOUD + CLOUD, "cloud[1].name: 'openai' is the name of an earlier [[cloud]]", id="same-name"),
         pytest.param('[[cloud]]\nname = "x"', "hybrid.toml:1: cloud[0] lacks base_url, models", id="cloud-lacks"),

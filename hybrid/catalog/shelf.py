@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from hybrid.catalog.cards import Card, find_card, is_valid_name, load_cards
+from hybrid.catalog.fetch import size_of
 from hybrid.catalog.lock import hold
 from hybrid.catalog.progress import OnProgress, Progress, human_bytes, ignore
 from hybrid.catalog.tuned import lock_path, tuned_files, tuning_path, workshop_path
@@ -84,7 +85,10 @@ def installed(models_dir: Path) -> list[Installed]:
     for path in sorted(models_dir.glob("*.gguf")):
         if not path.is_file() or not is_valid_name(path.stem):
             continue
-        stat, record = path.stat(), read_record(path)
+        try:
+            stat, record = path.stat(), read_record(path)
+        except FileNotFoundError:
+            continue  # deleted between the two looks
         is_known = record is not None and record.is_of(stat)
         pulled = record.pulled if record is not None and is_known else None
         found.append(
@@ -103,8 +107,12 @@ def installed(models_dir: Path) -> list[Installed]:
 
 def partial_bytes(models_dir: Path) -> dict[str, int]:
     """Return what interrupted pulls have left, by model."""
-    folders = [path for path in sorted((models_dir / ".partial").glob("*")) if path.is_dir()]
-    return {folder.name: sum(file.stat().st_size for file in _files_in(folder)) for folder in folders}
+    left = {}
+    for folder in sorted((models_dir / ".partial").glob("*")):
+        if folder.is_dir():
+            with suppress(FileNotFoundError):  # a pull that ends right now takes its folder away
+                left[folder.name] = sum(size_of(file) for file in _files_in(folder))
+    return left
 
 
 def resolve(model: str, models_dir: Path) -> Path:
@@ -215,7 +223,7 @@ def read_record(path: Path) -> Record | None:
     """Return what is recorded of a file; None where nothing is, or it cannot be read and so proves nothing."""
     try:
         return msgspec.json.decode(record_path(path).read_bytes(), type=Record)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -183,7 +183,7 @@ def read_tuning(source: Path) -> Tuning | None:
             raise CatalogError(f"{path} is of schema {schema}, and this version reads {SCHEMA}")
         tuning = msgspec.json.decode(data, type=Tuning)
         return _without_speeds(tuning) if schema == UNTIMED_SCHEMA else tuning
-    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
         raise CatalogError(f"{path} is damaged: {wrong}") from wrong
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from hybrid import __version__
+from hybrid.cli.printable import without_controls
 from hybrid.errors import CommandError, HybridError
 
 
@@ -70,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A full disk behind `>`, a folder that may not be looked into: the machine's fault, and no traceback's worth.
         _complain(f"{exc.filename or 'cannot write or read'}: {exc.strerror or exc}")
         _drop_output()
+        return 1
+    except UnicodeEncodeError as exc:
+        # Bytes of an argument or a file name that are no text; Python can carry them, SQLite and JSON cannot.
+        _complain(f"{exc.object!r} holds bytes that are no UTF-8 text; type it in UTF-8, or rename the file")
         return 1
     return code
 
@@ -143,7 +148,8 @@ def _reject(word: str) -> int:
 
 
 def _complain(message: str) -> None:
-    print(f"hybrid: {message}", file=sys.stderr)
+    # A message may quote a model file or a name, which must not steer the terminal.
+    print(f"hybrid: {without_controls(message)}", file=sys.stderr)
 
 
 def _overview() -> str:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from hybrid.catalog import human_bytes, resolve
 from hybrid.cli.local_model import local_model_file
 from hybrid.cli.printable import printable
+from hybrid.cli.watching import can_redraw
 from hybrid.config import Config, data_dir, load
 from hybrid.devices.advice import advise
 from hybrid.devices.bench import BenchedModel, BenchReport, BenchTask, report_schema, run_bench, to_profile
@@ -187,7 +188,7 @@ def _figure(figure: Figure, unit: float = 1.0) -> str:
 @contextmanager
 def _shown() -> Iterator[Callable[[str, Progressed], None]]:
     """A bar a stage where somebody watches, else a few lines."""
-    if not sys.stderr.isatty():
+    if not can_redraw(sys.stderr, os.environ):
         said: set[tuple[str, int]] = set()
         yield lambda stage, progress: _say_once(said, stage, progress)
         return

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from hybrid.calibration.datasets import Dataset, load
 from hybrid.calibration.session import Asked, Model, by_scorer, count_missing, draw, find_model
 from hybrid.cli.local_model import local_model_file
+from hybrid.cli.watching import can_redraw
 from hybrid.config import Config, data_dir
 from hybrid.config import load as load_config
 from hybrid.errors import CommandError
@@ -110,7 +111,7 @@ def answered(
 @contextmanager
 def shown(title: str, count: int) -> Iterator[Callable[[int], None]]:
     """Show how far something is: a bar where somebody watches, otherwise a line now and then."""
-    if not sys.stderr.isatty():
+    if not can_redraw(sys.stderr, os.environ):
         done, step = 0, max(1, count // PLAIN_STEPS)
 
         def tell(more: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,8 +31,10 @@ from hybrid.catalog import (
 )
 from hybrid.catalog import pull as pull_model
 from hybrid.cli.models_tune import tune_model, tuned_facts, tuned_lines, tuned_words
+from hybrid.cli.printable import printable
 from hybrid.cli.recommend import offered, suggestions, this_profile
 from hybrid.cli.recommend import show as show_suggestions
+from hybrid.cli.watching import can_redraw
 from hybrid.config import at_home, data_dir
 from hybrid.gguf import GgufHeader, read_header
 
@@ -232,7 +235,7 @@ def _print_lines(facts: Facts, card: Card | None) -> None:
     names = {"name": "maker's name"}
     lines += [(names.get(key, key.replace("_", " ")), value) for key, value in header.items() if value is not None]
     for key, value in lines:
-        print(f"{key + ':':<18} {value}")
+        print(f"{key + ':':<18} {printable(str(value))}")
 
 
 def _source_line(card: Card) -> str:
@@ -249,7 +252,7 @@ def _print_json(value: object) -> None:
 @contextmanager
 def shown(name: str) -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
     """Show progress: a bar where somebody watches, otherwise a line each quarter of a step."""
-    if sys.stderr.isatty():
+    if can_redraw(sys.stderr, os.environ):
         with _bar() as bar:
             tasks: dict[str, Any] = {}
             yield (

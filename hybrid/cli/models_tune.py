@@ -18,6 +18,7 @@ from rich.progress import Progress as ProgressBar
 
 from hybrid.catalog import human_bytes, resolve
 from hybrid.catalog.tuned import Candidate, Tuning, read_tuning
+from hybrid.cli.watching import can_redraw
 from hybrid.config import at_home, data_dir
 from hybrid.errors import CatalogError
 from hybrid.gguf_format import FILE_TYPES
@@ -179,7 +180,7 @@ def tuned_lines(facts: dict[str, Any]) -> list[tuple[str, object]]:
 @contextmanager
 def _shown() -> Iterator[Callable[[int, int, str], None]]:
     """Show progress: a bar where somebody watches, otherwise a line for each step."""
-    if not sys.stderr.isatty():
+    if not can_redraw(sys.stderr, os.environ):
         yield lambda done, total, words: print(f"{done}/{total} {words}", file=sys.stderr, flush=True)
         return
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))

@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from hybrid.catalog import Card, installed, load_cards
+from hybrid.cli.printable import printable
 from hybrid.config import data_dir
 from hybrid.devices.host import Host
 from hybrid.devices.placement import Wanted
@@ -76,7 +77,7 @@ def _shape(card: Card, path: Path | None) -> ModelShape | None:
         try:
             return shape_of_header(read_header(path), card.name)
         except ModelFileError as damaged:
-            print(f"warning: {damaged}", file=sys.stderr)
+            print(f"warning: {printable(str(damaged))}", file=sys.stderr)
     if card.shape is None:
         return None
     facts = {name: getattr(card, name) for name in ("name", "bytes", "parameters", "quantisation", "context_tokens")}
@@ -130,8 +131,8 @@ def _advice(found: tuple[Suggestion, ...]) -> str:
         return "no model of the catalogue fits into the memory that is free"
     is_measured = best.basis == "measured"
     how = "its speed was measured here" if is_measured else "its speed is predicted; hybrid bench measures it"
-    where = "is here already" if best.is_installed else f"hybrid models pull {best.name} fetches it"
-    return f"recommended: {best.name} ({best.why}), which {where}. Tiers go by size alone; {how}."
+    where = "it is here already" if best.is_installed else f"`hybrid models pull {best.name}` fetches it"
+    return f"recommended: {best.name} ({best.why}); {where}. Tiers go by size alone; {how}."
 
 
 def offered(folder: Path, *, is_agreed: bool) -> str:

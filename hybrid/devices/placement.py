@@ -254,10 +254,11 @@ class _Case:
         largest = self.largest_context(layers, context_tokens, usable)
         there = f"this machine has {most / 1e9:.1f} GB" if is_for_good and most else f"{usable / 1e9:.1f} GB are free"
         is_limited = memory.limit_bytes is not None and most == memory.limit_bytes
+        way_out = SMALLER if is_for_good else f"close other programs, or {SMALLER}"
         message = (
             f"{self.shape.name} needs about {needed / 1e9:.1f} GB with a context of {context_tokens}, and {there}"
             + (" (a control group's limit)" if is_limited else "")
-            + (f"; it fits with local.context_tokens = {largest}" if largest else f"; {SMALLER}")
+            + (f"; it fits with local.context_tokens = {largest}" if largest else f"; {way_out}")
         )
         return Refusal(
             message=message,

@@ -112,7 +112,7 @@ def load_profile(
     except OSError as exc:
         on_note(f"the profile {path} cannot be read: {exc.strerror}")
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         on_note(f"the profile {path} is damaged ({exc}) and was not used; {_AGAIN}")
         return None
     if stale := _staleness(profile, hardware_fingerprint, versions):
@@ -156,6 +156,10 @@ def _without_doubtful(profile: Profile, on_note: OnNote) -> Profile:
 
 def _unsoundness(profile: Profile) -> str | None:
     """Name a figure no measurement can have given: it would make a latency prediction of nonsense."""
+    for roof in ("read_bytes_s", "fp32_ops_s", "int8_ops_s"):
+        value = getattr(profile, roof)
+        if value is not None and not 0 < value < 1e18:
+            return f"it has {roof} {value}"
     for model in profile.models.values():
         figures = [("prefill_tok_s", *one) for one in model.prefill_tok_s.items()]
         figures += [("decode_tok_s", *one) for one in model.decode_tok_s.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import replace
 
 import pytest
@@ -52,7 +53,7 @@ def test_a_broken_record_proves_nothing(tmp_path):
     """A record that is no JSON, or of another shape, is as good as none."""
     path = tmp_path / "tiny.gguf"
     path.write_bytes(TINY)
-    for content in (b"", b"{", b'{"sha256": 1}'):
+    for content in (b"", b"{", b'{"sha256": 1}', b'{"a":' * 100_000):
         record_path(path).write_bytes(content)
         assert read_record(path) is None
         assert 64 == len(sha256_file(path))
@@ -142,6 +143,30 @@ def test_a_file_under_a_cards_name_must_be_the_cards_file(tmp_path):
     (tmp_path / "smollm2-135m.gguf").write_bytes(TINY)
     with pytest.raises(CatalogError, match="expected b179c952"):
         resolve("smollm2-135m", tmp_path)
+
+
+def test_listing_beside_pulls_and_removals_never_fails(tmp_path):
+    """Files may go between two looks at them: what is gone is not listed, and no listing ends over it."""
+    model, part = tmp_path / "tiny.gguf", tmp_path / ".partial" / "tiny" / "file"
+    part.parent.mkdir(parents=True)
+
+    def come_and_go() -> None:
+        for _ in range(3000):
+            for path in (model, part):
+                path.write_bytes(b"x")
+                path.unlink()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    names, sizes = set(), set()
+    try:
+        while other.is_alive():
+            names |= {found.name for found in installed(tmp_path)}
+            sizes |= set(partial_bytes(tmp_path).values())
+    finally:
+        other.join()
+    assert names <= {"tiny"}
+    assert sizes <= {0, 1}
 
 
 def test_remove_deletes_the_file_its_record_and_leftovers(tmp_path):

@@ -100,6 +100,24 @@ def test_a_folder_that_cannot_be_looked_into_is_one_sentence(capsys):
     assert err.endswith("File name too long\n")
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        pytest.param(["explain", "\udcff"], id="explain"),
+        pytest.param(["report", "--tag", "\udcff"], id="report"),
+        pytest.param(["keys", "revoke", "\udcff"], id="keys"),
+    ],
+)
+def test_an_argument_that_is_no_text_is_one_sentence(tmp_path, args, capsys):
+    """A byte that is no UTF-8, which Python hands on as half a surrogate pair, ends a command without a traceback."""
+    assert 0 == main(["keys", "add", "laptop", "--data-dir", str(tmp_path)])
+    capsys.readouterr()
+    assert 1 == main([*args, "--data-dir", str(tmp_path)])
+    said = capsys.readouterr()
+    expected = "hybrid: '\\udcff' holds bytes that are no UTF-8 text; type it in UTF-8, or rename the file\n"
+    assert ("", expected) == (said.out, said.err)
+
+
 def test_characters_that_the_terminal_lacks_are_escaped(tmp_path):
     """With an encoding of ASCII alone a command tells what it has, as JSON writes such characters."""
     path = tmp_path / "hybrid.toml"

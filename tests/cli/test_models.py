@@ -14,7 +14,7 @@ from hybrid.config import data_dir
 from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
 from hybrid.devices.profile import ModelProfile, Profile, current_versions, save_profile
 from hybrid.fingerprints import model_fingerprint
-from tests.tiny_gguf import TinyGguf
+from tests.tiny_gguf import STRING, TinyGguf, entry, text
 
 TINY = TinyGguf().build()
 
@@ -85,6 +85,22 @@ def test_show_refuses_a_damaged_file(folder, capsys):
     assert "is truncated" in said.err
 
 
+def test_a_file_never_steers_the_terminal(tmp_path, capsys):
+    """Control codes in a model's own words are written out, be the file sound or not; a line stays one line."""
+    sound, broken = tmp_path / "sound.gguf", tmp_path / "broken.gguf"
+    words = [
+        entry("general.architecture", STRING, "llama"),
+        entry("general.name", STRING, "\x1b[31mred\nstate: pulled"),
+    ]
+    sound.write_bytes(TinyGguf(entries=words).build())
+    broken.write_bytes(TinyGguf(entries=[text("\x1b[31m") + (77).to_bytes(4, "little")]).build())
+    assert (0, 1) == (main(["models", "show", str(sound)]), main(["models", "show", str(broken)]))
+    said = capsys.readouterr()
+    assert "maker's name:      \\x1b[31mred\\nstate: pulled\n" in said.out
+    assert "\\x1b[31m the unknown type 77" in said.err
+    assert "\x1b" not in said.out + said.err
+
+
 def test_pull_of_what_is_here_prints_its_path(tmp_path, starter_model, capsys):
     """stdout is the path and nothing else, so that a script can use it."""
     (tmp_path / "smollm2-135m.gguf").symlink_to(starter_model)
@@ -141,7 +157,8 @@ def test_recommend_sorts_the_catalogue_for_this_machine(folder, capsys):
     assert 0 == run("recommend", folder=folder)
     said = capsys.readouterr()
     assert first["name"] == said.out.splitlines()[1].split()[0]
-    assert f"recommended: {first['name']}" in said.err
+    where = "it is here already" if first["is_installed"] else f"`hybrid models pull {first['name']}` fetches it"
+    assert f"recommended: {first['name']} ({first['why']}); {where}. " in said.err
 
 
 def test_recommend_takes_what_was_measured_here(tmp_path, starter_model, capsys):

@@ -133,11 +133,11 @@ def test_a_model_larger_than_memory_is_refused():
     assert isinstance(never, Refusal)
     assert never.is_for_good
     assert never.largest_context_tokens is None
-    assert "8b needs about 6.2 GB with a context of 8192, and this machine has 4.0 GB" in never.message
+    assert "8b needs about 6.2 GB with a context of 8192, and this machine has 4.0 GB; take a smaller" in never.message
     later = place(host(memory=32 * GB, free=5 * GB), B8)
     assert isinstance(later, Refusal)
     assert not later.is_for_good
-    assert "5.0 GB are free" in later.message
+    assert "5.0 GB are free; close other programs, or take a smaller model" in later.message
 
 
 @pytest.mark.parametrize(("shape", "free"), [(B1_5, 1_800_000_000), (B1_5, 2_000_000_000), (B135, 800_000_000)])

@@ -130,6 +130,10 @@ def test_a_bench_of_the_format_before_holds(tmp_path):
             msgspec.json.encode(replace(PROFILE, models={"x": replace(MODEL, decode_tok_s={-1: 5.0})})),
             id="no-sequences",
         ),
+        pytest.param(msgspec.json.encode(replace(PROFILE, fp32_ops_s=0.0)), id="no-arithmetic"),
+        pytest.param(msgspec.json.encode(replace(PROFILE, read_bytes_s=-3e10)), id="negative-bandwidth"),
+        pytest.param(msgspec.json.encode(replace(PROFILE, int8_ops_s=1e300)), id="no-machine-has"),
+        pytest.param(b'{"a":' * 100_000, id="nested-too-deep"),
     ],
 )
 def test_a_damaged_profile_is_told_of_and_replaced(tmp_path, content):

@@ -59,6 +59,7 @@ def test_without_a_record_there_is_none(tmp_path):
         pytest.param(b'{"schema": 3, "anything": true}', "schema 3, and this version reads 2", id="newer"),
         pytest.param(b"[]", "damaged", id="another-thing"),
         pytest.param(b"\xff\xfe", "damaged", id="no-text"),
+        pytest.param(b'{"a":' * 100_000, "damaged", id="nested-too-deep"),
     ],
 )
 def test_a_record_that_cannot_be_read_is_ignored_and_told_of(source, caplog, content, expected):
