@@ -32,7 +32,6 @@ from hybrid.config_schema import (
 )
 from hybrid.config_secrets import Secret, key_variables, read_secrets, secret_source
 from hybrid.errors import ConfigError
-from hybrid.types import Capability
 
 __all__ = [
     "OTHER_VARIABLES",
@@ -218,8 +217,8 @@ def _plain(message: str, wanted: Any) -> str:
 
 def _words(wanted: Any) -> list[str]:
     """List the words of a type that takes no others, however deep in it they stand."""
-    if isinstance(wanted, enum.EnumType):
-        return [str(word) for word in wanted]
+    if isinstance(wanted, type) and issubclass(wanted, enum.StrEnum):
+        return list(wanted)
     if get_origin(wanted) is Literal:
         return list(get_args(wanted))
     return [word for inner in get_args(wanted) for word in _words(inner)]
