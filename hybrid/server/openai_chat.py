@@ -16,6 +16,7 @@ import msgspec
 from hybrid.errors import InvalidRequest
 from hybrid.server.hybrid_headers import read_wishes
 from hybrid.server.openai_wire import (
+    AllowedChoice,
     AssistantWire,
     AudioWire,
     ChatWire,
@@ -27,6 +28,7 @@ from hybrid.server.openai_wire import (
     TextFormat,
     TextWire,
     ToolCallWire,
+    ToolChoice,
     ToolWire,
     UserPart,
     Wire,
@@ -282,10 +284,23 @@ def _extra_tools(wire: ChatWire) -> dict[str, Json]:
 
 def _check_named(wire: ChatWire) -> None:
     """A call of a function nobody described cannot be made."""
-    named = wire.tool_choice.function.name if isinstance(wire.tool_choice, NamedChoice) else None
-    if named is not None and all(tool.function.name != named for tool in wire.tools or ()):
-        what = f"tool_choice names {named!r}, which is not among the tools"
-        raise InvalidRequest(what, param="tool_choice", code="invalid_value")
+    described = [tool.function.name for tool in wire.tools or ()]
+    for named in _named(wire.tool_choice):
+        if named not in described:
+            what = "holds a tool without a name" if named is None else f"names {named!r}, which is not among the tools"
+            raise InvalidRequest(f"tool_choice {what}", param="tool_choice", code="invalid_value")
+
+
+def _named(choice: ToolChoice | None) -> list[str | None]:
+    """The functions a choice names; None for what names none. A client may allow a tool by its whole description."""
+    match choice:
+        case NamedChoice():
+            return [choice.function.name]
+        case AllowedChoice():
+            tools = [tool.get("function", tool) for tool in choice.allowed_tools.tools]
+            names = [tool.get("name") if isinstance(tool, dict) else None for tool in tools]
+            return [name if isinstance(name, str) else None for name in names]
+    return []
 
 
 _NEEDS: Mapping[str, Capability] = {
