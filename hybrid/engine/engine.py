@@ -303,6 +303,7 @@ class Engine:
             batch_tokens=batch_tokens,
             adapter=next_adapter(self.running, self._turns),
             now_s=now_s,
+            prefill_token_s=self.pace.prefill_token_s,
         )
 
     def _preempt(self, sequence: Sequence) -> None:

@@ -110,6 +110,19 @@ def waits_for_others(sequence: Sequence, running: Seq[Sequence], now_s: float) -
     )
 
 
+def prefill_turn(sequence: Sequence, token_s: float) -> tuple[float, int]:
+    """What orders the prompts in a step, the smallest first: when one is due, and what is left of it.
+
+    A short one that comes while a long one is computed has its first token a moment later, and not after it. The long
+    one is passed by none that came later than it still takes itself, so that it has its turn under any load.
+
+    Args:
+        token_s: how long a token of a prompt takes.
+    """
+    due_s, order = sequence.urgency
+    return due_s + sequence.pending * token_s, order
+
+
 def plan(
     running: Seq[Sequence],
     *,
@@ -118,17 +131,19 @@ def plan(
     batch_tokens: int,
     adapter: int | None = None,
     now_s: float = 0.0,
+    prefill_token_s: float | None = None,
 ) -> Plan:
     """Plan one step.
 
     Every decoding sequence gets its one token first, so a long prompt never stalls a short stream; prompts
-    share what `prefill_budget_tokens` leaves, the earliest due first. When the cells do not suffice for the decoding
+    share what `prefill_budget_tokens` leaves, in the order of `prefill_turn`. When the cells do not suffice for the decoding
     ones, the last due running sequence gives all of its cells back and starts over later from its tokens.
 
     Args:
         available_cells: what running sequences can still get, cells of idle ones included.
         adapter: only sequences of this one compute in the step.
         now_s: the engine's clock, for those that wait to start together.
+        prefill_token_s: how long a token of a prompt takes; None while unknown.
     """
     keep = sorted(running, key=lambda sequence: sequence.urgency)
     if len(keep) > 1 and _is_stuck(keep, available_cells):
@@ -136,7 +151,10 @@ def plan(
         return Plan(preempted=keep[-1])
     keep = [sequence for sequence in keep if sequence.adapter == adapter]
     step = Plan()
-    prompts = [sequence for sequence in keep if sequence.pending > 1]
+    prompts = sorted(
+        (sequence for sequence in keep if sequence.pending > 1),
+        key=lambda sequence: prefill_turn(sequence, prefill_token_s or 0.0),
+    )
     step.work = [
         Work(sequence, 1, is_decode=True)
         for sequence in keep
