@@ -255,12 +255,15 @@ class Auditor:
 def least_chance(limits: Limits, budget_lambda: float | None, share: float) -> float:
     """Give the least chance with which any draft of a request's time was compared with the cloud.
 
-    Under a withdrawn promise all are, if money is no object: where it is, the least doubtful stay, and are not.
+    Under a withdrawn promise all are, if money is no object: where it is, the least doubtful stay, and are not. Without
+    any promise a share of what is accepted is, but nothing of what is doubted and stays because money is scarce.
 
     Args:
         share: of accepted answers that are audited.
     """
-    if limits.promise is None or limits.promise.is_feasible:
+    if limits.promise is None:
+        return 0.0 if budget_lambda else share
+    if limits.promise.is_feasible:
         return share
     return 0.0 if budget_lambda or limits.value_usd is not None else 1.0
 

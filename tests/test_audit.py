@@ -24,6 +24,7 @@ WITHDRAWN = Limits(promise=promise(threshold=math.inf, is_withdrawn=True))
         pytest.param(HELD, 0.0, 0.2, id="the-share-that-is-audited"),
         pytest.param(HELD, 3.0, 0.2, id="at-any-price"),
         pytest.param(Limits(), 0.0, 0.2, id="without-a-promise"),
+        pytest.param(Limits(), 0.1, 0.0, id="what-was-doubted-and-stays-for-want-of-money-is-never-asked-about"),
         pytest.param(WITHDRAWN, 0.0, 1.0, id="all-are-asked"),
         pytest.param(WITHDRAWN, None, 1.0, id="nothing-is-paced"),
         pytest.param(WITHDRAWN, 0.1, 0.0, id="the-least-doubtful-stay-while-money-is-scarce"),
