@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from hybrid.artefact import Loaded
 from hybrid.clouds import Clouds
+from hybrid.drawn import drawn_otherwise
 from hybrid.drift_book import DriftBook, draw
 from hybrid.errors import HybridError
 from hybrid.journal import Journal
@@ -120,10 +121,16 @@ class Auditor:
         }
 
     def answered(self, answered: Answered, journal: Journal) -> None:
-        """Take a request whose client has its answer. Waits for nothing."""
+        """Take a request whose client has its answer. Waits for nothing.
+
+        One that is drawn otherwise than calibrations draw theirs is left out: no promise speaks of it, and among the
+        others it would pass for a sample of what one speaks of, also of one that is withdrawn and to be certified again.
+        """
         # A stream that was judged early for its first token's sake has its end by now: without those drift would be
         # told by the short ones alone.
         promise = answered.limits.promise or (None if journal.limits is None else journal.limits.promise)
+        if drawn_otherwise(answered.request, answered.limits.kind, promise) is not None:
+            return
         judgement = _judged(answered, promise)
         if promise is not None and promise.id and judgement is not None:
             self._book.saw(promise, answered.draft, judgement.features, judgement.p_local)
