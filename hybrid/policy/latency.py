@@ -116,7 +116,7 @@ def forecast(signals: Signals, limits: Limits | None = None) -> Forecast:
 
 def cloud_total(latency: CloudLatency | None, lengths: Spread | None) -> Spread:
     """Predict the seconds a cloud takes for a whole answer; of an unknown cloud or length, those of a usual one."""
-    ttft = PRIOR_CLOUD_TTFT if latency is None else latency.ttft
+    ttft = PRIOR_CLOUD_TTFT if latency is None else latency.whole or latency.ttft
     token = PRIOR_CLOUD_TOKEN if latency is None else latency.token
     return ttft if lengths is None else total(ttft, product(lengths, token))
 
