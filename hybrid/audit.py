@@ -229,7 +229,7 @@ class Auditor:
             made_at=datetime.now(UTC),
             origin=origin,
             weight=1 / self._share if origin is Origin.AUDIT else 1.0,
-            rate=least_chance(answered.limits, answered.signals.budget_lambda, self._share),
+            rate=least_chance(answered.limits, answered.signals, self._share),
             kind=kind.value,
             task=None if promise is None else promise.task,
             calibration=None if promise is None else promise.id,
@@ -259,20 +259,21 @@ class Auditor:
             log.error("a comparison with the cloud failed unexpectedly", exc_info=bug)
 
 
-def least_chance(limits: Limits, budget_lambda: float | None, share: float) -> float:
+def least_chance(limits: Limits, signals: Signals, share: float) -> float:
     """Give the least chance with which any draft of a request's time was compared with the cloud.
 
     Under a withdrawn promise all are, if money is no object: where it is, the least doubtful stay, and are not. Without
-    any promise a share of what is accepted is, but nothing of what is doubted and stays because money is scarce.
+    any promise a share of what is accepted is, but nothing of what is doubted and stays because money is scarce, and of
+    streams nothing that is doubted: it is ended before there is an answer to compare.
 
     Args:
         share: of accepted answers that are audited.
     """
     if limits.promise is None:
-        return 0.0 if budget_lambda else share
+        return 0.0 if signals.budget_lambda or signals.is_stream else share
     if limits.promise.is_feasible:
         return share
-    return 0.0 if budget_lambda or limits.value_usd is not None else 1.0
+    return 0.0 if signals.budget_lambda or limits.value_usd is not None else 1.0
 
 
 @dataclass(frozen=True, slots=True)

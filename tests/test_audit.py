@@ -35,7 +35,13 @@ WITHDRAWN = Limits(promise=promise(threshold=math.inf, is_withdrawn=True))
 )
 def test_no_draft_is_counted_as_asked_that_might_have_stayed(limits, price, chance):
     """A sample that lacks the high scores would certify them for nothing."""
-    assert chance == least_chance(limits, price, 0.2)
+    assert chance == least_chance(limits, Signals(budget_lambda=price), 0.2)
+
+
+def test_a_stream_without_a_promise_is_no_sample_of_all():
+    """What is doubted of it is ended at once and sent on, so only what was sure of its beginning is ever compared."""
+    assert 0.0 == least_chance(Limits(), Signals(is_stream=True), 0.2)
+    assert 0.2 == least_chance(HELD, Signals(is_stream=True), 0.2)
 
 
 class Book:
