@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from hybrid.artefact import Loaded
 from hybrid.clouds import Clouds
+from hybrid.drawn import drawn_otherwise
 from hybrid.drift_book import DriftBook, draw
 from hybrid.errors import HybridError
 from hybrid.journal import Journal
@@ -120,10 +121,16 @@ class Auditor:
         }
 
     def answered(self, answered: Answered, journal: Journal) -> None:
-        """Take a request whose client has its answer. Waits for nothing."""
+        """Take a request whose client has its answer. Waits for nothing.
+
+        One that is drawn otherwise than calibrations draw theirs is left out: no promise speaks of it, and among the
+        others it would pass for a sample of what one speaks of, also of one that is withdrawn and to be certified again.
+        """
         # A stream that was judged early for its first token's sake has its end by now: without those drift would be
         # told by the short ones alone.
         promise = answered.limits.promise or (None if journal.limits is None else journal.limits.promise)
+        if drawn_otherwise(answered.request, answered.limits.kind, promise) is not None:
+            return
         judgement = _judged(answered, promise)
         if promise is not None and promise.id and judgement is not None:
             self._book.saw(promise, answered.draft, judgement.features, judgement.p_local)
@@ -222,7 +229,7 @@ class Auditor:
             made_at=datetime.now(UTC),
             origin=origin,
             weight=1 / self._share if origin is Origin.AUDIT else 1.0,
-            rate=least_chance(answered.limits, answered.signals.budget_lambda, self._share),
+            rate=least_chance(answered.limits, answered.signals, self._share),
             kind=kind.value,
             task=None if promise is None else promise.task,
             calibration=None if promise is None else promise.id,
@@ -252,17 +259,21 @@ class Auditor:
             log.error("a comparison with the cloud failed unexpectedly", exc_info=bug)
 
 
-def least_chance(limits: Limits, budget_lambda: float | None, share: float) -> float:
+def least_chance(limits: Limits, signals: Signals, share: float) -> float:
     """Give the least chance with which any draft of a request's time was compared with the cloud.
 
-    Under a withdrawn promise all are, if money is no object: where it is, the least doubtful stay, and are not.
+    Under a withdrawn promise all are, if money is no object: where it is, the least doubtful stay, and are not. Without
+    any promise a share of what is accepted is, but nothing of what is doubted and stays because money is scarce, and of
+    streams nothing that is doubted: it is ended before there is an answer to compare.
 
     Args:
         share: of accepted answers that are audited.
     """
-    if limits.promise is None or limits.promise.is_feasible:
+    if limits.promise is None:
+        return 0.0 if signals.budget_lambda or signals.is_stream else share
+    if limits.promise.is_feasible:
         return share
-    return 0.0 if budget_lambda or limits.value_usd is not None else 1.0
+    return 0.0 if signals.budget_lambda or limits.value_usd is not None else 1.0
 
 
 @dataclass(frozen=True, slots=True)

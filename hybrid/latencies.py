@@ -40,6 +40,7 @@ MAX_TAGS = 256
 _PRIORS: dict[str, Spread | None] = {
     "cloud_ttft_s": PRIOR_CLOUD_TTFT,
     "cloud_token_s": PRIOR_CLOUD_TOKEN,
+    "cloud_whole_s": PRIOR_CLOUD_TTFT,
     "prefill_error": PRIOR_PREFILL_ERROR,
     "ttft_error": PRIOR_TTFT_ERROR,
     "total_error": PRIOR_TOTAL_ERROR,
@@ -153,6 +154,7 @@ class LatencyBook:
             self._known("cloud_ttft_s", subject) or PRIOR_CLOUD_TTFT,
             self._known("cloud_token_s", subject) or PRIOR_CLOUD_TOKEN,
             calls,
+            self._known("cloud_whole_s", subject),
         )
 
     def timing(self, provider: str, model: str, *, is_stream: bool) -> Timing:
@@ -168,15 +170,25 @@ class LatencyBook:
             self._learn([Sample("cloud_ttft_s", subject, beyond_s)])
 
     def _learn_heard(self, subject: str, timing: Timing, first_s: float) -> None:
-        """Learn from an answer's times. Of a whole one only the end is seen; its tokens bear what is left."""
+        """Learn from an answer's times. Of a whole one only the end is seen; its tokens bear what is left.
+
+        One that ends before it was thought to begin says that it begins sooner. Kept apart from what streams tell: of
+        whole answers only the quick ones say so.
+        """
         measured = [Sample("cloud_ttft_s", subject, first_s)] if timing.is_stream else []
         ended_s, tokens = timing.ended_s, timing.answer_tokens
         if ended_s is not None and tokens:
-            ttft = self._tracker("cloud_ttft_s", subject).spread or PRIOR_CLOUD_TTFT
-            before_s, count = (first_s, tokens - 1) if timing.is_stream else (min(ttft.at(0.5), ended_s), tokens)
+            before_s, count = (first_s, tokens - 1) if timing.is_stream else (self._begun_s(subject), tokens)
+            if ended_s < before_s:
+                measured.append(Sample("cloud_whole_s", subject, ended_s))
             if count:
-                measured.append(Sample("cloud_token_s", subject, (ended_s - before_s) / count))
+                measured.append(Sample("cloud_token_s", subject, max(0.0, ended_s - before_s) / count))
         self._learn(measured)
+
+    def _begun_s(self, subject: str) -> float:
+        """What a whole answer is thought to take beside its tokens."""
+        known = self._known("cloud_whole_s", subject) or self._known("cloud_ttft_s", subject)
+        return (known or PRIOR_CLOUD_TTFT).at(0.5)
 
     # ---- the memory
 

@@ -1,5 +1,6 @@
 """With what chance was a draft compared with the cloud? The labels of its time are weighed by it."""
 
+import asyncio
 import math
 from dataclasses import replace
 from decimal import Decimal
@@ -10,7 +11,8 @@ from hybrid.audit import Answered, Auditor, least_chance
 from hybrid.journal import Journal
 from hybrid.labelling import Said
 from hybrid.policy.model import Draft, Limits, Signals
-from hybrid.types import ChatRequest, FinishReason, Route
+from hybrid.store.labels import Label
+from hybrid.types import ChatRequest, Finished, FinishReason, Route, Sampling, TextDelta
 from tests.policy.test_watch import promise
 from tests.test_artefact import Loaded
 
@@ -24,6 +26,7 @@ WITHDRAWN = Limits(promise=promise(threshold=math.inf, is_withdrawn=True))
         pytest.param(HELD, 0.0, 0.2, id="the-share-that-is-audited"),
         pytest.param(HELD, 3.0, 0.2, id="at-any-price"),
         pytest.param(Limits(), 0.0, 0.2, id="without-a-promise"),
+        pytest.param(Limits(), 0.1, 0.0, id="what-was-doubted-and-stays-for-want-of-money-is-never-asked-about"),
         pytest.param(WITHDRAWN, 0.0, 1.0, id="all-are-asked"),
         pytest.param(WITHDRAWN, None, 1.0, id="nothing-is-paced"),
         pytest.param(WITHDRAWN, 0.1, 0.0, id="the-least-doubtful-stay-while-money-is-scarce"),
@@ -32,7 +35,13 @@ WITHDRAWN = Limits(promise=promise(threshold=math.inf, is_withdrawn=True))
 )
 def test_no_draft_is_counted_as_asked_that_might_have_stayed(limits, price, chance):
     """A sample that lacks the high scores would certify them for nothing."""
-    assert chance == least_chance(limits, price, 0.2)
+    assert chance == least_chance(limits, Signals(budget_lambda=price), 0.2)
+
+
+def test_a_stream_without_a_promise_is_no_sample_of_all():
+    """What is doubted of it is ended at once and sent on, so only what was sure of its beginning is ever compared."""
+    assert 0.0 == least_chance(Limits(), Signals(is_stream=True), 0.2)
+    assert 0.2 == least_chance(HELD, Signals(is_stream=True), 0.2)
 
 
 class Book:
@@ -46,17 +55,58 @@ class Book:
         self.seen.append(watched.id)
 
 
+class Labels:
+    """A ledger and a book that keep the labels they are given."""
+
+    def __init__(self) -> None:
+        self.kept: list[Label] = []
+
+    def keep_label(self, label: Label) -> None:
+        """Keep it."""
+        self.kept.append(label)
+
+    def take(self, _label: Label) -> None:
+        """It is kept already."""
+
+    def facts(self) -> list[object]:
+        """Nothing is watched."""
+        return []
+
+
 @pytest.mark.parametrize("is_early", [False, True], ids=["at-its-end", "before-its-end"])
 def test_drift_is_told_by_all_drafts_that_have_an_end(is_early):
     """A stream judged early has no promise any more, and counts: the long ones are among what was calibrated."""
     decided = Limits(promise=promise(id="c1"))
+    early = replace(decided, promise=None, no_promise="early")
+
+    assert ["c1"] == seen(decided, judged_by=early if is_early else decided)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"sampling": Sampling(temperature=1.0)}, id="temperature"),
+        pytest.param({"sampling": Sampling(presence_penalty=1.0)}, id="penalties"),
+        pytest.param({"extra": {"logit_bias": {"5": 10.0}}}, id="bias"),
+    ],
+)
+def test_an_answer_that_is_drawn_otherwise_tells_nothing_of_a_withdrawn_promise(changes):
+    """Its draft goes to the cloud all the same; as a label or for drift it would be of another population."""
+    withdrawn = Limits(promise=promise(id="c1", threshold=math.inf, is_withdrawn=True))
+
+    assert ["c1"] == seen(withdrawn)
+    assert [] == seen(withdrawn, **changes)
+
+
+def seen(decided, *, judged_by=None, **changes) -> list[str]:
+    """Which promises saw the draft of a request that was answered."""
     draft = Draft(
         logprobs=(-0.1,), entropies=(0.2,), margins=(0.9,), finish_reason=FinishReason.STOP, options=(-0.1, -2.4)
     )
     answered = Answered(
-        request=ChatRequest(model="hybrid", messages=()),
+        request=replace(ChatRequest(model="hybrid", messages=()), **changes),
         signals=Signals(),
-        limits=replace(decided, promise=None, no_promise="early") if is_early else decided,
+        limits=decided if judged_by is None else judged_by,
         loaded=Loaded(),
         draft=draft,
         local=Said("A"),
@@ -66,5 +116,29 @@ def test_drift_is_told_by_all_drafts_that_have_an_end(is_early):
     journal.limits = decided
     book = Book()
     Auditor(None, None, book, share=0.0).answered(answered, journal)
+    return book.seen
 
-    assert ["c1"] == book.seen
+
+@pytest.mark.parametrize("changes", [{}, {"sampling": Sampling(temperature=1.0)}], ids=["greedily", "at-temperature-1"])
+def test_only_what_is_drawn_as_calibrations_are_is_labelled(changes):
+    """Labels of others among them let a promise be certified that what it speaks of does not keep."""
+    answered = Answered(
+        request=replace(ChatRequest(model="hybrid", messages=()), **changes),
+        signals=Signals(),
+        limits=Limits(),
+        loaded=Loaded(),
+        draft=Draft(logprobs=(-0.1,), finish_reason=FinishReason.STOP),
+        local=Said("yes"),
+        cloud=(TextDelta("yes"), Finished(FinishReason.STOP, None)),
+    )
+    journal = Journal(id="req_1", dialect="openai", arrived_s=0.0, requested_model="hybrid", route=Route.CLOUD)
+    labels = Labels()
+
+    async def scenario() -> None:
+        auditor = Auditor(None, labels, labels, share=0.2)
+        auditor.answered(answered, journal)
+        while auditor.facts()["running"]:
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert len(labels.kept) == (0 if changes else 1)

@@ -21,6 +21,7 @@ REQUEST = {
     "promise_book",
     "attempt",
     "audit",
+    "drawn",
     "drift_book",
     "embed",
     "further",

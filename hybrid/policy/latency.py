@@ -79,12 +79,14 @@ def answer_tokens(signals: Signals) -> Spread | None:
 
     While no answer was seen, a limit is taken to be used up: it is the only bound known beforehand.
     """
-    seen, limit = signals.errors.answer_tokens, signals.max_output_tokens
+    seen = signals.errors.answer_tokens
+    # What explains a decision asks for a limit of 0 as well: a spread has no logarithm of that.
+    limit = None if signals.max_output_tokens is None else float(max(1, signals.max_output_tokens))
     if seen is None:
-        return None if limit is None else constant(float(limit))
+        return None if limit is None else constant(limit)
     if limit is None or seen.values[-1] <= limit:
         return seen
-    return Spread(tuple([min(length, float(limit)) for length in seen.values]))
+    return Spread(tuple([min(length, limit) for length in seen.values]))
 
 
 def forecast(signals: Signals, limits: Limits | None = None) -> Forecast:
@@ -114,7 +116,7 @@ def forecast(signals: Signals, limits: Limits | None = None) -> Forecast:
 
 def cloud_total(latency: CloudLatency | None, lengths: Spread | None) -> Spread:
     """Predict the seconds a cloud takes for a whole answer; of an unknown cloud or length, those of a usual one."""
-    ttft = PRIOR_CLOUD_TTFT if latency is None else latency.ttft
+    ttft = PRIOR_CLOUD_TTFT if latency is None else latency.whole or latency.ttft
     token = PRIOR_CLOUD_TOKEN if latency is None else latency.token
     return ttft if lengths is None else total(ttft, product(lengths, token))
 

@@ -53,11 +53,15 @@ class CloudOrder(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CloudLatency:
-    """What was seen of a cloud model: seconds to the first event, and per answer token after it; of how many calls."""
+    """What was seen of a cloud model: seconds to the first event, and per answer token after it; of how many calls.
+
+    whole: what an answer fetched whole takes beside its tokens; None until one was there sooner than `ttft` has it.
+    """
 
     ttft: Spread
     token: Spread
     calls: int = 0
+    whole: Spread | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from hybrid.policy.calibrated import LinearModel, Platt
 from hybrid.policy.counterfactual import Place, Where, counterfactuals, place_of, place_with
-from hybrid.policy.model import CloudOption, Draft, Limits, Signals
+from hybrid.policy.model import CloudLatency, CloudOption, Draft, Limits, Signals
 from hybrid.policy.promise import Look, Promise
 from hybrid.policy.replay import replay, taken_by
 from hybrid.policy.review import look_at, review
+from hybrid.policy.spread import constant
 from hybrid.policy.tasks import TaskKind
 from hybrid.policy.words import said
 from hybrid.types import Capability, FinishReason, PolicyChoice
@@ -176,6 +177,15 @@ def test_a_limit_that_had_changed_is_not_changed_twice():
     then = taken_by(FACTS, SET, early)
 
     assert Place(Where.LOCAL) == place_of(replay(then)) == place_with(then, "limits.min_confidence", 1.0)
+
+
+def test_a_cloud_whose_times_are_known_is_asked_about_too():
+    """Every limit of the answer is tried, down to none at all, and a whole answer in the cloud is predicted for each."""
+    known = replace(CLOUD, latency=CloudLatency(ttft=constant(0.5), token=constant(0.01), calls=9))
+
+    told = counterfactuals(taken(replace(FACTS, clouds=(known,))))
+
+    assert "signals.prompt_tokens" in {change.fact for change in told}
 
 
 @settings(max_examples=25, deadline=None)

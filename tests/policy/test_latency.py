@@ -67,6 +67,8 @@ def test_a_wait_has_an_error_of_its_own():
         pytest.param(None, lognormal(50.0, 1e-9), 50.0, id="as-seen"),
         pytest.param(30, lognormal(50.0, 1e-9), 30.0, id="the-limit-cuts"),
         pytest.param(4000, lognormal(50.0, 1e-9), 50.0, id="a-limit-is-seldom-reached"),
+        pytest.param(0, None, 1.0, id="an-answer-has-a-token"),
+        pytest.param(0, lognormal(50.0, 1e-9), 1.0, id="whatever-the-limit"),
     ],
 )
 def test_lengths(limit, seen, expected):
