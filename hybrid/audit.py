@@ -124,7 +124,7 @@ class Auditor:
         """Take a request whose client has its answer. Waits for nothing.
 
         One that is drawn otherwise than calibrations draw theirs is left out: no promise speaks of it, and among the
-        others it would pass for a sample of what one speaks of, also of one that is withdrawn and to be certified again.
+        others it would pass for a sample of what one speaks of, and could certify a withdrawn one again.
         """
         # A stream that was judged early for its first token's sake has its end by now: without those drift would be
         # told by the short ones alone.

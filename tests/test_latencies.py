@@ -185,7 +185,7 @@ def test_a_whole_answer_teaches_its_tokens_alone():
 
 
 def test_whole_answers_that_come_sooner_than_thought_are_predicted_so():
-    """What a cloud was taken for before does not stay where no answer ever took that long; streams tell for themselves."""
+    """What a cloud was taken for does not stay where no answer took that long; streams tell for themselves."""
     book = LatencyBook()
     for number in range(400):
         book.learn_call("c/m", whole(0.25 + 0.001 * (number * 37 % 101), 20), was_given_up=False)

@@ -136,8 +136,8 @@ def plan(
     """Plan one step.
 
     Every decoding sequence gets its one token first, so a long prompt never stalls a short stream; prompts
-    share what `prefill_budget_tokens` leaves, in the order of `prefill_turn`. When the cells do not suffice for the decoding
-    ones, the last due running sequence gives all of its cells back and starts over later from its tokens.
+    share what `prefill_budget_tokens` leaves, in the order of `prefill_turn`. When the cells do not suffice for the
+    decoding ones, the last due running sequence gives all of its cells back and starts over later from its tokens.
 
     Args:
         available_cells: what running sequences can still get, cells of idle ones included.

@@ -34,9 +34,7 @@ def test_what_the_short_one_leaves_of_a_step_is_the_long_ones():
     running = [due("long", LONG, 60.0), due("short", "hello", 62.0)]
     for slot, sequence in enumerate(running):
         sequence.slot = slot
-    step = plan(
-        running, available_cells=4096, prefill_budget_tokens=256, batch_tokens=512, prefill_token_s=TOKEN_S
-    )
+    step = plan(running, available_cells=4096, prefill_budget_tokens=256, batch_tokens=512, prefill_token_s=TOKEN_S)
     short = running[1].pending
     assert [("short", short), ("long", 256 - short)] == [(work.sequence.id, work.count) for work in step.work]
 

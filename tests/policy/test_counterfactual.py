@@ -180,7 +180,7 @@ def test_a_limit_that_had_changed_is_not_changed_twice():
 
 
 def test_a_cloud_whose_times_are_known_is_asked_about_too():
-    """Every limit of the answer is tried, down to none at all, and a whole answer in the cloud is predicted for each."""
+    """Every limit of the answer is tried, down to none, and a whole answer in the cloud is predicted for each."""
     known = replace(CLOUD, latency=CloudLatency(ttft=constant(0.5), token=constant(0.01), calls=9))
 
     told = counterfactuals(taken(replace(FACTS, clouds=(known,))))
