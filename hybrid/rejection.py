@@ -20,7 +20,8 @@ def rejection(decision: Reject, signals: Signals, limits: Limits, request: ChatR
     if decision.reason is Reason.CONTEXT and signals.prompt_tokens is not None:
         return ContextLengthExceeded(signals.prompt_tokens, limits.local_context_tokens, request.max_output_tokens)
     if decision.reason is Reason.CAPABILITY and signals.local_refusal is not None:
-        return InvalidRequest(signals.local_refusal, param=signals.local_refusal_param)
+        code = signals.local_refusal_code or InvalidRequest.code
+        return InvalidRequest(signals.local_refusal, param=signals.local_refusal_param, code=code)
     if decision.reason is Reason.CAPABILITY and request.needs:
         where = (
             "this server, with its local model and the clouds that may be paid,"

@@ -265,8 +265,7 @@ class Runtime:
         """Gather everything the decision may know: the one place that reads clock, queue, speeds and ledger."""
         is_private = journal.is_private or (request.tag or "").casefold() in self._options.private_tags
         prompt_tokens, refusal = await self._count_prompt(request, local, journal)
-        clouds = () if is_private or target.policy is PolicyChoice.LOCAL_ONLY else self._clouds.named(target.cloud_name)
-        options = tuple(self._option(cloud, request, target, prompt_tokens) for cloud in clouds)
+        options = () if is_private else self._cloud_options(request, target, prompt_tokens)
         load, name = local.load if local is not None else None, self._local_name(target)
         money = await self._budgets.look(request, options, journal)
         speeds = self._speeds.look_up(load, local.facts if local is not None else None, prompt_tokens)
@@ -282,6 +281,7 @@ class Runtime:
             local_problem=journal.local_problem,
             local_refusal=None if refusal is None else str(refusal),
             local_refusal_param=None if refusal is None else refusal.param,
+            local_refusal_code=None if refusal is None else refusal.code,
             local_capabilities=self._in_local_terms(request, local).capabilities,
             queue_wait_s=local.queue_wait_s() if local is not None else None,
             prefill_tok_s=speeds.prefill_tok_s,
@@ -300,6 +300,10 @@ class Runtime:
             errors=self._clouds.latencies.local(name, request.tag),
             cached_tokens=self._clouds.latencies.prefixes.expected_tokens(request, name, prompt_tokens),
         )
+
+    def _cloud_options(self, request: ChatRequest, target: _Target, tokens: int | None) -> tuple[CloudOption, ...]:
+        clouds = () if target.policy is PolicyChoice.LOCAL_ONLY else self._clouds.named(target.cloud_name)
+        return tuple(self._option(cloud, request, target, tokens) for cloud in clouds)
 
     def _option(self, cloud: CloudModel, request: ChatRequest, target: _Target, tokens: int | None) -> CloudOption:
         """Describe a cloud model to the policy."""

@@ -122,7 +122,8 @@ class Signals:
 
     prompt_tokens: as the local tokenizer counts them; None while no local model can count.
     local_problem: why the local model is not ready; None if it is.
-    local_refusal: why the local model does not take this request; None if it does. local_refusal_param: for what in it.
+    local_refusal: why the local model does not take this request; None if it does. local_refusal_param: for what in it,
+    local_refusal_code: with which error code.
     queue_wait_s, prefill_tok_s, decode_tok_s: predicted or measured; None while nothing was measured.
     local_threads, local_slowdown: that compute, and how many times slower than undisturbed; the speeds include it.
     speeds_from: `profile` while any of the two speeds is the last bench's.
@@ -143,6 +144,7 @@ class Signals:
     local_problem: str | None = None
     local_refusal: str | None = None
     local_refusal_param: str | None = None
+    local_refusal_code: str | None = None
     local_capabilities: frozenset[Capability] = frozenset()
     queue_wait_s: float | None = None
     prefill_tok_s: float | None = None

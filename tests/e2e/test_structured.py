@@ -309,7 +309,8 @@ def test_logit_bias_moves_the_answer(server):
 
     assert "h" != content(banned)
     assert "xxx" == content(forced)
-    assert (400, "logit_bias") == (unknown.status_code, unknown.json()["error"]["param"])
+    error = unknown.json()["error"]
+    assert (400, "logit_bias", "invalid_value") == (unknown.status_code, error["param"], error["code"])
 
 
 def test_biased_requests_stay_where_their_tokens_are(tmp_path):
