@@ -16,9 +16,9 @@ from hybrid.providers.fake_anthropic import FakeAnthropic
 from hybrid.providers.fake_gemini import FakeGemini
 from hybrid.providers.fake_responses import FakeResponses
 from hybrid.types import ToolCall
+from tests.e2e.forks import run
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "check_provider"
-LIMIT_S = 60.0
 CALL = Answer(chunks=(), tool_calls=(ToolCall("call_1", "weather", '{"city": "Bern"}'),))
 KINDS = [
     pytest.param(FakeProvider, 'kind = "openai"', id="openai"),
@@ -48,16 +48,10 @@ def checked(folder: Path, fake: FakeProvider, kind: str, *arguments: str, **pric
     async def scenario() -> tuple[int, str, str]:
         async with fake:
             (folder / "hybrid.toml").write_text(toml(fake, kind, **prices))
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, str(SCRIPT), *(arguments or ("big",)), "--config", str(folder / "hybrid.toml")),
-                env={**os.environ, "HYBRID_DATA_DIR": str(folder), "BIG_KEY": "sk-canary"},
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            async with asyncio.timeout(LIMIT_S):
-                said, complained = await process.communicate()
-            assert process.returncode is not None
-            return process.returncode, said.decode(), complained.decode()
+            command = [sys.executable, str(SCRIPT), *(arguments or ("big",)), "--config", str(folder / "hybrid.toml")]
+            environ = {**os.environ, "HYBRID_DATA_DIR": str(folder), "BIG_KEY": "sk-canary"}
+            done = await asyncio.to_thread(run, command, environ)
+            return done.returncode, done.stdout, done.stderr
 
     return asyncio.run(scenario())
 

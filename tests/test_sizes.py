@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,13 +27,21 @@ def too_long(name: str, source: str) -> Iterator[str]:
     lines = len(source.splitlines())
     if lines > MODULE_LINES and name not in EXCEPTIONS:
         yield f"{name} has {lines} lines; the cap is {MODULE_LINES}"
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and f"{name}:{node.name}" not in EXCEPTIONS:
+    for node in functions(source):
+        if f"{name}:{node.name}" not in EXCEPTIONS:
             length = (node.end_lineno or node.lineno) - node.lineno + 1 - docstring_lines(node)
             if length > FUNCTION_LINES:
                 yield f"{name}:{node.name} has {length} lines without its docstring; the cap is {FUNCTION_LINES}"
             if (depth := nesting(node.body)) > NESTING:
                 yield f"{name}:{node.name} nests {depth} blocks; the cap is {NESTING}"
+
+
+@functools.cache
+def functions(source: str) -> tuple[ast.FunctionDef | ast.AsyncFunctionDef, ...]:
+    """Give all functions of a source."""
+    return tuple(
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
 
 
 def docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -81,9 +90,7 @@ def test_every_exception_is_for_something():
 
 
 def _functions(name: str) -> Iterator[str]:
-    for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield f"{name}:{node.name}"
+    yield from (f"{name}:{node.name}" for node in functions((ROOT / name).read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize(

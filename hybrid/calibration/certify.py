@@ -104,7 +104,8 @@ def regrets(local_correct: ArrayLike, cloud_correct: ArrayLike | None) -> Bools:
     """Which rows would be regretted if answered locally; without the cloud's labels, all that local has wrong."""
     local = np.asarray(local_correct)
     cloud = np.ones_like(local) if cloud_correct is None else np.asarray(cloud_correct)
-    if local.shape != cloud.shape or not np.isin(local, (0, 1)).all() or not np.isin(cloud, (0, 1)).all():
+    are_marks = all(marks.dtype == np.bool_ or np.isin(marks, (0, 1)).all() for marks in (local, cloud))
+    if local.shape != cloud.shape or not are_marks:
         raise ValueError(f"need one true or false a row for local and cloud; got shapes {local.shape}, {cloud.shape}")
     return ~local.astype(np.bool_) & cloud.astype(np.bool_)
 

@@ -167,6 +167,6 @@ def _checked(score: ArrayLike, local_correct: ArrayLike, cloud_correct: ArrayLik
     if broken := int(np.isnan(ranks).sum()):
         raise ValueError(f"{broken} of {len(ranks)} scores are NaN; a request without a score has no rank")
     for name, labels in (("local_correct", local), ("cloud_correct", cloud)):
-        if not np.isin(labels, (0, 1)).all():
+        if labels.dtype != np.bool_ and not np.isin(labels, (0, 1)).all():
             raise ValueError(f"{name} must hold only true and false")
     return ranks, local.astype(np.bool_), cloud.astype(np.bool_)

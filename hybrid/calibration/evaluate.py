@@ -14,7 +14,7 @@ from hybrid.calibration.curves import Deferral, deferral, deferral_at_quantiles,
 from hybrid.calibration.examples import Opinion
 from hybrid.calibration.growing import give_up, given_up
 from hybrid.calibration.reliability import auroc, base_rate_brier, brier, ece, ece_floor
-from hybrid.calibration.resample import Interval, bootstrap_all
+from hybrid.calibration.resample import Interval, bootstrap_together
 from hybrid.calibration.table import Row, Table
 from hybrid.policy.promise import Judgement, Promise, judge_by
 from hybrid.types import FinishReason, Json
@@ -182,10 +182,6 @@ def _promise(promise: Promise, stays: NDArray[np.bool_] | None, table: Table) ->
 def _against_cloud(table: Table, score: Floats, cloud: NDArray[np.bool_], limits: Limits) -> dict[str, Json]:
     local = table.local_right
     curve = deferral(score, local, cloud)
-
-    def of(figure: Callable[[Deferral], float | None]) -> Callable[[NDArray[np.intp]], float | None]:
-        return lambda rows: figure(deferral(score[rows], local[rows], cloud[rows]))
-
     figures: dict[str, Callable[[Deferral], float | None]] = {
         "apgr": Deferral.apgr,
         "cpt50": lambda one: one.cpt(0.5),
@@ -193,7 +189,12 @@ def _against_cloud(table: Table, score: Floats, cloud: NDArray[np.bool_], limits
         "cpt95": lambda one: one.cpt(0.95),
         "auc_df": Deferral.auc_df,
     }
-    intervals = bootstrap_all({name: of(figure) for name, figure in figures.items()}, len(local), seed=limits.seed)
+
+    def of(rows: NDArray[np.intp]) -> list[float | None]:
+        drawn = deferral(score[rows], local[rows], cloud[rows])
+        return [figure(drawn) for figure in figures.values()]
+
+    intervals = dict(zip(figures, bootstrap_together(of, len(local), seed=limits.seed), strict=True))
     found: dict[str, Json] = {name: figure(curve) for name, figure in figures.items()}
     found |= {f"{name}_ci95": _pair(interval) for name, interval in intervals.items()}
     found["auc_df_over_random"] = curve.auc_df_over_random()

@@ -158,6 +158,6 @@ def _checked(score: ArrayLike, correct: ArrayLike, *, is_probability: bool = Fal
         raise ValueError(f"{broken} of {len(values)} scores are NaN")
     if is_probability and not ((values >= 0) & (values <= 1)).all():
         raise ValueError(f"a probability lies in [0, 1]; got {values.min():g} to {values.max():g}")
-    if not np.isin(labels, (0, 1)).all():
+    if labels.dtype != np.bool_ and not np.isin(labels, (0, 1)).all():
         raise ValueError("labels must hold only true and false")
     return values, labels.astype(np.bool_)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -45,6 +45,14 @@ def bootstrap_all(
 ) -> dict[str, Interval | None]:
     """As `bootstrap`, for several statistics of the same draws."""
     return {name: _interval(values) for name, values in draws(statistics, n, rounds, seed).items()}
+
+
+def bootstrap_together(
+    statistics: Callable[[Rows], Sequence[float | None]], n: int, rounds: int = ROUNDS, seed: int = 0
+) -> list[Interval | None]:
+    """As `bootstrap_all`, for numbers that are had from a draw at once."""
+    [values] = draws({"": statistics}, n, rounds, seed).values()
+    return [_interval(column) for column in values.T]
 
 
 def band(

@@ -14,9 +14,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
+from hybrid.calibration.logistic import fit_logistic
 from hybrid.calibration.reliability import log_loss
 from hybrid.policy.calibrated import CalibrationMap, Isotonic, LinearModel, Platt, logistic
 
@@ -30,7 +30,6 @@ SINGLE_STRENGTH = 1.0
 """For one standardised feature: it hardly shrinks, and keeps ten perfectly separated rows finite."""
 UNPENALISED = 1e6
 MAX_FOLDS = 5
-MAX_STEPS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +102,13 @@ def train(
     chosen = simplest_of_the_best(tried, correct, bare)
     means, scales = standards(values[:, chosen.candidate.columns])
     columns = standardised(values[:, chosen.candidate.columns], means, scales)
-    inner = _regression(columns, correct, chosen.strength, weights)
+    inner = fit_logistic(columns, correct, chosen.strength, weights)
     model = LinearModel(
         features=tuple(names[column] for column in chosen.candidate.columns),
         means=tuple(means.tolist()),
         scales=tuple(scales.tolist()),
-        coefficients=tuple(inner.coef_[0].tolist()),
-        intercept=float(inner.intercept_[0]),
+        coefficients=tuple(inner.coefficients.tolist()),
+        intercept=inner.intercept,
         calibration=_calibrate(chosen.logits, correct, seed, weights, may_be_isotonic=may_be_isotonic),
     )
     return Trained(model, chosen, tried)
@@ -171,12 +170,12 @@ def fit_platt(scores: Floats, correct: Bools, weights: Floats | None = None) -> 
     twice = np.concatenate([scores, scores])[:, None]
     classes = np.repeat([True, False], len(scores))
     whole = np.ones(len(scores)) if weights is None else weights
-    inner = _regression(twice, classes, UNPENALISED, np.concatenate([targets * whole, (1 - targets) * whole]))
-    slope = float(inner.coef_[0][0])
+    inner = fit_logistic(twice, classes, UNPENALISED, np.concatenate([targets * whole, (1 - targets) * whole]))
+    slope = float(inner.coefficients[0])
     if slope < 0:
         mean = float(np.average(targets, weights=whole))
         return Platt(0.0, float(np.log(mean / (1 - mean))))
-    return Platt(slope, float(inner.intercept_[0]))
+    return Platt(slope, inner.intercept)
 
 
 def fit_isotonic(scores: Floats, correct: Bools, weights: Floats | None = None) -> Isotonic:
@@ -227,9 +226,8 @@ def _logits(
 ) -> Floats:
     means, scales = standards(columns[rows])
     inner_weights = None if weights is None else weights[rows]
-    inner = _regression(standardised(columns[rows], means, scales), correct[rows], strength, inner_weights)
-    found: Floats = inner.decision_function(standardised(columns[held_out], means, scales))
-    return found
+    inner = fit_logistic(standardised(columns[rows], means, scales), correct[rows], strength, inner_weights)
+    return inner.logits(standardised(columns[held_out], means, scales))
 
 
 def _calibrate(
@@ -258,9 +256,3 @@ def _mapped(
 ) -> Floats:
     calibration = fit(logits[rows], correct[rows], None if weights is None else weights[rows])
     return np.array([calibration(logit) for logit in logits[held_out].tolist()])
-
-
-def _regression(columns: Floats, correct: Bools, strength: float, weights: Floats | None = None) -> LogisticRegression:
-    # Newton's method: few features, many rows; it ends where lbfgs would still warn.
-    inner = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=MAX_STEPS)
-    return inner.fit(columns, correct, sample_weight=weights)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hybrid.calibration.resample import Interval, band, bootstrap, bootstrap_all, draws
+from hybrid.calibration.resample import Interval, band, bootstrap, bootstrap_all, bootstrap_together, draws
 
 
 def test_the_mean_of_many_has_the_textbook_interval():
@@ -35,6 +35,13 @@ def test_the_same_seed_draws_the_same():
     assert bootstrap(lambda rows: float(values[rows].sum()), 50) == bootstrap(lambda rows: float(rows.sum()), 50)
     both = bootstrap_all({"a": lambda rows: float(rows.sum()), "b": lambda rows: float(values[rows].sum())}, 50)
     assert both["a"] == both["b"] == bootstrap(lambda rows: float(rows.sum()), 50)
+
+
+def test_numbers_had_at_once_have_the_intervals_they_have_alone():
+    """A draw without one of them still counts for the others."""
+    alone = bootstrap_all({"a": lambda rows: float(rows.sum()), "b": lambda rows: None if rows[0] else 1.0}, 3)
+    together = bootstrap_together(lambda rows: [float(rows.sum()), None if rows[0] else 1.0], 3)
+    assert [*alone.values()] == together
 
 
 def test_another_seed_draws_others():

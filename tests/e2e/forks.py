@@ -9,6 +9,7 @@ are half of the time to its first answer.
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import json
 import os
@@ -29,9 +30,6 @@ PRELOADED = (
     "hybrid.cli.report",
     "hybrid.cli.explain",
     "hybrid.cli.keys",
-    "hybrid.cli.calibrate",
-    "hybrid.cli.evaluate",
-    "hybrid.calibration.training",
     "hybrid.cli.local_model",
     "hybrid.wiring",
     "hybrid.runtime",
@@ -42,6 +40,8 @@ PRELOADED = (
     "uvicorn.lifespan.on",
     "uvloop",
 )
+CALIBRATING = ("hybrid.cli.calibrate", "hybrid.cli.evaluate", "hybrid.calibration.training")
+"""For those commands a process of its own: what a fork inherits it takes down at its end, and this is most of it."""
 SIZE_BYTES = 4
 OUTPUTS = 3
 """What a job comes with: its standard output, its standard error, and where its pid and exit code are told."""
@@ -62,7 +62,8 @@ class Forked:
         error, error_end = os.pipe()
         told, told_end = os.pipe()
         try:
-            _send(_parent(), job, [output, error_end, told_end])
+            is_calibrating = not {"calibrate", "eval"}.isdisjoint(command)
+            _send(_parent(*(CALIBRATING if is_calibrating else ())), job, [output, error_end, told_end])
         finally:
             os.close(error_end)
             os.close(told_end)
@@ -114,8 +115,11 @@ def run(
 
 
 @functools.cache
-def _parent() -> socket.socket:
-    """Start the process that is forked from, once; it ends when this one does, and the socket with it."""
+def _parent(*more: str) -> socket.socket:
+    """Start a process that is forked from, once for what it imports; it ends when this one does, and its socket.
+
+    more: modules that it imports beside `PRELOADED`.
+    """
     ours, theirs = socket.socketpair()
     with theirs:
         os.set_inheritable(theirs.fileno(), True)
@@ -123,7 +127,7 @@ def _parent() -> socket.socket:
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
         ]
-        command = [sys.executable, __file__, str(theirs.fileno())]
+        command = [sys.executable, __file__, str(theirs.fileno()), *more]
         os.posix_spawn(sys.executable, command, os.environ, file_actions=files)
     return ours
 
@@ -193,6 +197,9 @@ def become(command: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    for name in PRELOADED:
+    for name in (*PRELOADED, *sys.argv[2:]):
         importlib.import_module(name)
+    # A fork's collector leaves alone what is shared: else each would look through all of it, and so copy it.
+    gc.collect()
+    gc.freeze()
     become(next_job(socket.socket(fileno=int(sys.argv[1]))))

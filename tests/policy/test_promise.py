@@ -2,6 +2,7 @@
 
 import math
 import random
+from itertools import accumulate
 
 import pytest
 
@@ -62,14 +63,15 @@ def test_what_is_promised_is_kept_by_what_is_counted():
     them than was promised; with the bound of the true share alone it would be more.
     """
     rng, broken, plain = random.Random(11), 0, 0  # noqa: S311 - a simulation
+    most = most_errors(300, 0.05, 0.1)
     for _ in range(400):
         rows = sorted(((s := rng.random()), rng.random() < 0.3 * (1 - s)) for _ in range(300))[::-1]
-        errors = [sum(bad for _, bad in rows[: place + 1]) for place in range(len(rows))]
+        errors = list(accumulate(bad for _, bad in rows))
         counted = Counted(
             thresholds=tuple(s for s, _ in rows), kept=tuple(range(1, 301)), regretted=tuple(errors), n=300
         )
         served = [((s := rng.random()), rng.random() < 0.3 * (1 - s)) for _ in range(300)]
-        loosest = rows[max(at for at, count in enumerate(errors) if count <= most_errors(300, 0.05, 0.1))][0]
+        loosest = rows[max(at for at, count in enumerate(errors) if count <= most)][0]
         for threshold, is_plain in ((certify(counted, 0.05, 0.1).threshold, False), (loosest, True)):
             is_broken = sum(bad for s, bad in served if s >= threshold) > 0.05 * 300
             broken, plain = broken + (is_broken and not is_plain), plain + (is_broken and is_plain)
@@ -122,7 +124,7 @@ def test_a_certified_threshold_keeps_its_promise_in_nine_of_ten_samples():
     rng, broken = random.Random(7), 0  # noqa: S311 - a simulation
     for _ in range(300):
         rows = sorted(((s := rng.random()), rng.random() < 0.3 * (1 - s)) for _ in range(400))[::-1]
-        errors = [sum(bad for _, bad in rows[: place + 1]) for place in range(len(rows))]
+        errors = list(accumulate(bad for _, bad in rows))
         counted = Counted(
             thresholds=tuple(s for s, _ in rows), kept=tuple(range(1, 401)), regretted=tuple(errors), n=400
         )
