@@ -283,7 +283,7 @@ class Runtime:
             local_refusal_param=None if refusal is None else refusal.param,
             local_refusal_code=None if refusal is None else refusal.code,
             local_capabilities=self._in_local_terms(request, local).capabilities,
-            queue_wait_s=local.queue_wait_s() if local is not None else None,
+            queue_wait_s=local.queue_wait_s(prompt_tokens) if local is not None else None,
             prefill_tok_s=speeds.prefill_tok_s,
             decode_tok_s=speeds.decode_tok_s,
             speeds_from=speeds.speeds_from,

@@ -26,6 +26,7 @@ from hybrid.engine.scheduler import (
     Work,
     fits,
     next_adapter,
+    passed_below,
     plan,
     waits_for_others,
 )
@@ -88,11 +89,11 @@ class Engine:
         """Say whether a step would do anything."""
         return bool(self.running or self.waiting)
 
-    @property
-    def waiting_tokens(self) -> int:
-        """Prompt tokens not yet computed, of waiting and running sequences."""
-        pending = sum(s.pending for s in self.waiting)
-        return pending + sum(s.pending for s in self.running if s.pending > 1)
+    def prompts(self) -> list[tuple[int, int]]:
+        """Those not yet computed, running or waiting: as `frames.Load` has them."""
+        now_s, token_s = self._clock(), self.pace.prefill_token_s
+        left = [*self.waiting, *(sequence for sequence in self.running if sequence.pending > 1)]
+        return [(sequence.pending, passed_below(sequence, now_s, token_s)) for sequence in left]
 
     @property
     def free_cells(self) -> int:

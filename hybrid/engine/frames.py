@@ -205,11 +205,12 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
 
     threads: that compute now. slowdown: how many times longer steps take than undisturbed ones; None while unknown.
     others_cores: cores that other processes keep busy; None where the system does not tell.
+    prompts: of each that is not computed yet, how many of its tokens are left, and of how many a newcomer's prompt must
+    be to come after it.
     """
 
     running: int
     waiting: int
-    waiting_tokens: int
     free_slots: int
     free_cells: int
     prefill_tok_s: float | None
@@ -217,6 +218,7 @@ class Load(msgspec.Struct, frozen=True, array_like=True):
     threads: int | None = None
     slowdown: float | None = None
     others_cores: float | None = None
+    prompts: list[tuple[int, int]] = []
 
 
 class Step(Frame, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
@@ -121,6 +122,13 @@ def prefill_turn(sequence: Sequence, token_s: float) -> tuple[float, int]:
     """
     due_s, order = sequence.urgency
     return due_s + sequence.pending * token_s, order
+
+
+def passed_below(sequence: Sequence, now_s: float, token_s: float | None) -> int:
+    """Give the tokens below which a prompt of the same priority that comes now passes this one, by `prefill_turn`."""
+    if not token_s or sequence.submitted_s is None:
+        return 0
+    return max(0, math.floor(sequence.pending - (now_s - sequence.submitted_s) / token_s))
 
 
 def plan(

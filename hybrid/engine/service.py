@@ -25,12 +25,16 @@ class ServiceTime:
         average = undisturbed_s if self.average_s is None else self.average_s
         self.average_s = average + SMOOTHING * (undisturbed_s - average)
 
-    def wait_s(self, load: Load, *, answers: int, slots: int) -> float | None:
+    def wait_s(self, load: Load, *, answers: int, slots: int, prompt_tokens: int | None = None) -> float | None:
         """Predict how long a request submitted now waits for its prefill; None while nothing was measured.
 
         While slots are free only the prompts before it count; else as many answers must end as are ahead of it.
+
+        Args:
+            prompt_tokens: of the request; None where nobody counted: then it comes after all.
         """
         ahead = answers - slots + 1
         if ahead > 0:
             return None if self.average_s is None else self.average_s * (load.slowdown or 1.0) * ahead / slots
-        return load.waiting_tokens / load.prefill_tok_s if load.prefill_tok_s else None
+        before = sum(left for left, least in load.prompts if prompt_tokens is None or prompt_tokens >= least)
+        return before / load.prefill_tok_s if load.prefill_tok_s else None

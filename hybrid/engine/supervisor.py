@@ -38,7 +38,7 @@ from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotReady
 
 log = logging.getLogger(__name__)
 
-NO_LOAD = Load(0, 0, 0, 0, 0, None, None)
+NO_LOAD = Load(0, 0, 0, 0, None, None)
 
 
 class WorkerState(StrEnum):
@@ -200,10 +200,10 @@ class Supervisor:
         if self._requests.pop(run_id, None) is not None and self._writer is not None:
             self._writer.write(pack(Cancel(run_id)))
 
-    def queue_wait_s(self) -> float | None:
+    def queue_wait_s(self, prompt_tokens: int | None = None) -> float | None:
         """Predict how long a request submitted now waits for its prefill; None while nothing was measured."""
-        slots = self.facts.slots if self.facts else self._options.slots
-        return self._service.wait_s(self.load, answers=sum(self._submitted.values()), slots=slots)
+        slots, answers = self.facts.slots if self.facts else self._options.slots, sum(self._submitted.values())
+        return self._service.wait_s(self.load, answers=answers, slots=slots, prompt_tokens=prompt_tokens)
 
     def served(self, seconds: float) -> None:
         """Learn how long one generation took from leaving the queue to its end."""

@@ -275,7 +275,6 @@ class Worker:
         return Load(
             running=len(engine.running),
             waiting=len(engine.waiting),
-            waiting_tokens=engine.waiting_tokens,
             free_slots=self._backend.facts.slots - len(engine.running),
             free_cells=engine.free_cells,
             prefill_tok_s=engine.pace.prefill_tok_s,
@@ -283,6 +282,7 @@ class Worker:
             threads=engine.neighbours.threads,
             slowdown=engine.neighbours.slowdown,
             others_cores=engine.neighbours.others_cores,
+            prompts=engine.prompts(),
         )
 
 

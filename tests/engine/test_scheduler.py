@@ -1,14 +1,16 @@
 """Whose prompt is computed next, where several are in line."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
 
-from hybrid.engine.scheduler import plan, prefill_turn
+from hybrid.engine.engine import Engine
+from hybrid.engine.scheduler import passed_below, plan, prefill_turn
 from hybrid.engine.sequence import Sequence
 from tests.engine.asking import engine_of, sequence_of
 
-TOKEN_S = 0.004
+TOKEN_S, STEP_S = 0.004, 0.01
 LONG = "x" * 2900
 
 
@@ -39,12 +41,12 @@ def test_what_the_short_one_leaves_of_a_step_is_the_long_ones():
     assert [("short", short), ("long", 256 - short)] == [(work.sequence.id, work.count) for work in step.work]
 
 
-def first_tokens(engine, arrivals: dict[int, Sequence], steps: int) -> list[str]:
+def first_tokens(engine: Engine, arrivals: dict[int, list[Sequence]], steps: int) -> list[str]:
     """Submit each at its step; name them in the order of their first tokens."""
     names: list[str] = []
     for step in range(steps):
-        if step in arrivals:
-            engine.submit(arrivals[step])
+        for sequence in arrivals.get(step, []):
+            engine.submit(sequence)
         names += [d.id for d in engine.step().deltas if d.id not in names]
     return names
 
@@ -52,16 +54,28 @@ def first_tokens(engine, arrivals: dict[int, Sequence], steps: int) -> list[str]
 def test_who_comes_while_a_long_prompt_is_computed_does_not_wait_for_it():
     engine = engine_of(has_drafts=False)
     long, short = due("long", LONG, 60.0), due("short", "hello", 60.1)
-    assert ["short", "long"] == first_tokens(engine, {0: long, 2: short}, 200)
+    assert ["short", "long"] == first_tokens(engine, {0: [long], 2: [short]}, 200)
 
 
 def test_a_long_prompt_has_its_turn_however_many_short_ones_come():
-    """Each takes a whole step's prompt tokens, and the next one is there before it is done."""
-    engine = engine_of(has_drafts=False, slots=16, context_tokens=8192)
-    step_s = 0.01
-    arrivals = {n: due(f"s{n}", "y" * 40, 60.0 + n * step_s) for n in range(1, 600)}
-    for sequence in arrivals.values():
+    """Two come with each step, and one of them fills it: without a bound they would take every step for ever."""
+    engine = engine_of(has_drafts=False, slots=16, context_tokens=16384, step_s=STEP_S)
+    arrivals = {n: [due(f"{n}{ab}", f"{n}{ab} " * 90, 60.0 + n * STEP_S) for ab in "ab"] for n in range(1, 200)}
+    for sequence in itertools.chain(*arrivals.values()):
         sequence.max_output_tokens = 1
-    names = first_tokens(engine, {0: due("long", LONG, 60.0), **arrivals}, 600)
+    names = first_tokens(engine, {0: [due("long", LONG, 60.0)], **arrivals}, 200)
     assert "long" in names
-    assert names.index("long") < len(names) - 1
+
+
+@pytest.mark.parametrize("age_s", [0.0, 2.0, 30.0])
+@pytest.mark.parametrize("tokens", [30, 2000, 2900])
+def test_who_would_pass_is_told_beforehand(age_s, tokens):
+    """To predict a request's wait, before there is a sequence of it to be sorted."""
+    there = replace(due("long", LONG, 60.0), submitted_s=0.0)
+    newcomer = due("new", "x" * tokens, 60.0 + age_s)
+    passes = prefill_turn(newcomer, TOKEN_S) < prefill_turn(there, TOKEN_S)
+    assert passes == (newcomer.pending < passed_below(there, age_s, TOKEN_S))
+
+
+def test_nobody_is_said_to_pass_while_no_speed_is_known():
+    assert 0 == passed_below(replace(due("long", LONG, 60.0), submitted_s=0.0), 0.0, None)
