@@ -363,6 +363,16 @@ async def copies(bench: Bench) -> dict[str, Any]:
     return await copying(bench)
 
 
+# ---- 10: short prompts behind a long one
+
+
+async def short_prompts(bench: Bench) -> dict[str, Any]:
+    """How soon short prompts have their first tokens while a long one is taken in."""
+    from scripts._passing import passing
+
+    return await passing(bench)
+
+
 SCENARIOS: dict[int, tuple[str, Callable[[Bench], Awaitable[dict[str, Any]]]]] = {
     1: ("chats: 175-token prompts, 64-token answers", concurrency),
     2: ("eight chats sharing a 1,000-token system prompt, cold", shared_prefix),
@@ -373,4 +383,5 @@ SCENARIOS: dict[int, tuple[str, Callable[[Bench], Awaitable[dict[str, Any]]]]] =
     7: ("worker's time outside llama_decode, a step", overhead),
     8: ("how long OpenMP threads spin (only if asked for)", spins),
     9: ("rewriting code with one name changed: what drafts give", copies),
+    10: ("short prompts arriving while a 4,000-token one is taken in", short_prompts),
 }
