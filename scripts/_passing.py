@@ -17,6 +17,7 @@ APART_S = 0.5
 
 async def passing(bench: Bench) -> dict[str, Any]:
     """Times to the first token of short prompts that come while a 4,000-token one is taken in, and to its end."""
+
     async def measure(target: Target, key: str) -> Sample:
         long = asyncio.create_task(chat(target, bench.prompts.story(LONG_TOKENS, f"{key}-long"), 4))
         shorts = []
