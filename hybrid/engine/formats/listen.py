@@ -105,7 +105,9 @@ class Listener:
             events += self._find_calls(answer)
         if self._scanner is not None:
             events += [self._noted(event) for event in self._scanner.flush()]
-        is_call = bool(self._calls) and finished.reason is FinishReason.STOP
+        # A stop string in the middle of a call leaves half of one, which nobody can make.
+        is_whole = finished.stopped_by is None or self.flaw is None
+        is_call = bool(self._calls) and is_whole and finished.reason is FinishReason.STOP
         usage = finished.usage
         if usage is not None and self.reasoning_tokens:
             usage = replace(usage, reasoning_tokens=self.reasoning_tokens)

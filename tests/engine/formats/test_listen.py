@@ -52,10 +52,11 @@ def test_without_tools_and_thinking_nothing_changes():
         pytest.param(CALL, FinishReason.STOP, FinishReason.TOOL_CALLS, id="calls"),
         pytest.param("hi", FinishReason.STOP, FinishReason.STOP, id="text"),
         pytest.param(CALL[:40], FinishReason.LENGTH, FinishReason.LENGTH, id="cut-off"),
+        pytest.param(CALL.split("}")[0], FinishReason.STOP, FinishReason.STOP, id="stopped-in-a-call"),
     ],
 )
 def test_the_finish_reason_tells_of_calls(text, end, expected):
-    """A natural end after a call is `tool_calls`; a cut-off one stays `length`; what stopped it is kept."""
+    """A natural end after a call is `tool_calls`, in one `stop`; cut off it stays `length`; what stopped it is kept."""
     last = hear(listener(), text, end=end)[-1]
 
     assert Finished(expected, USAGE, stopped_by="x") == last
