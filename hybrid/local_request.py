@@ -184,22 +184,16 @@ class LocalRequest:
         is_thinking: the model thinks first, so that its first token is no answer.
         """
         given = self.request.sampling
-
-        def pick(mine: _T | None, fallback: _T | None) -> _T:
-            value = fallback if mine is None else mine
-            assert value is not None
-            return value
-
         return Submit(
             id=request_id,
             max_output_tokens=max_output_tokens,
-            temperature=pick(given.temperature, defaults.temperature),
-            top_k=pick(given.top_k, defaults.top_k),
-            top_p=pick(given.top_p, defaults.top_p),
-            min_p=pick(given.min_p, defaults.min_p),
-            presence_penalty=pick(given.presence_penalty, defaults.presence_penalty),
-            frequency_penalty=pick(given.frequency_penalty, defaults.frequency_penalty),
-            repetition_penalty=pick(given.repetition_penalty, defaults.repetition_penalty),
+            temperature=_either(given.temperature, defaults.temperature),
+            top_k=_either(given.top_k, defaults.top_k),
+            top_p=_either(given.top_p, defaults.top_p),
+            min_p=_either(given.min_p, defaults.min_p),
+            presence_penalty=_either(given.presence_penalty, defaults.presence_penalty),
+            frequency_penalty=_either(given.frequency_penalty, defaults.frequency_penalty),
+            repetition_penalty=_either(given.repetition_penalty, defaults.repetition_penalty),
             seed=given.seed if given.seed is not None else secrets.randbits(64),
             stop=list(self.request.stop),
             shown=self.shown,
@@ -212,6 +206,7 @@ class LocalRequest:
             choices=self.choices,
             adapter=adapter,
             options=[] if is_thinking else self.options,
+            is_thinking=is_thinking,
         )
 
     def grammar(self, *, is_thinking: bool) -> Grammar | None:
@@ -309,3 +304,9 @@ class LocalRequest:
 
 def _new_call_id() -> str:
     return new_id("call_")
+
+
+def _either(mine: _T | None, fallback: _T | None) -> _T:
+    value = fallback if mine is None else mine
+    assert value is not None
+    return value

@@ -79,6 +79,7 @@ class Submit(Frame, frozen=True):
     choices: how many answers are wanted; they share one prefill, and the n-th draws with `seed` + n.
     adapter: which of the worker's LoRA adapters to apply; None applies none.
     options: texts that an answer may begin with, such as A, B, C, D; its first token tells how likely each was.
+    is_thinking: the prompt ends inside the model's thinking. stop: ends the answer, not the thinking before it.
     """
 
     id: str
@@ -102,6 +103,7 @@ class Submit(Frame, frozen=True):
     choices: int = 1
     adapter: int | None = None
     options: list[str] = []
+    is_thinking: bool = False
 
 
 class Embed(Frame, frozen=True):

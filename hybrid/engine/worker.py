@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from hybrid.backends.base import Backend
 from hybrid.engine.chat_template import ChatTemplate
 from hybrid.engine.compiler import Compiler
-from hybrid.engine.detokenize import Detokenizer
+from hybrid.engine.detokenize import Aside, Detokenizer
 from hybrid.engine.drafting import Drafter
 from hybrid.engine.embedding import Embedding, EmbeddingJob
 from hybrid.engine.embedding_intake import EmbeddingIntake
@@ -92,7 +92,8 @@ class Worker:
         self._outbox = Outbox(connection)
         self._send = self._outbox.put
         self._backend = backend
-        self._intake = Intake(backend, template, hear(backend.facts.chat_template), send=self._send)
+        self._speech = hear(backend.facts.chat_template)
+        self._intake = Intake(backend, template, self._speech, send=self._send)
         self._inbox: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._engine = Engine(
             backend,
@@ -159,7 +160,7 @@ class Worker:
             params=params,
             seed=(frame.seed + choice) % (1 << 64),
             max_output_tokens=frame.max_output_tokens,
-            detokenizer=Detokenizer(tuple(frame.stop)),
+            detokenizer=Detokenizer(tuple(frame.stop), aside=self._aside(frame)),
             isolation=frame.isolation if frame.adapter is None else f"{frame.isolation}\0{frame.adapter}",
             adapter=frame.adapter,
             shown={token: text.encode() for text, token in find_markers(self._backend, frame.shown).items()},
@@ -168,6 +169,10 @@ class Worker:
             logprobs=None if frame.top_logprobs is None else LogprobQueue(self._backend, frame.top_logprobs),
             options=option_tokens(self._backend, frame.options),
         )
+
+    def _aside(self, frame: Submit) -> Aside | None:
+        thinking = self._speech.thinking
+        return None if thinking is None else Aside(*thinking, is_open=frame.is_thinking)
 
     def _refuse(self, request_id: str, why: HybridError) -> None:
         # The check process has passed it, so it names a control token this model does not have: the client's grammar.

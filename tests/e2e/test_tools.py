@@ -149,6 +149,17 @@ def test_a_prompt_that_opens_thinking(tmp_path):
     assert ("hm", "Yes.") == (message.reasoning_content, message.content)
 
 
+@pytest.mark.parametrize("template", [templates.CHATML_THINKING, templates.CHATML_ALWAYS_THINKING], ids=["own", "open"])
+def test_a_stop_string_ends_the_answer_and_not_the_thinking(tmp_path, template):
+    """A client that stops at a full stop still gets an answer of a model that thinks in sentences."""
+    with Serving(tmp_path, speaking(tmp_path, template)) as server, client(server) as sdk:
+        answers = [ask(sdk, "<think>\nOne. Two.\n</think>\nYes. No.", stop=["."]) for ask in (whole, streamed)]
+
+    for answer in answers:
+        message = answer.choices[0].message
+        assert ("One. Two.", "Yes") == (message.reasoning_content, message.content)
+
+
 def test_thinking_is_bounded(tmp_path):
     """At the configured bound the thinking is closed for the model, and it goes on with its answer."""
     config = speaking(tmp_path, templates.CHATML_THINKING) + "max_reasoning_tokens = 4\n"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid.engine.detokenize import Detokenizer
+from hybrid.engine.detokenize import Aside, Detokenizer
 
 
 def _run(pieces: list[bytes], stop: tuple[str, ...] = ()) -> tuple[str, bool]:
@@ -65,3 +65,31 @@ def test_any_split_of_the_bytes_gives_the_same_text(text, stop, data):
 
         assert whole.startswith(shown)
         assert is_stopped == bool(ends)
+
+
+THOUGHT = "<think>one. two</think>"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_open", "expected"),
+    [
+        pytest.param(f"{THOUGHT}three. four", False, f"{THOUGHT}three", id="it-opens-it"),
+        pytest.param(f" \n{THOUGHT}three. four", False, f" \n{THOUGHT}three", id="after-white-space"),
+        pytest.param("one. two</think>three. four", True, "one. two</think>three", id="the-prompt-opened-it"),
+        pytest.param("one. two", True, None, id="it-never-ends"),
+        pytest.param("one. <think>two", False, "one", id="an-answer-that-speaks-of-it"),
+        pytest.param("<thin ice. two", False, "<thin ice", id="what-only-looked-like-it"),
+        pytest.param("<thi", False, None, id="cut-off-in-the-marker"),
+        pytest.param(f"{THOUGHT}three</think>. four", False, f"{THOUGHT}three</think>", id="a-second-end"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 99])
+def test_a_stop_string_ends_the_answer_and_not_the_thinking(text, is_open, expected, size):
+    """In pieces of any size. Without one in the answer nothing stops, and everything is shown."""
+    detokenizer = Detokenizer((".",), aside=Aside("<think>", "</think>", is_open=is_open))
+    pieces = [text[at : at + size].encode() for at in range(0, len(text), size)]
+    shown = "".join(detokenizer.push(piece) for piece in pieces) + detokenizer.flush()
+
+    assert (text if expected is None else expected) == shown
+    assert detokenizer.is_stopped == (expected is not None)
+    assert len(shown) == detokenizer.shown_chars
