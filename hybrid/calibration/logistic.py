@@ -18,7 +18,7 @@ Bools: TypeAlias = NDArray[np.bool_]
 
 MAX_STEPS = 200
 MAX_HALVINGS = 20
-SETTLED = 1e-4
+SETTLED = 1e-7
 """The largest part of the gradient, and half the Newton decrement, at which the weights are taken."""
 LEAST_GAIN = 2.0**-11
 """The share of what a straight line would gain that a step must (Armijo)."""
@@ -46,7 +46,7 @@ def fit_logistic(columns: Floats, correct: Bools, strength: float, weights: Floa
     found = _newton(columns, correct, strength, weights)
     if found is not None:
         return found
-    inner = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=MAX_STEPS)
+    inner = LogisticRegression(C=strength, solver="newton-cholesky", max_iter=MAX_STEPS, tol=SETTLED)
     inner.fit(columns, correct, sample_weight=weights)
     return Logistic(inner.coef_[0], float(inner.intercept_[0]))
 

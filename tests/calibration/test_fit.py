@@ -129,8 +129,8 @@ def test_plain_numbers_predict_what_scikit_learn_predicts(two_pay):
     names, values, correct = drafts(1_200, 2, (1.2, 1.2, 0.0, 0.0))
     columns = values[:, :2]
     scaled = (columns - columns.mean(axis=0)) / columns.std(axis=0)
-    inner = LogisticRegression(C=two_pay.report.strength, solver="newton-cholesky", max_iter=200).fit(scaled, correct)
-    logits = inner.decision_function(scaled)
+    inner = LogisticRegression(C=two_pay.report.strength, solver="newton-cholesky", max_iter=200, tol=1e-7)
+    logits = inner.fit(scaled, correct).decision_function(scaled)
     calibration = two_pay.model.calibration
     assert isinstance(calibration, Platt)
     expected = 1 / (1 + np.exp(-(calibration.slope * logits + calibration.offset)))
