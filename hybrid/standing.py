@@ -39,8 +39,8 @@ def read_standing(path: Path, config: Config, zone: tzinfo, now: datetime) -> tu
         if key.revoked_at is None
     ]
     held = tuple(cap for name, allowance in allowances for cap in caps(allowance, now, zone, name=name))
-    connection = connect_reader(path)
-    if connection is None or not held:
+    connection = connect_reader(path) if held else None
+    if connection is None:
         return ()
     with closing(connection), store_errors(path, "read"):
         counted = balances(connection, held)
