@@ -13,7 +13,7 @@ from hybrid.engine.scheduler import Plan, Work
 
 LONGEST_BUNDLE_S = 1 / 24
 """Tokens reach the reader together: as often as a film changes its picture, and oftener than anybody reads."""
-MOST_RUN_STEPS = 16
+MOST_RUN_STEPS = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,9 @@ LONGEST_FOR_OTHERS = 2.0
 LEAST_STEP_S = 1e-9
 FIRST_GAIN, MOST_GAIN, GAIN_LEARNING = 1.2, 3.0, 0.1
 FIRST_REST_STEPS, LONGEST_REST_STEPS = 30, 960
-LONGEST_GLANCE_STEPS = 16
+LONGEST_GLANCE_STEPS = 32
+LONGEST_GLANCE_ALONE_STEPS = 16
+"""One sequence alone gains most, and loses most by a repeat that is seen late."""
 WORTH_GAIN = 1.05
 """Drafting is done where it promises this much more a second: the estimates are no better than that."""
 
@@ -167,7 +169,7 @@ class Glances:
     @property
     def quiet_steps(self) -> int:
         """For how many steps, the next one among them, nobody needs to look."""
-        alone = min(2**self._vain_looks, LONGEST_GLANCE_STEPS)
+        alone = min(2**self._vain_looks, LONGEST_GLANCE_ALONE_STEPS)
         return max(self._wait_steps, alone if self._next_wait_steps == 1 else 1)
 
     def skip(self, steps: int) -> None:

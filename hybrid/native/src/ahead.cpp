@@ -60,20 +60,23 @@ void StepRun::tell(StepDraws* step, bool is_last) {
         is_awaited = awaited_ > 0 && (is_over_ || ready_.size() >= awaited_);
     }
     // A thread that is woken for nothing takes a core from those that compute.
-    if (is_awaited) told_.notify_one();
+    if (is_awaited) is_last ? told_.ring() : told_.ring_soon();
 }
 
 nb::tuple StepRun::take(std::size_t at_least) {
     std::vector<StepDraws> taken;
-    bool is_over;
+    bool is_over = false;
+    const auto is_there = [&] {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        const bool is_enough = is_over_ || ready_.size() >= at_least;
+        awaited_ = is_enough ? 0 : at_least;
+        if (is_enough) taken.swap(ready_);
+        is_over = is_over_;
+        return is_enough;
+    };
     {
         const nb::gil_scoped_release unlocked;
-        std::unique_lock<std::mutex> lock(mutex_);
-        awaited_ = at_least;
-        told_.wait(lock, [&] { return is_over_ || ready_.size() >= at_least; });
-        awaited_ = 0;
-        taken.swap(ready_);
-        is_over = is_over_;
+        while (!is_there()) told_.wait();
     }
     nb::list steps;
     for (const StepDraws& step : taken) steps.append(step.told(result_class_));

@@ -2,12 +2,12 @@
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <vector>
 
+#include "bell.hpp"
 #include "run.hpp"
 #include "step_draws.hpp"
 
@@ -49,7 +49,7 @@ class StepRun {
     std::atomic<std::size_t> done_{0};
 
     std::mutex mutex_;
-    std::condition_variable told_;
+    Bell told_;
     std::vector<StepDraws> ready_;   // drawn, not taken
     std::size_t awaited_ = 0;        // how many the taker waits for; 0: nobody waits
     bool is_over_ = false;

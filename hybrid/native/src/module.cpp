@@ -32,7 +32,9 @@ nb::object row_statistics(nb::handle result_class, const Array<float>& logits, n
     {
         nb::gil_scoped_release unlocked;
         Scratch& scratch = scratch_of_this_thread();
-        found = measure(Row(logits.data(), logits.shape(0), scratch.raw), scratch.candidates);
+        ExpSums sums;
+        const Row row(logits.data(), logits.shape(0), scratch.raw, sums);
+        found = measure(row, sums);
     }
     return result_class(found.logprob(logits.data()[index]), found.entropy, found.margin);
 }

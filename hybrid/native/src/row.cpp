@@ -17,6 +17,15 @@ namespace {
     throw std::invalid_argument("no logit is finite; the row is no distribution");
 }
 
+// 16 KiB: what one pass has read the next finds in the nearest cache.
+constexpr std::size_t kBlock = 4 * kSpan;
+
+// Sums about one reference as sums about a larger one.
+ExpSums about(float reference, float before, const ExpSums& sums) {
+    const double rise = static_cast<double>(reference) - before, scale = std::exp(-rise);
+    return {sums.mass * scale, (sums.moment - sums.mass * rise) * scale};
+}
+
 }  // namespace
 
 Row::Row(const float* logits, std::size_t n, RowScratch& scratch) : logits_(logits), n_(n), scratch_(scratch) {
@@ -24,6 +33,24 @@ Row::Row(const float* logits, std::size_t n, RowScratch& scratch) : logits_(logi
     group_maxima(logits, n, scratch.maxima.data());
     peak_ = kNegInf;
     for (float x : scratch.maxima) peak_ = x > peak_ ? x : peak_;
+}
+
+Row::Row(const float* logits, std::size_t n, RowScratch& scratch, ExpSums& sums)
+    : logits_(logits), n_(n), scratch_(scratch), peak_(kNegInf) {
+    scratch.maxima.resize(groups_of(n));
+    sums = {0.0, 0.0};
+    for (std::size_t start = 0; start < n; start += kBlock) {
+        const std::size_t count = std::min(kBlock, n - start);
+        float* const maxima = scratch.maxima.data() + start / kSpan * kLanes;
+        group_maxima(logits + start, count, maxima);
+        const float before = peak_;
+        for (std::size_t group = 0; group < groups_of(count); ++group)
+            peak_ = maxima[group] > peak_ ? maxima[group] : peak_;
+        if (peak_ > before && before > kNegInf) sums = about(peak_, before, sums);
+        // Where nothing is finite yet the sums are next to 0, or NaN where a logit is.
+        const ExpSums more = exp_sums(logits + start, count, peak_ > kNegInf ? peak_ : 0.0f);
+        sums = {sums.mass + more.mass, sums.moment + more.moment};
+    }
 }
 
 std::int32_t Row::likeliest() const {
@@ -35,6 +62,24 @@ std::int32_t Row::likeliest() const {
         best = std::min(best, i);
     }
     return static_cast<std::int32_t>(best);
+}
+
+float Row::second() const {
+    std::size_t top = 0;
+    float second = kNegInf;
+    for (std::size_t group = 1; group < scratch_.maxima.size(); ++group) {
+        const float x = scratch_.maxima[group], best = scratch_.maxima[top];
+        if (x > best) top = group;
+        second = std::max(second, std::min(x, best));
+    }
+    std::size_t peaks = 0;
+    for (std::size_t i = group_start(top); i < std::min(n_, (top / kLanes + 1) * kSpan); i += kLanes) {
+        if (logits_[i] == peak_)
+            ++peaks;
+        else if (logits_[i] > second)
+            second = logits_[i];
+    }
+    return peaks > 1 ? peak_ : second;
 }
 
 float Row::threshold(std::size_t count) const {
@@ -68,15 +113,12 @@ void Row::largest(std::size_t count, std::vector<Candidate>& out) const {
     std::sort(out.begin(), out.end(), comes_before);
 }
 
-Distribution measure(const Row& row, std::vector<Candidate>& candidates) {
+Distribution measure(const Row& row, const ExpSums& sums) {
     if (!std::isfinite(row.peak())) throw_no_distribution(row);
-    const ExpSums sums = exp_sums(row.logits(), row.size(), row.peak());
     if (std::isnan(sums.mass)) throw_no_distribution(row);
     Distribution found{row.peak(), sums.mass, std::log(sums.mass), 0.0, 0.0};
     found.entropy = std::max(0.0, found.log_mass - sums.moment / sums.mass);
-    row.largest(2, candidates);
-    const double second = candidates.size() > 1 ? std::exp(static_cast<double>(candidates[1].logit) - found.peak) : 0.0;
-    found.margin = (1.0 - second) / sums.mass;
+    found.margin = (1.0 - std::exp(row.second() - found.peak)) / sums.mass;
     return found;
 }
 

@@ -29,10 +29,14 @@ class Row {
   public:
     Row(const float* logits, std::size_t n, RowScratch& scratch);
 
+    // The same, and the sums about the peak: both in one look at memory, for a row is larger than the nearest cache.
+    Row(const float* logits, std::size_t n, RowScratch& scratch, ExpSums& sums);
+
     const float* logits() const { return logits_; }
     std::size_t size() const { return n_; }
     float peak() const { return peak_; }  // -inf where no logit is above it
     std::int32_t likeliest() const;
+    float second() const;  // the largest logit but one, which may equal the peak; -inf where there is none
 
     // The `count` largest finite logits in order; fewer where the row has fewer.
     void largest(std::size_t count, std::vector<Candidate>& out) const;
@@ -56,7 +60,7 @@ struct Distribution {
     double logprob(float logit) const { return (static_cast<double>(logit) - peak) - log_mass; }
 };
 
-// Throws std::invalid_argument for a row that is no distribution. `candidates` is overwritten.
-Distribution measure(const Row& row, std::vector<Candidate>& candidates);
+// Throws std::invalid_argument for a row that is no distribution. `sums` are the row's.
+Distribution measure(const Row& row, const ExpSums& sums);
 
 }  // namespace hybrid

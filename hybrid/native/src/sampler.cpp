@@ -89,24 +89,55 @@ class Draw {
             take(params_.top_k);
             return among_all();
         }
-        const std::size_t n = row_.size();
         const bool needs_total = params_.top_p < 1.0 || params_.min_p == 0.0;
-        if (needs_total && (!mass || coldness_ != 1.0f))
-            mass = mass_estimate(row_.logits(), n, row_.peak(), coldness_);
-        const double total = mass.value_or(0.0), error = mass_error(total, n);
+        std::int32_t found = kUndecided;
+        if (!needs_total)
+            found = among_likeliest([] { return Between{0.0, 0.0}; });
+        else if (mass && coldness_ > 1.0f)
+            found = among_likeliest([&] { return cooled(*mass); });
+        if (found == kUndecided && needs_total) {
+            const std::size_t n = row_.size();
+            if (!mass || coldness_ != 1.0f) mass = mass_estimate(row_.logits(), n, row_.peak(), coldness_);
+            const double error = mass_error(*mass, n);
+            found = among_likeliest([&] { return Between{*mass - error, *mass + error}; });
+        }
+        return found != kUndecided ? found : among_buckets();
+    }
+
+  private:
+    struct Between {
+        double low, high;
+    };
+
+    // What the first tokens of the order decide, whose weights and all others sum to something between two bounds.
+    template <class Total>
+    std::int32_t among_likeliest(const Total& total) {
         for (std::size_t count : {std::size_t{40}, std::size_t{400}}) {
             take(count);
             if (scratch_.candidates.size() < count) return among_all();
             // What is decided only moves one way as the total grows: equal at both bounds is equal in between.
-            const std::int32_t least = among_first(total - error);
-            const std::int32_t most = among_first(total + error);
-            if (least != most) break;
-            if (least != kUndecided) return least;
+            const Between bounds = total();
+            const std::int32_t least = among_first(bounds.low);
+            if (least != kUndecided && least == among_first(bounds.high)) return least;
         }
-        return among_buckets();
+        return kUndecided;
     }
 
-  private:
+    // The sum of all weights at a temperature below 1, from the mass at 1: of what comes after the candidates nothing is
+    // above the last of these, so cooling takes from each at least what it takes from that one.
+    Between cooled(double mass) const {
+        constexpr double kRoom = 1e-5;  // more than float32 loses of an exponential within 24 nats
+        double known = 0.0, warm = 0.0;
+        for (std::size_t i = 0; i < scratch_.candidates.size(); ++i) {
+            known += weight_of(scratch_.ratios[i]);
+            warm += exp32(scratch_.candidates[i].logit - row_.peak());
+        }
+        const double depth = static_cast<double>(scratch_.candidates.back().logit) - row_.peak();
+        const double rest = std::max(0.0, mass + mass_error(mass, row_.size()) - warm * (1.0 - kRoom));
+        const double shrunk = rest * std::exp(depth * (coldness_ - 1.0)) * (1.0 + kRoom);
+        return {known, known + shrunk + static_cast<double>(row_.size()) * 0x1p-33};
+    }
+
     void take(std::size_t count) {
         row_.largest(count, scratch_.candidates);
         weigh();

@@ -58,9 +58,10 @@ Params params_of(nb::handle params) {
 
 Measured measure_and_draw(const RowDraw& wanted) {
     Scratch& scratch = scratch_of_this_thread();
-    const Row row(wanted.logits, wanted.n_vocab, scratch.raw);
+    ExpSums sums;
+    const Row row(wanted.logits, wanted.n_vocab, scratch.raw, sums);
     Measured found{};
-    found.distribution = measure(row, scratch.candidates);
+    found.distribution = measure(row, sums);
     if (wanted.top_logprobs > 0) row.largest(wanted.top_logprobs, found.top);
     found.token = wanted.forced ? *wanted.forced
                                 : draw(row, found.distribution.mass, wanted.params, wanted.edits, wanted.point, scratch);
