@@ -74,4 +74,5 @@ class Ahead:
             if delta.is_last:
                 self.ended.append((sequence, self.steps + number))
                 return number
+        sequence.follow_repeats()  # nobody waits for it here
         return len(found)

@@ -88,8 +88,13 @@ class Sequence:
         """Guess the next tokens, up to `limit`, from what followed when its last words came before."""
         if not len(self.repeats):
             self.repeats.extend(self.prompt.tolist())
-        self.repeats.extend(self.output[len(self.repeats) - len(self.prompt) :])
+        self.follow_repeats()
         return self.repeats.find(limit)
+
+    def follow_repeats(self) -> None:
+        """Take the newest tokens into the index of repeats, where somebody has asked for it: `repeat` is sooner then."""
+        if len(self.repeats):
+            self.repeats.extend(self.output[len(self.repeats) - len(self.prompt) :])
 
     def all_tokens(self) -> NDArray[np.int32]:
         """Prompt and output as one array."""
