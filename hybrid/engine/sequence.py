@@ -92,7 +92,7 @@ class Sequence:
         return self.repeats.find(limit)
 
     def follow_repeats(self) -> None:
-        """Take the newest tokens into the index of repeats, where somebody has asked for it: `repeat` is sooner then."""
+        """Take the newest tokens into the index of repeats, where it was asked for: `repeat` is sooner then."""
         if len(self.repeats):
             self.repeats.extend(self.output[len(self.repeats) - len(self.prompt) :])
 
