@@ -221,7 +221,10 @@ async def long_prompt(bench: Bench) -> dict[str, Any]:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        return _silences(watched, answer.sent_s, answer.sent_s + answer.ttft_s, answer.prompt_tokens or 0)
+        # A model may have nothing to say to it: then its end is when the prompt was taken in.
+        first_s = answer.token_times_s[0] if answer.token_times_s else answer.ended_s
+        assert first_s is not None
+        return _silences(watched, answer.sent_s, first_s, answer.prompt_tokens or 0)
 
     with bench.contestants.both(Size(slots=STREAMS + 1, slot_tokens=4_608)) as targets:
         await warm_up(bench, targets)
