@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from hybrid.catalog import human_bytes, resolve
+from hybrid.cli import INTERRUPTED
 from hybrid.cli.local_model import local_model_file
 from hybrid.cli.printable import printable
 from hybrid.cli.watching import can_redraw
@@ -30,7 +31,6 @@ from hybrid.wiring import BARRIER_SPINS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-INTERRUPTED = 130
 PLAIN_STEPS = 4
 """Lines a stage where nobody watches a bar."""
 

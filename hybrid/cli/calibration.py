@@ -16,13 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hybrid.calibration.datasets import Dataset, load
 from hybrid.calibration.session import Asked, Model, by_scorer, count_missing, draw, find_model
+from hybrid.cli import INTERRUPTED
 from hybrid.cli.local_model import local_model_file
 from hybrid.cli.watching import can_redraw
 from hybrid.config import Config, data_dir
 from hybrid.config import load as load_config
 from hybrid.errors import CommandError
 
-INTERRUPTED = 130
 PLAIN_STEPS = 10
 """Lines of progress where nobody watches a bar."""
 RECORDED = "recorded:"

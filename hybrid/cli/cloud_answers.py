@@ -20,7 +20,8 @@ from hybrid.calibration.drafts import key_of
 from hybrid.calibration.recipes import RECIPES, Recipe, ask
 from hybrid.calibration.session import Asked
 from hybrid.calibration.table import has_gold, is_good
-from hybrid.cli.calibration import INTERRUPTED, shown
+from hybrid.cli import INTERRUPTED
+from hybrid.cli.calibration import shown
 from hybrid.config import Config, data_dir
 from hybrid.config_schema import CloudConfig
 from hybrid.errors import BudgetExhausted, CommandError, DatasetError, HybridError

@@ -10,11 +10,10 @@ import msgspec
 import typer
 
 from hybrid.cli.explain_why import changes, limits, replayed, words, wrapped
+from hybrid.cli.ledger_path import ledger_path
 from hybrid.cli.printable import printable
-from hybrid.config import at_home, data_dir
 from hybrid.errors import CommandError
 from hybrid.explained import explained
-from hybrid.store.db import DATABASE_NAME
 from hybrid.store.reports import find_requests, read_request
 from hybrid.types import Json
 
@@ -39,7 +38,7 @@ def explain(
     ] = None,
 ) -> None:
     """Replay one decision: the facts, each rule, the outcome, what would have changed it. Works while a server runs."""
-    path = (at_home(data_dir_option) if data_dir_option else data_dir()) / DATABASE_NAME
+    path = ledger_path(data_dir_option)
     request = read_request(path, _resolve(path, request_id))
     if request is None:
         raise CommandError(f"{request_id} vanished from {path} meanwhile")

@@ -13,9 +13,8 @@ from typing import Annotated, TypeVar
 import msgspec
 import typer
 
-from hybrid.config import at_home, data_dir
+from hybrid.cli.ledger_path import ledger_path
 from hybrid.errors import CommandError
-from hybrid.store.db import DATABASE_NAME
 from hybrid.store.keys import ClientKey, ClientKeys
 from hybrid.types import Json, KeyRules
 
@@ -197,7 +196,7 @@ def _facts(key: ClientKey) -> dict[str, Json]:
 
 
 def _keys(folder: Path | None) -> ClientKeys:
-    return ClientKeys((at_home(folder) if folder else data_dir()) / DATABASE_NAME)
+    return ClientKeys(ledger_path(folder))
 
 
 def _shown(moment: datetime) -> str:

@@ -30,6 +30,7 @@ from hybrid.catalog import (
     sha256_file,
 )
 from hybrid.catalog import pull as pull_model
+from hybrid.cli import INTERRUPTED
 from hybrid.cli.models_tune import tune_model, tuned_facts, tuned_lines, tuned_words
 from hybrid.cli.printable import printable
 from hybrid.cli.recommend import offered, suggestions, this_profile
@@ -45,7 +46,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-INTERRUPTED = 130
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DirOption = Annotated[

@@ -18,6 +18,7 @@ from rich.progress import Progress as ProgressBar
 
 from hybrid.catalog import human_bytes, resolve
 from hybrid.catalog.tuned import Candidate, Tuning, read_tuning
+from hybrid.cli import INTERRUPTED
 from hybrid.cli.watching import can_redraw
 from hybrid.config import at_home, data_dir
 from hybrid.errors import CatalogError
@@ -30,8 +31,6 @@ from hybrid.tuning.machine import these_versions, this_machine
 from hybrid.tuning.speeds import keep_speeds
 from hybrid.tuning.tune import Room, TuneOptions, quick, tune
 from hybrid.wiring import BARRIER_SPINS
-
-INTERRUPTED = 130
 
 
 def tune_model(

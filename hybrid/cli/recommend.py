@@ -10,6 +10,7 @@ import msgspec
 import typer
 
 from hybrid.catalog import Card, installed, load_cards
+from hybrid.cli import INTERRUPTED
 from hybrid.cli.printable import printable
 from hybrid.config import data_dir
 from hybrid.devices.host import Host
@@ -152,7 +153,12 @@ def offered(folder: Path, *, is_agreed: bool) -> str:
     if not sys.stdin.isatty():
         hint = f"name a model, or agree with --yes: hybrid models pull {best.name}"
         raise NotAgreed(f"which model? recommended for this machine is {offer}; {hint}")
-    if not typer.confirm(f"Pull {offer}?", err=True):
+    try:
+        is_agreed = typer.confirm(f"Pull {offer}?", err=True)
+    except typer.Abort:
+        print("\ninterrupted: nothing was pulled", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    if not is_agreed:
         raise NotAgreed("nothing was pulled; hybrid models recommend lists what fits")
     return best.name
 

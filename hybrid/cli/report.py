@@ -17,11 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hybrid.cli.ledger_path import ledger_path
 from hybrid.cli.printable import printable
 from hybrid.cli.promises import promise_lines
 from hybrid.cli.report_money import money_facts, money_lines, read_money
-from hybrid.config import at_home, data_dir
-from hybrid.store.db import DATABASE_NAME
 from hybrid.store.labels import KeptStanding, read_standings
 from hybrid.store.reports import Group, GroupBy, Report, read_report
 from hybrid.types import Json
@@ -55,7 +54,7 @@ def report(
     """Say what was answered where, and what it cost, saved and will cost. Works while a server runs."""
     if as_json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv", param_hint="--csv")
-    path = (at_home(data_dir_option) if data_dir_option else data_dir()) / DATABASE_NAME
+    path = ledger_path(data_dir_option)
     now = datetime.now(UTC)
     start = _start(since, now)
     found = read_report(path, since=start, by=by, tag=tag)
