@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from hybrid.cli.local_model import check_models_are_known
 from hybrid.config import Config, Loaded, json_schema, load, own_prices, read_secrets, secret_source
 
 app = typer.Typer(
@@ -39,8 +40,9 @@ def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:  # n
 
 @app.command()
 def check(config: ConfigOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002 - typer reads the default
-    """Say whether the configuration is right: keys, values, and that each cloud's API key can be read."""
+    """Say whether the configuration is right: keys, values, models, and that each cloud's API key can be read."""
     loaded = load(config, os.environ)
+    check_models_are_known(loaded.config)
     for cloud in loaded.config.cloud:
         read_secrets(cloud, os.environ)
     if as_json:

@@ -8,7 +8,7 @@ from pathlib import Path
 from hybrid.catalog import load_cards, pull, resolve
 from hybrid.catalog.shelf import places
 from hybrid.config import Config, data_dir
-from hybrid.errors import CatalogError
+from hybrid.errors import CatalogError, ConfigError, ModelFileError
 from hybrid.gguf import read_header
 
 
@@ -34,6 +34,22 @@ def check_embedding_model(config: Config, *, is_offline: bool) -> None:
     """
     if config.local.embedding_model and config.local.backend != "fake":
         _model_file(config.local.embedding_model, is_offline=is_offline)
+
+
+def check_models_are_known(config: Config) -> None:
+    """See that each model of `[local]` is in the catalogue, or its file here and sound; nothing is pulled.
+
+    Raises: ConfigError that names the key.
+    """
+    if config.local.backend == "fake":
+        return
+    for key in ("model", "draft_model", "embedding_model"):
+        name: str = getattr(config.local, key)
+        try:
+            if name and name not in load_cards():
+                resolve(name, data_dir() / "models")
+        except (CatalogError, ModelFileError) as unknown:
+            raise ConfigError(f"local.{key}: {unknown}") from unknown
 
 
 def _model_file(model: str, *, is_offline: bool) -> Path:

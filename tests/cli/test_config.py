@@ -105,6 +105,29 @@ def test_check_finds_a_missing_key(config_file, monkeypatch, capsys):
     assert "hybrid: cloud 'openai': the environment variable SOME_API_KEY is not set" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("key", ["model", "embedding_model", "draft_model"])
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        pytest.param("smollm2-136m", "no model 'smollm2-136m' in the catalogue", id="a-slip"),
+        pytest.param("/no/such.gguf", "there is no file /no/such.gguf", id="no-file"),
+    ],
+)
+def test_check_finds_a_model_that_nobody_has(key, name, problem, tmp_path, capsys):
+    """What `serve` would stop at is found before."""
+    file = tmp_path / "hybrid.toml"
+    file.write_text(f'[local]\n{key} = "{name}"\n')
+    assert 2 == main(["config", "check", "--config", str(file)])
+    assert f"local.{key}: {problem}" in capsys.readouterr().err
+
+
+def test_check_takes_a_model_that_is_not_pulled_yet(tmp_path):
+    """`serve` would pull it."""
+    file = tmp_path / "hybrid.toml"
+    file.write_text('[local]\nmodel = "smollm2-135m"\n')
+    assert 0 == main(["config", "check", "--config", str(file)])
+
+
 def test_warnings_are_for_people(config_file, capsys):
     """A warning goes to stderr and does not fail the check."""
     config_file.write_text(TOML.replace("usd_per_day", "# usd_per_day"))
