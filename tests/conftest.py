@@ -16,6 +16,18 @@ from hybrid.wiring import BARRIER_SPINS
 # As a worker is started: read when llama.cpp is loaded, and on a busy machine its tests take a tenth of the time.
 os.environ.setdefault("GOMP_SPINCOUNT", BARRIER_SPINS)
 
+def _keep_to_own_cores() -> None:
+    """Give each of several pytest processes its own cores: llama.cpp's threads spin for those of the others."""
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers < 2 or not hasattr(os, "sched_setaffinity"):
+        return
+    own = sorted(os.sched_getaffinity(0))[int(worker.removeprefix("gw")) :: workers]
+    if own:
+        os.sched_setaffinity(0, own)
+
+
+_keep_to_own_cores()
+
 # A busy machine is no failure: how long an example takes decides nothing.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")

@@ -43,7 +43,8 @@ class FakeBackend:
         self.is_hastened = False
         self._slots: dict[int, list[tuple[int, int]]] = {}  # the cell and the token at each position
         self._cells = itertools.count()
-        threads = options.threads or os.cpu_count() or 1
+        may_use = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        threads = options.threads or may_use or 1
         self.threads = (threads, threads)
         """As last set, for decoding and for prompts."""
         self._adapter: int | None = None
