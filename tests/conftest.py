@@ -16,6 +16,7 @@ from hybrid.wiring import BARRIER_SPINS
 # As a worker is started: read when llama.cpp is loaded, and on a busy machine its tests take a tenth of the time.
 os.environ.setdefault("GOMP_SPINCOUNT", BARRIER_SPINS)
 
+
 def _keep_to_own_cores() -> None:
     """Give each of several pytest processes its own cores: llama.cpp's threads spin for those of the others."""
     worker, workers = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
