@@ -21,13 +21,11 @@ class Bell {
 
     // A ring within some two milliseconds. Linux wakes a thread where it was woken from, and where no core is idle it
     // takes the core of who woke it: a timer does that while all threads compute, instead of between two steps, where
-    // those that wait for the caller would spin meanwhile. Elsewhere it rings at once.
+    // those that wait for the caller would spin meanwhile. Without a timer it rings at once.
     void ring_soon();
 
   private:
-    void set(long after_ns);
-
-    int timer_ = -1;  // Linux's timerfd; -1 where there is none
+    const int timer_;  // Linux's timerfd; -1 where there is none, or no more descriptors: the rest is for then
     std::mutex mutex_;
     std::condition_variable rung_;
     bool is_rung_ = false;
