@@ -21,7 +21,15 @@ from hybrid.cli.printable import printable
 from hybrid.cli.watching import can_redraw
 from hybrid.config import Config, data_dir, load
 from hybrid.devices.advice import advise
-from hybrid.devices.bench import BenchedModel, BenchReport, BenchTask, report_schema, run_bench, to_profile
+from hybrid.devices.bench import (
+    BenchedModel,
+    BenchReport,
+    BenchTask,
+    beside_earlier,
+    report_schema,
+    run_bench,
+    to_profile,
+)
 from hybrid.devices.bench_html import page
 from hybrid.devices.profile import load_profile, merge, save_profile
 from hybrid.devices.snapshot import usable_threads
@@ -63,6 +71,8 @@ def bench(
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+    known = load_profile(data_dir(), report.hardware_fingerprint, versions=report.versions)
+    report = beside_earlier(report, known)
     report = msgspec.structs.replace(report, advice=advise(report))
     print("\n".join(printable(line) for line in _lines(report)))
     keep(report, json_file, html_file)

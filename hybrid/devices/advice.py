@@ -133,7 +133,7 @@ def _doubts(report: BenchReport) -> Iterator[str]:
         figures = [*model.speed.prefill_tok_s.values(), *model.speed.decode_tok_s.values()]
         widest = max((one.spread for one in figures), default=0.0)
         if widest > WIDE_SPREAD:
-            yield f"{model.speed.name}: the samples of a figure differ by up to ±{100 * widest:.0f} %."
+            yield f"{model.speed.name}: a figure varies by up to ±{100 * widest:.0f} %."
 
 
 def _limit(limit: str) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
+from hybrid.devices.history import furthest, past_run, widened
 from hybrid.devices.host import Host, Memory
 from hybrid.devices.machine import MachineSpeed, allowed_cpus, measure_machine, thread_counts
 from hybrid.devices.measure import measure_model
@@ -269,6 +270,7 @@ def model_profile(speed: ModelSpeed, measured_at: str, source: Source = "bench")
         prefill_tok_j=speed.prefill_tok_j,
         decode_tok_j=speed.decode_tok_j,
         source=source,
+        runs=(past_run(speed, measured_at),),
     )
 
 
@@ -287,8 +289,44 @@ def to_profile(report: BenchReport) -> Profile:
         int8_ops_s=None if machine is None else machine.int8_ops_s,
         cache_bytes=() if machine is None else machine.cache_bytes,
         roofs_source=source,
+        runs=() if machine is None else (past_run(machine, report.measured_at),),
         models={model.model_fingerprint: model for model in models},
     )
+
+
+def beside_earlier(report: BenchReport, known: Profile | None) -> BenchReport:
+    """Widen a report's ranges by what earlier runs saw, and say so, and where this run differs from them.
+
+    Args:
+        known: what this machine's profile held before this run; None where there is none that holds.
+    """
+    if known is None:
+        return report
+    runs = {fingerprint: model.runs for fingerprint, model in known.models.items()}
+    machine, notes, most = report.machine, list(report.notes), 0
+    if machine is not None and machine.is_beyond_cache and known.runs:
+        notes += _differs("this machine", furthest(machine, known.runs))
+        machine, most = widened(machine, known.runs), len(known.runs)
+    models = []
+    for model in report.models:
+        earlier = runs.get(model.speed.fingerprint, ())
+        notes += _differs(model.speed.name, furthest(model.speed, earlier))
+        models.append(msgspec.structs.replace(model, speed=widened(model.speed, earlier)))
+        most = max(most, len(earlier))
+    if most:
+        count = "one earlier run" if most == 1 else f"up to {most} earlier runs"
+        notes.append(f"ranges hold this run's samples and the medians of {count}")
+    return msgspec.structs.replace(report, machine=machine, models=tuple(models), notes=tuple(notes))
+
+
+def _differs(name: str, far: tuple[str, float] | None) -> list[str]:
+    if far is None:
+        return []
+    what, distance = far
+    return [
+        f"{name} was not the same in an earlier run: {what} differed by {100 * distance:+.0f} %, more than the samples "
+        "of this run do among themselves"
+    ]
 
 
 def report_schema() -> dict[str, Any]:

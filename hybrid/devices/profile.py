@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from hybrid import __version__
+from hybrid.devices.history import PastRun, remember
 from hybrid.errors import CommandError
 
 FOLDER = "profiles"
@@ -34,7 +35,7 @@ class ModelProfile:
     prefill_tok_s: prompt tokens a second, by the prompt's tokens. decode_tok_s: of all sequences together, by their
     number. threads: those it was measured with; best_threads: None where only one number was tried.
     rss_bytes: the process's largest memory. others_cores: that other processes kept busy meanwhile. prefill_tok_j,
-    decode_tok_j: tokens a joule, empty where unknown. source: what measured them.
+    decode_tok_j: tokens a joule, empty where unknown. source: what measured them. runs: the last ones' medians.
     """
 
     model_fingerprint: str
@@ -52,6 +53,7 @@ class ModelProfile:
     prefill_tok_j: Mapping[int, float] = field(default_factory=dict)
     decode_tok_j: Mapping[int, float] = field(default_factory=dict)
     source: Source = "bench"
+    runs: tuple[PastRun, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ class Profile:
     """What was measured on one machine. versions: of the programs it was measured with. models: by fingerprint.
 
     read_bytes_s, fp32_ops_s, int8_ops_s: the roofs; None where they were not measured. cache_bytes: estimates.
-    roofs_source: what measured these.
+    roofs_source: what measured these. runs: the last measurements' medians of the machine itself.
     """
 
     hardware_fingerprint: str
@@ -71,6 +73,7 @@ class Profile:
     int8_ops_s: float | None = None
     cache_bytes: tuple[int, ...] = ()
     roofs_source: Source = "bench"
+    runs: tuple[PastRun, ...] = ()
     models: Mapping[str, ModelProfile] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -160,6 +163,10 @@ def _unsoundness(profile: Profile) -> str | None:
         value = getattr(profile, roof)
         if value is not None and not 0 < value < 1e18:
             return f"it has {roof} {value}"
+    for run in (*profile.runs, *(run for model in profile.models.values() for run in model.runs)):
+        for words, median in run.medians.items():
+            if not 0 < median < 1e18:
+                return f"the run of {run.measured_at} has {median} for {words}"
     for model in profile.models.values():
         figures = [("prefill_tok_s", *one) for one in model.prefill_tok_s.items()]
         figures += [("decode_tok_s", *one) for one in model.decode_tok_s.items()]
@@ -208,6 +215,7 @@ def merge(old: Profile | None, new: Profile, on_note: OnNote = _ignore) -> Profi
     """
     if old is None:
         return new
+    new = replace(new, runs=remember(old.runs, new.runs))
     keeps_roofs = new.roofs_source != "bench" and old.roofs_source == "bench" and old.read_bytes_s is not None
     if new.read_bytes_s is None or keeps_roofs:
         new = replace(
@@ -226,8 +234,9 @@ def merge(old: Profile | None, new: Profile, on_note: OnNote = _ignore) -> Profi
                 f"the profile keeps {model.model_name}'s figures of the full bench of {before.measured_at}; "
                 f"those of {_WORDS[model.source]} do not replace them, `hybrid bench` does"
             )
+            models[fingerprint] = replace(before, runs=remember(before.runs, model.runs))
         else:
-            models[fingerprint] = model
+            models[fingerprint] = replace(model, runs=remember(() if before is None else before.runs, model.runs))
     return replace(new, models=models)
 
 

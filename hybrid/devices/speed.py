@@ -12,12 +12,16 @@ Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
 class Figure(Struct, frozen=True, forbid_unknown_fields=True):
-    """A measured number: the median of `n` samples taken in rounds over the whole run, and the extremes seen."""
+    """A measured number: the median of `n` samples taken in rounds over the whole run, and the extremes seen.
+
+    runs: how many runs the extremes are of: this one's samples, and the medians of earlier ones on the same machine.
+    """
 
     median: float
     low: float
     high: float
     n: int
+    runs: int = 1
 
     @property
     def spread(self) -> float:

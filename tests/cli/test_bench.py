@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -99,6 +100,25 @@ def test_a_quick_bench_does_not_replace_a_full_one(ran, own_data_dir, capsys):
         assert profile is not None
         assert (source, source) == (profile.models["fake"].source, profile.roofs_source)
     assert "keeps fake's figures of the full bench of 2026-11-25T04:00:00+00:00" in capsys.readouterr().err
+
+
+def test_a_second_bench_agrees_with_the_first(ran, tmp_path):
+    """Its ranges hold the first one's medians, which it says; nothing else of the first is taken for its own."""
+    shutil.copytree(ran.folder / "profiles", tmp_path / "profiles")
+    command = [*HYBRID, "bench", "--quick", "--config", str(ran.folder / "hybrid.toml"), "--json", "b.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environ(tmp_path), capture_output=True, text=True)
+    assert 0 == done.returncode, done.stderr
+    assert "- ranges hold this run's samples and the medians of one earlier run" in done.stdout
+    first, second = (
+        msgspec.json.decode((folder / "b.json").read_bytes(), type=BenchReport) for folder in (ran.folder, tmp_path)
+    )
+    for count, figure in second.models[0].speed.decode_tok_s.items():
+        earlier = first.models[0].speed.decode_tok_s[count].median
+        assert (2, True) == (figure.runs, figure.low <= earlier <= figure.high)
+    assert first.machine is not None
+    assert second.machine is not None
+    runs = {one.read_bytes_s.runs for one in second.machine.bandwidth}
+    assert {2 if second.machine.is_beyond_cache and first.machine.is_beyond_cache else 1} == runs
 
 
 def test_a_bench_runs_with_the_threads_that_serve_takes():

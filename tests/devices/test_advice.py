@@ -86,7 +86,7 @@ def test_busy_neighbours_are_told_and_not_taken_for_the_model():
 def test_a_wide_spread_is_told():
     """Half the distance of the extremes, as a share."""
     wide = msgspec.structs.replace(speed(), prefill_tok_s={128: about(100.0, 0.3)})
-    assert "differ by up to ±30 %" in said(model(wide))
+    assert "varies by up to ±30 %" in said(model(wide))
 
 
 def test_a_model_that_failed_is_told():
