@@ -91,10 +91,19 @@ def _v2(folder: Path) -> Limits:
     soft = parse_bytes(read_text(folder / "memory.high"))
     limit = min((n for n in (limit, soft) if n is not None), default=None)
     used = parse_bytes(read_text(folder / "memory.current"))
-    # Cached files count as used and are given back under pressure: mapped weights must not count against themselves.
-    cached = parse_stat(read_text(folder / "memory.stat"), "inactive_file") or 0
+    cached = _cached(folder, "inactive_file", "active_file")
     quota = parse_cpu_max(read_text(folder / "cpu.max") or "max")
     return Limits(quota, limit, None if limit is None or used is None else max(0, used - cached))
+
+
+def _cached(folder: Path, *kinds: str) -> int:
+    """Bytes of cached files, which count as used and are given back under pressure, lately read or not.
+
+    Weights that are mapped must not count against themselves: a file that was read twice lies among the active ones.
+    The kernel's own MemAvailable of the whole machine counts both kinds too.
+    """
+    stat = read_text(folder / "memory.stat")
+    return sum(parse_stat(stat, kind) or 0 for kind in kinds)
 
 
 def _v1_cpu(folder: Path) -> Limits:
@@ -105,7 +114,7 @@ def _v1_cpu(folder: Path) -> Limits:
 def _v1_memory(folder: Path) -> Limits:
     limit = parse_bytes(read_text(folder / "memory.limit_in_bytes"))
     used = parse_bytes(read_text(folder / "memory.usage_in_bytes"))
-    cached = parse_stat(read_text(folder / "memory.stat"), "total_inactive_file") or 0
+    cached = _cached(folder, "total_inactive_file", "total_active_file")
     return Limits(None, limit, None if limit is None or used is None else max(0, used - cached))
 
 

@@ -119,7 +119,7 @@ def test_small_helpers_read_the_kernels_ways_of_writing():
 
 
 def test_version_2_groups_limit_from_the_inside_out(tmp_path):
-    """The tightest of the groups on the way up holds; cached files do not count as used."""
+    """The tightest of the groups on the way up holds; cached files do not count as used, read once or often."""
     files = {
         "proc/self/cgroup": "0::/user/box",
         "sys/fs/cgroup/cgroup.controllers": "cpu memory",
@@ -128,9 +128,9 @@ def test_version_2_groups_limit_from_the_inside_out(tmp_path):
         "sys/fs/cgroup/user/box/cpu.max": "max 100000",
         "sys/fs/cgroup/user/box/memory.max": str(4 * GIB),
         "sys/fs/cgroup/user/box/memory.current": str(3 * GIB),
-        "sys/fs/cgroup/user/box/memory.stat": f"anon 1\ninactive_file {GIB}\n",
+        "sys/fs/cgroup/user/box/memory.stat": f"anon 1\ninactive_file {GIB}\nactive_file {GIB // 2}\n",
     }
-    assert Limits(1.5, 4 * GIB, 2 * GIB) == read_limits(write(tmp_path, files))
+    assert Limits(1.5, 4 * GIB, 3 * GIB // 2) == read_limits(write(tmp_path, files))
 
 
 def test_version_1_groups_limit_too(tmp_path):
@@ -141,7 +141,8 @@ def test_version_1_groups_limit_too(tmp_path):
         "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
         "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712",
         "sys/fs/cgroup/memory/docker/ab/memory.limit_in_bytes": str(GIB),
-        "sys/fs/cgroup/memory/docker/ab/memory.usage_in_bytes": str(GIB // 2),
+        "sys/fs/cgroup/memory/docker/ab/memory.usage_in_bytes": str(GIB),
+        "sys/fs/cgroup/memory/docker/ab/memory.stat": f"total_inactive_file {GIB // 4}\ntotal_active_file {GIB // 4}\n",
     }
     assert Limits(0.5, GIB, GIB // 2) == read_limits(write(tmp_path, files))
 
