@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from hybrid.devices.cuda import pci_address
-from hybrid.devices.host import VENDORS, Engine, EngineDevice, Gpu, Vendor
+from hybrid.devices.host import METAL, VENDORS, Engine, EngineDevice, Gpu, Vendor
 from hybrid.devices.probe import Absent, Asked, Failed, run_tool
 
 CHILD = (sys.executable, "-P", "-m", "hybrid.devices.ggml_child")
@@ -91,7 +91,9 @@ def gpus_of(engine: Engine) -> tuple[Gpu, ...]:
             pci=device.pci,
             memory_total_bytes=device.memory_total_bytes,
             memory_free_bytes=device.memory_free_bytes,
-            shares_memory=device.kind == "igpu" or device.backend in ("MTL", "Metal"),
+            shares_memory=device.kind == "igpu" or device.backend in METAL,
+            # Metal's recommendedMaxWorkingSetSize, two thirds to 84 % of the memory; `iogpu.wired_limit_mb` moves it.
+            limit_bytes=device.memory_total_bytes if device.backend in METAL else None,
         )
         for device in listed.values()
     )

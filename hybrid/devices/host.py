@@ -88,11 +88,16 @@ class Memory:
         return min((n for n in (self.total_bytes, self.limit_bytes) if n is not None), default=None)
 
 
+METAL = ("MTL", "Metal")
+"""What ggml calls the backend of Apple's GPUs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
     """One GPU, by whichever tool told of it.
 
     pci: its address, such as `0000:01:00.0`. shares_memory: it has none of its own, so a free byte is counted once.
+    limit_bytes: the most of the main memory that it may take, where it shares that and the system sets a limit.
     runtime: the compute library's version the driver offers (CUDA, ROCm). compute: the vendor's name of its generation,
     such as `8.9` or `gfx1100`. problem: why it cannot be used.
     """
@@ -104,6 +109,7 @@ class Gpu:
     memory_total_bytes: int | None = None
     memory_free_bytes: int | None = None
     shares_memory: bool = False
+    limit_bytes: int | None = None
     driver: str | None = None
     runtime: str | None = None
     compute: str | None = None

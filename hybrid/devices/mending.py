@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from hybrid.devices.host import Engine, EngineDevice, Gpu, Host, Vendor
+from hybrid.devices.host import METAL, Engine, EngineDevice, Gpu, Host, Vendor
 
 Device: TypeAlias = Literal["cpu", "cuda", "rocm", "metal", "vulkan", "sycl"]
 
 OWN_BACKENDS: Mapping[Vendor, tuple[tuple[str, ...], Device]] = {
     "nvidia": (("CUDA",), "cuda"),
     "amd": (("ROCm", "HIP"), "rocm"),
-    "apple": (("MTL", "Metal"), "metal"),
+    "apple": (METAL, "metal"),
     "intel": (("SYCL",), "sycl"),
 }
 """Vendor -> ggml's names of the backend made for it, and ours."""

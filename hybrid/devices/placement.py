@@ -176,10 +176,21 @@ def gpu_room_bytes(host: Host, gpus: tuple[Gpu, ...]) -> int | None:
     if not gpus:
         return 0
     if all(gpu.shares_memory for gpu in gpus):
-        usable = host.memory.usable_bytes
-        return None if usable is None else max(0, usable - GPU_RESERVE_BYTES)
+        most = [limit for gpu in gpus if (limit := gpu.limit_bytes) is not None]
+        most += [] if (usable := host.memory.usable_bytes) is None else [usable - GPU_RESERVE_BYTES]
+        return max(0, min(most)) if most else None
     free = [gpu.memory_free_bytes for gpu in gpus if gpu.memory_free_bytes is not None]
     return sum(max(0, one - GPU_RESERVE_BYTES) for one in free) if len(free) == len(gpus) else None
+
+
+def _raising(host: Host, gpus: tuple[Gpu, ...]) -> str:
+    """How a limit of the system, and not what is free, could be moved; empty where it is not what binds."""
+    room, usable = gpu_room_bytes(host, gpus), host.memory.usable_bytes
+    is_limited = any(gpu.limit_bytes is not None and gpu.limit_bytes == room for gpu in gpus)
+    if not is_limited or usable is None:
+        return ""
+    most_mib = (usable - GPU_RESERVE_BYTES) >> 20
+    return f" (macOS sets that limit; `sudo sysctl iogpu.wired_limit_mb={most_mib}` raises it until the next start)"
 
 
 def _threads_why(host: Host, wanted: Wanted) -> str:
@@ -232,7 +243,8 @@ class _Case:
         for layers in range(every, 0, -1):
             if self._fits(layers, context_tokens, room):
                 how = "every layer" if layers == every else f"{layers} of {every} layers"
-                return layers, f"{how} on {names}, where {room / 1e9:.1f} GB may be used"
+                raising = "" if layers == every else _raising(self.host, self.gpus)
+                return layers, f"{how} on {names}, where {room / 1e9:.1f} GB may be used{raising}"
         return 0, f"on the CPU: not one layer fits into the {room / 1e9:.1f} GB that may be used on {names}"
 
     def _fits(self, layers: int, context_tokens: int, room_bytes: int) -> bool:

@@ -12,13 +12,14 @@ from hybrid.devices.cgroup import Limits, parse_bytes, parse_cpu_max, read_limit
 from hybrid.devices.cpu import parse_cpu_list, parse_cpuinfo, parse_size, parse_sysctl, physical_cores, read_cpu
 from hybrid.devices.cuda import parse_nvml, parse_smi, pci_address
 from hybrid.devices.ggml import gpus_of, parse_devices
-from hybrid.devices.host import Cpu
+from hybrid.devices.host import Cpu, Engine, EngineDevice
 from hybrid.devices.memory import memory_of
 from hybrid.devices.metal import gpu_cores, parse_profiler
 from hybrid.devices.nvml_child import describe
 from hybrid.devices.pci import node_problem, parse_lspci, read_sysfs
 from hybrid.devices.probe import Absent, Failed
 from hybrid.devices.rocm import ask_amdgpu, parse_rocm_smi
+from hybrid.devices.snapshot import merge_gpus
 from hybrid.devices.vulkan import parse_summary
 
 CAPTURED = Path(__file__).parent.parent / "captured" / "devices"
@@ -338,6 +339,23 @@ def test_a_gpu_of_two_backends_is_one_gpu():
     assert ["0000:01:00.0"] == [gpu.pci for gpu in gpus_of(replace(engine, devices=twice))]
     apart = tuple(replace(device, pci=None) for device in twice)
     assert 2 == len(gpus_of(replace(engine, devices=apart)))
+
+
+def test_metals_limit_is_the_gpus():
+    """What ggml tells of Metal's memory is the share of the main memory that the system lets it take."""
+    device = EngineDevice(
+        name="MTL0",
+        description="Apple M2",
+        backend="MTL",
+        kind="gpu",
+        memory_free_bytes=11 * GIB,
+        memory_total_bytes=12 * GIB,
+    )
+    (listed,) = gpus_of(Engine(devices=(device,)))
+    assert (True, 12 * GIB) == (listed.shares_memory, listed.limit_bytes)
+    (told,) = parse_profiler(captured("m2.system_profiler.json"))
+    (joined,) = merge_gpus([(told,), (listed,)])
+    assert ("system_profiler", 12 * GIB, None) == (joined.source, joined.limit_bytes, joined.memory_total_bytes)
 
 
 @pytest.mark.parametrize(

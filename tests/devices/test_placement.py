@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -67,6 +68,23 @@ def test_each_kind_of_machine(machine, shape, device, layers, threads, slots):
     assert placed.prediction.decode_tok_s > 0
     assert placed.host_bytes <= (machine.memory.usable_bytes or 0)
     assert 3 == len(placed.reasons)
+
+
+def test_a_mac_keeps_to_what_metal_may_take():
+    """What the system does not let a GPU take stays on the CPU, and it is said how to raise that."""
+    mac = host(memory=64 * GB, free=58 * GB, isa=ARM, gpus=(replace(M2, limit_bytes=40 * GB),), backends=("MTL", "CPU"))
+    placed = place(mac, B70)
+    assert isinstance(placed, Placement)
+    assert "metal" == placed.device
+    assert 60 < placed.gpu_layers < B70.block_count
+    assert placed.needs.gpu.total_bytes <= 40 * GB
+    assert re.search(r"`sudo sysctl iogpu.wired_limit_mb=5\d{4}` raises it", placed.reasons[1])
+    small = place(mac, B8)
+    assert isinstance(small, Placement)
+    assert "every layer on Apple M2, where 40.0 GB may be used" == small.reasons[1]
+    unlimited = place(replace(mac, gpus=(M2,)), B70)
+    assert isinstance(unlimited, Placement)
+    assert B70.block_count + 1 == unlimited.gpu_layers
 
 
 def test_what_does_not_fit_on_a_gpu_is_shared_out():
