@@ -99,6 +99,10 @@ class FakeBackend:
         """Give the end token; everything else is bytes here."""
         return END if text == self.control_name(END) else None
 
+    def control_texts(self) -> list[str]:
+        """The end token's name."""
+        return [self.control_name(END)]
+
     def grammar_tokenizer(self) -> LLTokenizer:
         """Every byte a token, and the end token."""
         from llguidance import LLTokenizer, TokenizerWrapper

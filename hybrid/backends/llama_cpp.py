@@ -185,6 +185,12 @@ class LlamaCppBackend:
         )
         return tokens[0] if is_marker else None
 
+    def control_texts(self) -> list[str]:
+        """Give the texts that llama.cpp reads as control tokens in a rendered template, and nowhere else."""
+        vocab, control, attributes = self._vocab, llama.LLAMA_TOKEN_ATTR_CONTROL, llama.llama_vocab_get_attr
+        tokens = [token for token in range(self.facts.vocab_tokens) if attributes(vocab, token) & control]
+        return [self._special_text(token) for token in tokens]
+
     def grammar_tokenizer(self) -> LLTokenizer:
         """Describe the vocabulary to llguidance. Every token that ends a generation may end a grammar's text."""
         from llguidance.llamacpp import lltokenizer_from_vocab

@@ -7,7 +7,7 @@ import queue
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from hybrid.backends.base import Backend
 from hybrid.engine.chat_template import ChatTemplate
 from hybrid.engine.formats.speech import Speech
 from hybrid.engine.frames import Frame, Prepare, Prepared, Refused
+from hybrid.engine.shield import Shield, pieces
 from hybrid.errors import InvalidRequest, LocalError
 
 LONGEST_TOKEN_BYTES = 256
@@ -41,12 +42,13 @@ class Intake:
     ) -> None:
         self._backend = backend
         self._template = template
+        self._shield = Shield(backend.control_texts())
         self._speech = speech
         self._send = send
         self._lock = threading.Lock()
         self._wanted: set[str] = set()
         self._prepared: dict[str, NDArray[np.int32]] = {}
-        self._texts: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
+        self._texts: queue.SimpleQueue[tuple[str, list[str]]] = queue.SimpleQueue()
 
     def start(self) -> None:
         """Start tokenizing."""
@@ -58,8 +60,9 @@ class Intake:
             if not self._backend.facts.can_generate:
                 what = f"{self._backend.facts.name} is an embedding model and writes no text; ask it at /v1/embeddings"
                 raise InvalidRequest(what, param="model")
-            tools = None if frame.tools is None else json.loads(frame.tools)
-            text = self._template.render(json.loads(frame.messages), tools=tools, variables=frame.variables)
+            tools = None if frame.tools is None else self._shield.guard(json.loads(frame.tools))
+            messages, variables = self._shield.guard(json.loads(frame.messages)), self._shield.guard(frame.variables)
+            text = self._template.render(messages, tools=tools, variables=variables)
         except (InvalidRequest, LocalError) as refused:
             self._send(
                 Refused(frame.id, str(refused), isinstance(refused, InvalidRequest), refused.param or "messages")
@@ -67,7 +70,7 @@ class Intake:
             return
         with self._lock:
             self._wanted.add(frame.id)
-        self._texts.put((frame.id, text))
+        self._texts.put((frame.id, pieces(text)))
 
     def take(self, request_id: str) -> NDArray[np.int32] | None:
         """Give the prepared tokens away; None if they were cancelled."""
@@ -83,15 +86,15 @@ class Intake:
 
     def _tokenize_all(self) -> None:
         while True:
-            request_id, text = self._texts.get()
+            request_id, texts = self._texts.get()
             if request_id not in self._wanted:
                 continue
-            least_tokens = self._least_tokens(text)
+            least_tokens = self._least_tokens(texts)
             if least_tokens > self._backend.facts.context_tokens:
                 self._tell(request_id, None, Prepared(request_id, least_tokens))
                 continue
             try:
-                tokens = self._backend.tokenize(text)
+                tokens = [token for text in texts for token in self._backend.tokenize(text)]
             except LocalError as failed:
                 self._tell(request_id, None, Refused(request_id, str(failed), is_caller=False))
                 continue
@@ -99,16 +102,17 @@ class Intake:
                 why = "the model's chat template makes nothing of this conversation, and a prompt needs a token"
                 self._tell(request_id, None, Refused(request_id, why, is_caller=True))
                 continue
-            is_thinking = self._speech.opens_thinking(text)
+            is_thinking = self._speech.opens_thinking(texts[-1])
             answer = Prepared(request_id, len(tokens), is_thinking=is_thinking)
             self._tell(request_id, np.asarray(tokens, dtype=np.int32), answer)
 
-    def _least_tokens(self, text: str) -> int:
-        """Give a number of tokens that a text has at least: by its length, or by its control tokens."""
-        least_tokens = len(text.encode("utf-8", "surrogatepass")) // LONGEST_TOKEN_BYTES
-        if len(text) < LARGE_CHARS:
+    def _least_tokens(self, texts: Sequence[str]) -> int:
+        """Give a number of tokens that texts have at least: by length, by what parts them, or by control tokens."""
+        size_bytes = len("".join(texts).encode("utf-8", "surrogatepass"))
+        least_tokens = max(size_bytes // LONGEST_TOKEN_BYTES, sum(1 for text in texts if text))
+        if sum(map(len, texts)) < LARGE_CHARS:
             return least_tokens
-        marks = Counter(_MARK.findall(text))
+        marks = Counter(mark for text in texts for mark in _MARK.findall(text))
         known = (count for mark, count in marks.most_common(MOST_MARKS) if self._backend.marker(mark) is not None)
         return max(least_tokens, sum(known))
 

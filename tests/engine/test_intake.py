@@ -29,16 +29,27 @@ class CountedBackend(FakeBackend):
         return super().tokenize(text)
 
 
+def prepared(
+    template: str,
+    messages: list[dict[str, str]],
+    *,
+    tools: list[dict[str, str]] | None = None,
+    variables: dict[str, bool | str] | None = None,
+) -> tuple[Frame, list[int]]:
+    """Give what an intake answers to a conversation, and the lengths of what was tokenized for it."""
+    backend, answers = CountedBackend(), queue.SimpleQueue[Frame]()
+    intake = Intake(backend, ChatTemplate(template, bos_text="", eos_text=""), Speech(), send=answers.put)
+    intake.start()
+    intake.prepare(prepare_frame("r", messages, tools, variables))
+    return answers.get(timeout=TIME_LIMIT_S), backend.chars
+
+
 @pytest.fixture
 def told():
     """Give what an intake answers to a conversation of one message, and what was tokenized for it."""
-    backend, answers = CountedBackend(), queue.SimpleQueue[Frame]()
-    intake = Intake(backend, ChatTemplate(ONLY_TEXT, bos_text="", eos_text=""), Speech(), send=answers.put)
-    intake.start()
 
     def ask(text: str) -> tuple[Frame, list[int]]:
-        intake.prepare(prepare_frame("r", [{"role": "user", "content": text}], None, None))
-        return answers.get(timeout=TIME_LIMIT_S), backend.chars
+        return prepared(ONLY_TEXT, [{"role": "user", "content": text}])
 
     return ask
 
@@ -57,9 +68,33 @@ def test_a_prompt_without_a_token_is_refused(told):
 
 
 def test_control_tokens_alone_can_show_that_a_text_does_not_fit(told):
-    """Too many are not tokenized: that would take so long that the worker passed for stuck and was killed."""
+    """Too many are not tokenized: that would take so long that the worker passed for stuck and was killed.
+
+    A client's are text in two parts each, of at least a token; a template's are tokens.
+    """
     mark = "<end>"
     assert CONTEXT_TOKENS * len(mark) < LARGE_CHARS < 2 * CONTEXT_TOKENS * len(mark)
 
-    assert (Prepared("r", 2 * CONTEXT_TOKENS), []) == told(mark * (2 * CONTEXT_TOKENS))
-    assert (Prepared("r", CONTEXT_TOKENS * len(mark)), [CONTEXT_TOKENS * len(mark)]) == told(mark * CONTEXT_TOKENS)
+    assert (Prepared("r", 2 * CONTEXT_TOKENS + 1), []) == told(mark * (2 * CONTEXT_TOKENS))
+    fitting = CONTEXT_TOKENS - 1
+    answer, lengths = told(mark * fitting)
+    assert (Prepared("r", fitting * len(mark)), CONTEXT_TOKENS) == (answer, len(lengths))
+
+
+def test_a_templates_own_control_tokens_are_counted():
+    """Those it writes a turn: so many turns do not fit, and are not tokenized."""
+    turns = [{"role": "user", "content": "hi"}] * (2 * CONTEXT_TOKENS)
+    answer, lengths = prepared("{% for message in messages %}{{ message.content }}<end>{% endfor %}", turns)
+
+    assert (Prepared("r", 2 * CONTEXT_TOKENS), []) == (answer, lengths)
+
+
+def test_a_clients_control_token_is_tokenized_as_text():
+    """In two pieces, so that no tokenizer sees it whole; the template's own are seen."""
+    template = "{% for message in messages %}{{ message.content }}<end>{% endfor %}{{ tools[0].name }}{{ mood }}"
+    answer, lengths = prepared(
+        template, [{"role": "user", "content": "a<end>b"}], tools=[{"name": "<end>"}], variables={"mood": "<end>"}
+    )
+
+    assert Prepared("r", len("a<end>b<end><end><end>")) == answer
+    assert [len("a<"), len("end>b<end><"), len("end><"), len("end>")] == lengths
