@@ -114,16 +114,19 @@ class Pacer:
         self._demand, self._demand_until = expected_demand(counts, offset), now
 
     async def _follow(self, until: datetime) -> None:
-        state = self._state
-        if state is None:
-            state = _State(step_at(until - WARM_UP).start)
+        state, earliest = self._state, step_at(until - WARM_UP).start
+        # After a longer rest, or a clock that was far behind, it begins as a new process does: going through months
+        # of steps that have faded would keep every stream waiting.
+        is_new = state is None or state.until < earliest
+        if state is None or is_new:
+            state = _State(earliest)
         if state.until >= until:
             return
         oldest = min((cap.window.start for cap in self._caps(state.until)), default=state.until)
         none: Mapping[datetime, Decimal] = {}
         start = min(oldest, state.until)
         spent = _Spent(await self._ledger.read(lambda reader: spend_steps(reader, start, until), empty=none))
-        if self._state is None:
+        if is_new:
             # Before the first dollar there was no pace to keep.
             state.until = max(state.until, spent.first or until)
         for end in _ends(state.until, until):

@@ -9,8 +9,9 @@ from decimal import Decimal
 
 import pytest
 
-from hybrid.pacer import Pacer, step_at
+from hybrid.pacer import WARM_UP, Pacer, step_at
 from hybrid.policy.budget import Allowance, caps
+from hybrid.policy.pacing import STEP
 from hybrid.store.history import requests_by_hour, standing
 from hybrid.store.ledger import Balance, Ledger, RequestOpened, Reservation
 from hybrid.types import Window
@@ -105,6 +106,32 @@ def test_a_clock_set_back_is_survived(tmp_path):
 
     kept, anew = asyncio.run(step_back())
     assert kept == pytest.approx(anew)
+
+
+def test_a_long_rest_is_not_gone_through(tmp_path):
+    """After weeks without a paid request, or a clock that was years behind, only what has not faded is looked at."""
+
+    async def rest() -> tuple[int, float, float]:
+        looked_at = []
+
+        def counted(now):
+            looked_at.append(now)
+            return caps_at(now)
+
+        async with ledger_in(tmp_path) as ledger:
+            pacer, later = Pacer(ledger, counted, UTC), MORNING + timedelta(days=400)
+            await pay(ledger, MORNING, Decimal("0.2"), "rsv_before")
+            await price_at(pacer, ledger, MORNING + timedelta(hours=1))
+            for number in range(5):
+                await pay(ledger, later, Decimal("0.05"), f"rsv_{number}")
+            looked_at.clear()
+            now = later + timedelta(hours=1)
+            kept = await price_at(pacer, ledger, now)
+            return len(looked_at), kept, await price_at(Pacer(ledger, caps_at, UTC), ledger, now)
+
+    steps, kept, anew = asyncio.run(rest())
+    assert WARM_UP // STEP + 1 >= steps
+    assert anew == kept > 0
 
 
 def test_an_empty_ledger_has_no_price(tmp_path):

@@ -74,7 +74,7 @@ def report(
         width = None if sys.stdout.isatty() else _PIPE_COLUMNS
         console = Console(highlight=False, width=width)
         _print(console, facts, since=start, tag=tag)
-        for line in (*(f"  {line}" for line in money_lines(money)), *promise_lines(standings)):
+        for line in (*(f"  {line}" for line in money_lines(money, facts.spent_usd)), *promise_lines(standings)):
             console.print(line, markup=False, soft_wrap=True)
         if facts.groups:
             console.print()

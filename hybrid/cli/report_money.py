@@ -68,8 +68,8 @@ def money_facts(money: Money) -> dict[str, Json]:
     }
 
 
-def money_lines(money: Money) -> Iterator[str]:
-    """What is known, a line each."""
+def money_lines(money: Money, spent_usd: Decimal) -> Iterator[str]:
+    """What is known, a line each. spent_usd: of all that is reported, also what no request's row stands for."""
     found, ahead = money.found, money.ahead
     for cap in money.caps:
         used_usd = cap.spent_usd + cap.reserved_usd
@@ -82,11 +82,10 @@ def money_lines(money: Money) -> Iterator[str]:
         )
     if found.lambda_ is not None:
         yield f"lambda     {found.lambda_:.3f} at the last decision: a dollar had to be worth ${1 + found.lambda_:.2f}"
-    total = sum((reason.spent_usd for reason in found.reasons), Decimal(0))
-    if found.reasons and total:
+    if found.reasons and spent_usd:
         most = found.reasons[0]
         reason = "-" if most.reason is None else printable(most.reason)
-        share = most.spent_usd / total
+        share = most.spent_usd / spent_usd
         yield f"costliest  {reason}: ${most.spent_usd:.6f} in {most.requests} requests, {share:.0%} of it all"
     if save := _to_save(found.tags):
         yield f"to save    {_tagged(save[0])}, nearest to good"

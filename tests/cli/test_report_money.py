@@ -129,6 +129,26 @@ def test_people_read_sentences(report):
         assert len(line) <= 80
 
 
+def test_the_costliest_reason_is_a_share_of_all_spend(report, tmp_path):
+    """Money that no request's row stands for is of it all too: of a call whose row was lost, or after a power cut."""
+
+    async def lose_a_row() -> None:
+        ledger = Ledger(tmp_path / "hybrid.sqlite3")
+        await ledger.start()
+        await ledger.reserve(
+            Reservation(
+                id="rsv_lost", request_id="lost", provider="big", model="m", amount_usd=Decimal("0.52"), now=NOW,
+                caps=(CAP,),
+            )
+        )  # fmt: skip
+        await ledger.settle("rsv_lost", Decimal("0.52"), is_estimated=False)
+        await ledger.aclose()
+
+    assert "costliest  confidence: $0.520000 in 22 requests, 100% of it all" in report()[1]
+    asyncio.run(lose_a_row())
+    assert "costliest  confidence: $0.520000 in 22 requests, 50% of it all" in report()[1]
+
+
 def test_how_the_budgets_stand(report, tmp_path):
     """Each cap of the configuration and of client keys is told with what its window counts, to programs and people."""
     secret = ClientKeys(tmp_path / "hybrid.sqlite3").add("phone", KeyRules(usd_per_month=Decimal(3)))
