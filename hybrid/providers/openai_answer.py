@@ -199,6 +199,11 @@ class _Call:
         if arguments.strip():
             self._pieces.append(arguments)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether no arguments came."""
+        return not self._pieces
+
     def is_other(self, piece_id: str | None, name: str | None, arguments: str) -> bool:
         """Whether a piece under this one's index begins another call, as Ollama sends every call with index 0.
 
@@ -227,23 +232,30 @@ class _Call:
 class _ChoiceSoFar:
     """What one of the answers to a request has said so far."""
 
-    __slots__ = ("_calls", "_failures", "_index", "_is_refusal", "finish_word", "has_content")
+    __slots__ = ("_calls", "_failures", "_index", "_is_refusal", "_made", "finish_word", "has_content")
 
     def __init__(self, failures: Failures, index: int) -> None:
         self._failures = failures
         self._index = index
         self._calls: dict[int | None, _Call] = {}
+        self._made: list[_Call] = []
         self._is_refusal = False
         self.finish_word: str | None = None
         self.has_content = False
 
-    def finished(self, usage: Usage | None) -> Finished:
-        """Conclude. An answer that was ended without a reason stopped, or called its tools."""
+    def finished(self, usage: Usage | None) -> list[Event]:
+        """Conclude. An answer that was ended without a reason stopped, or called its tools.
+
+        A call without arguments has the empty object for them, which clients can read; one that was cut off has not.
+        """
         word = (self.finish_word or "").lower()
         reason = FINISH_REASONS.get(word, FinishReason.TOOL_CALLS if self._calls else FinishReason.STOP)
         if self._is_refusal and reason is FinishReason.STOP:
             reason = FinishReason.CONTENT_FILTER
-        return Finished(reason, usage, choice=self._index)
+        is_whole = reason in (FinishReason.STOP, FinishReason.TOOL_CALLS)
+        silent = [call.index for call in self._made if is_whole and call.is_silent]
+        empties = [ToolCallDelta(index, arguments="{}", choice=self._index) for index in silent]
+        return [*empties, Finished(reason, usage, choice=self._index)]
 
     def take(self, choice: _Choice, answer_id: str) -> list[Event]:
         """Read some more of it. Raises: ProviderError."""
@@ -283,8 +295,9 @@ class _ChoiceSoFar:
         name = name or (known.name if known else None)
         if not name:
             raise self._failures.protocol("began a tool call without a name")
-        index = 1 + max((call.index for call in self._calls.values()), default=-1)
+        index = len(self._made)
         call = self._calls[key] = _Call(index, piece.id or f"call_{answer_id}_{index}", name)
+        self._made.append(call)
         call.take(None, arguments)
         return ToolCallDelta(index, call.id, name, arguments, self._index)
 
@@ -336,7 +349,8 @@ class _Answer:
         if silent:
             raise self._failures.protocol(f"{what} without an answer")
         *firsts, last = self._choices
-        return [*(choice.finished(None) for choice in firsts), last.finished(self._usage)]
+        events = [event for choice in firsts for event in choice.finished(None)]
+        return events + last.finished(self._usage)
 
     @property
     def _wanted(self) -> str:

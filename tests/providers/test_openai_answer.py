@@ -264,6 +264,23 @@ def test_calls_that_share_one_index_are_told_apart(chunks, expected):
     assert len(calls) == len({call_id for call_id, _, _ in calls.values()})
 
 
+@pytest.mark.parametrize(
+    ("word", "expected"), [("tool_calls", ["{}", '{"x":1}', "{}"]), ("length", ["", '{"x":1}', ""])]
+)
+def test_a_call_without_arguments_has_the_empty_object(word, expected):
+    """Clients parse what they get; a call that was cut off must not look whole."""
+    calls = [
+        {"function": {"name": name, "arguments": said}} for name, said in (("a", ""), ("b", '{"x":1}'), ("c", None))
+    ]
+    whole = {"choices": [{"message": {"tool_calls": calls}, "finish_reason": word}]}
+    streamed = {"choices": [{"delta": {"tool_calls": [{"index": 0, **call} for call in calls]}, "finish_reason": word}]}
+    events, failure = parsed([f"data: {json.dumps(streamed)}\n\ndata: [DONE]\n\n".encode()])
+    assert failure is None
+    for answer in (events, decode(json.dumps(whole).encode(), FAILURES)):
+        said = [[event.arguments for event in answer[:-1] if event.index == index] for index in range(3)]
+        assert expected == ["".join(pieces) for pieces in said]
+
+
 def test_content_without_any_end_is_a_protocol_error():
     """Text and then nothing: no finish_reason, no [DONE]."""
     assert "ended its stream before the answer was finished" in str(failure_of(before="Hal"))
