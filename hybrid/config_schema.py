@@ -135,7 +135,9 @@ class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     ] = "chat"
     api_version: Annotated[
         Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$(?!\n)")] | None,
-        Meta(description="Of kind openai: the api-version in the URL that Azure's older addresses demand."),
+        Meta(
+            description="Of kind openai: the api-version that Azure's older URLs demand; tells Azure behind any host."
+        ),
     ] = None
     reasoning: Annotated[
         Literal["effort", "budget"] | None,

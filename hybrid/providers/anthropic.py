@@ -76,6 +76,8 @@ class AnthropicDialect:
         wanted |= said.keys() - {"temperature", "top_p", "top_k"}
         if said.get("temperature", 0) > 1:
             wanted.add("temperature")
+        if self._options.has_sampling and {"temperature", "top_p"} <= _samplers(request).keys():
+            wanted.add("temperature with top_p")
         if not self._options.has_sampling:
             wanted |= said.keys() - {name for name in ("temperature",) if said.get(name) == 1}
         wanted |= self._missing_of_thinking(request, said)
@@ -144,7 +146,7 @@ def encode(call: CloudCall, options: Options | None = None) -> dict[str, Json]:
     Raises: UnsupportedCapability if the output bound leaves no room for the thinking that was asked for.
     """
     options = options or Options()
-    request, said = call.request, wishes.samplers(call.request)
+    request, said = call.request, _samplers(call.request)
     body: dict[str, Json] = {
         "model": call.model,
         "max_tokens": call.max_output_tokens,
@@ -161,6 +163,20 @@ def encode(call: CloudCall, options: Options | None = None) -> dict[str, Json]:
     if options.caches_prompts:
         body["cache_control"] = {"type": "ephemeral"}
     return body | _tools(request) | _thinking(call, options) | _format(request, options)
+
+
+def _samplers(request: ChatRequest) -> dict[str, Json]:
+    """The samplers to send. Every model since Claude Opus 4.1 refuses temperature and top_p together.
+
+    One of them is left out where it changes nothing: top_p beside a temperature of 0, which takes the likeliest token,
+    and a temperature of 1, which is the API's default, beside top_p.
+    Source: Anthropic, "Migration guide", on Claude 4.x: "Use only temperature OR top_p, not both"; the API's 400,
+    github.com/BerriAI/litellm/issues/15097.
+    """
+    said = wishes.samplers(request)
+    if "top_p" in said and said.get("temperature") in (0, 1):
+        del said["top_p" if said["temperature"] == 0 else "temperature"]
+    return said
 
 
 def _tools(request: ChatRequest) -> dict[str, Json]:
@@ -244,7 +260,7 @@ def _messages(messages: Iterable[Message]) -> list[dict[str, Json]]:
 def _blocks(message: Message) -> list[dict[str, Json]]:
     if message.role == "tool":
         return [{"type": "tool_result", "tool_use_id": _id(message.tool_call_id or ""), "content": message.text}]
-    blocks = [_block(part) for part in message.parts if not _is_blank(part)]
+    blocks = [_block(part) for part in wishes.named(message).parts if not _is_blank(part)]
     blocks += [
         {"type": "tool_use", "id": _id(call.id), "name": call.name, "input": wishes.arguments(call)}
         for call in message.tool_calls

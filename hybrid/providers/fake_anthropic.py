@@ -164,6 +164,8 @@ class FakeAnthropic(FakeProvider):
             return "anthropic-version: header is required"
         if not isinstance(body.get("max_tokens"), int):
             return "max_tokens: Field required"
+        if "temperature" in body and "top_p" in body:
+            return "`temperature` and `top_p` cannot both be specified for this model. Please use only one."
         return _complaint_of_thinking(body) or _complaint_of_messages(body.get("messages", []))
 
 

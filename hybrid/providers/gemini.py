@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 from urllib.parse import quote
 
@@ -240,7 +240,8 @@ def _parts(message: Message, names: dict[str, str], *, signs: bool) -> list[dict
         call_id = message.tool_call_id or ""
         result = {"id": call_id, "name": names.get(call_id, ""), "response": {"output": message.text}}
         return [{"functionResponse": result}]
-    parts = [_part(part) for part in message.parts if not (isinstance(part, TextPart) and not part.text)]
+    said = [part for part in message.parts if not (isinstance(part, TextPart) and not part.text)]
+    parts = [_part(part) for part in wishes.named(replace(message, parts=tuple(said))).parts]
     for number, call in enumerate(message.tool_calls):
         part: dict[str, Json] = {
             "functionCall": {"id": call.id, "name": call.name, "args": wishes.arguments(call)},

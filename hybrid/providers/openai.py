@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from hybrid.providers import wishes
 from hybrid.providers.base import CloudCall, Timeouts
@@ -37,6 +37,11 @@ EXTRA_SAMPLING = ("top_k", "min_p", "repetition_penalty")
 OURS = ("max_tokens", "max_completion_tokens", "stream_options")
 """Fields whose values are ours to choose: they bound the spend, and tell us what it was."""
 
+AZURE_HOSTS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
+
+MAX_STOPS = 4
+"""Stop strings that OpenAI and Azure take; more are a 400. Source: OpenAI, Chat API reference, `stop`."""
+
 BEYOND_THE_BOUND = ("web_search_options", "prediction", "audio")
 """Fields that are billed beside prompt and output tokens; no reservation could hold the spend cap with them."""
 
@@ -49,7 +54,7 @@ class Options:
         generate, and bill, beyond what was reserved.
     has_extra_sampling: whether `EXTRA_SAMPLING` may be sent; None: everywhere but at OpenAI and Azure.
     api: "responses" speaks the Responses API, which takes fewer parameters and is the only one to some models.
-    api_version: sent as the `api-version` that Azure's older URLs demand.
+    api_version: sent as the `api-version` that Azure's older URLs demand; tells Azure behind any host.
     """
 
     capabilities: frozenset[Capability] = CAPABILITIES
@@ -66,9 +71,14 @@ def is_openai_itself(base_url: str) -> bool:
 
 
 def is_azure(base_url: str) -> bool:
-    """Tell Azure's API, which takes its key in a header of its own."""
-    host = urlsplit(base_url).hostname or ""
-    return host.endswith((".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com"))
+    """Tell Azure's API, which takes its key in a header of its own.
+
+    By its hosts, or, behind a gateway's, by the `api-version` that no other API has. Source: Microsoft, "Azure OpenAI
+    REST API reference", and OpenAI's own client for Azure, which sends this header to whatever host it is given.
+    """
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    return "api-version" in parse_qs(parts.query) or host.endswith(AZURE_HOSTS)
 
 
 def encode(
@@ -131,9 +141,17 @@ def _part(part: Part) -> dict[str, Json]:
 class ChatDialect:
     """Chat completions as a `http_provider.Dialect`."""
 
-    def __init__(self, options: Options, *, has_extra_sampling: bool, has_developer: bool = True) -> None:
+    def __init__(
+        self,
+        options: Options,
+        *,
+        has_extra_sampling: bool,
+        has_developer: bool = True,
+        max_stops: int | None = None,
+    ) -> None:
+        """Prepare. max_stops: of how many stop strings the server takes no more; None: as it knows them."""
         self.capabilities = options.capabilities
-        self._options = options
+        self._options, self._max_stops = options, max_stops
         self._has_extra_sampling, self._has_developer = has_extra_sampling, has_developer
 
     def missing(self, request: ChatRequest) -> frozenset[str]:
@@ -145,6 +163,8 @@ class ChatDialect:
             wanted.add("response_format")  # ours: no such format is theirs
         if request.extra.get("service_tier") not in (None, "auto", "default", "flex"):
             wanted.add("service_tier")
+        if self._max_stops is not None and len(request.stop) > self._max_stops:
+            wanted.add("stop")
         if not self._has_extra_sampling:
             wanted |= wishes.samplers(request).keys() & set(EXTRA_SAMPLING)
         return frozenset(wanted)
@@ -185,7 +205,7 @@ class OpenAIProvider(HttpProvider):
         """
         options = options or Options()
         transport = transport or transport_of(name, base_url, api_key, timeouts or Timeouts(), options.api_version)
-        has_extra, is_theirs = options.has_extra_sampling, is_openai_itself(base_url)
+        has_extra, is_theirs = options.has_extra_sampling, is_openai_itself(_versioned(base_url, options.api_version))
         dialect: Dialect = (
             ResponsesDialect(options.capabilities)
             if options.api == "responses"
@@ -194,6 +214,7 @@ class OpenAIProvider(HttpProvider):
                 has_extra_sampling=not is_theirs if has_extra is None else has_extra,
                 # DeepSeek refuses the role; chat templates of open models do not know it.
                 has_developer=is_theirs,
+                max_stops=MAX_STOPS if is_theirs else None,
             )
         )
         super().__init__(name, dialect, transport)
@@ -216,14 +237,19 @@ def transport_of(
 
     Raises: ValueError for a URL or key that cannot work.
     """
+    base_url = _versioned(base_url, api_version)
     return Transport(
         name,
-        base_url=base_url if api_version is None else f"{base_url}?api-version={api_version}",
+        base_url=base_url,
         credential=ring_of(api_key, lambda key: credential_of(base_url, key)),
         timeouts=timeouts,
         may_bill_400=is_azure(base_url),
         wire=wire,
     )
+
+
+def _versioned(base_url: str, api_version: str | None) -> str:
+    return base_url if api_version is None else f"{base_url}?api-version={api_version}"
 
 
 def credential_of(base_url: str, api_key: str | None) -> Credential:

@@ -73,8 +73,17 @@ class _Usage(msgspec.Struct):
 
 
 class _Function(msgspec.Struct):
+    """A call, or a piece of one. Some servers send the arguments as the object that their text should be."""
+
     name: str | None = None
-    arguments: str | None = None
+    arguments: str | dict[str, Json] | None = None
+
+    @property
+    def text(self) -> str:
+        """The arguments as text."""
+        if isinstance(self.arguments, dict):
+            return msgspec.json.encode(self.arguments).decode()
+        return self.arguments or ""
 
 
 class _ToolPiece(msgspec.Struct):
@@ -174,26 +183,79 @@ def _thoughts_and_text(parts: list[_Part]) -> tuple[str, str]:
     return thoughts, "".join(part.text or "" for part in parts)
 
 
+class _Call:
+    """A tool call so far, kept by the index that its pieces come with."""
+
+    __slots__ = ("_is_named_again", "_pieces", "id", "index", "name")
+
+    def __init__(self, index: int, call_id: str, name: str) -> None:
+        self.index, self.id, self.name = index, call_id, name
+        self._pieces: list[str] = []
+        self._is_named_again = False
+
+    def take(self, name: str | None, arguments: str) -> None:
+        """Some more of it."""
+        self._is_named_again = bool(self._pieces and name)
+        if arguments.strip():
+            self._pieces.append(arguments)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no arguments came."""
+        return not self._pieces
+
+    def is_other(self, piece_id: str | None, name: str | None, arguments: str) -> bool:
+        """Whether a piece under this one's index begins another call, as Ollama sends every call with index 0.
+
+        A new id alone says nothing, for some servers draw one for every piece; nor does the same name alone, for some
+        repeat it with every piece. Without ids another name tells, or the name with more than the one object that
+        arguments are.
+        Source: github.com/vercel/ai/issues/14277 (Ollama).
+        """
+        if piece_id and name:
+            return piece_id != self.id
+        if name and name != self.name:
+            return True
+        return bool(name or self._is_named_again) and bool(arguments.strip()) and self._is_whole()
+
+    def _is_whole(self) -> bool:
+        """Whether the arguments are an object by now."""
+        if not self._pieces or not self._pieces[-1].rstrip().endswith("}"):
+            return False
+        try:
+            msgspec.json.decode("".join(self._pieces), type=dict[str, msgspec.Raw])
+        except UNREADABLE_JSON:
+            return False
+        return True
+
+
 class _ChoiceSoFar:
     """What one of the answers to a request has said so far."""
 
-    __slots__ = ("_calls", "_failures", "_index", "_is_refusal", "finish_word", "has_content")
+    __slots__ = ("_calls", "_failures", "_index", "_is_refusal", "_made", "finish_word", "has_content")
 
     def __init__(self, failures: Failures, index: int) -> None:
         self._failures = failures
         self._index = index
-        self._calls: dict[int | None, tuple[int, str]] = {}
+        self._calls: dict[int | None, _Call] = {}
+        self._made: list[_Call] = []
         self._is_refusal = False
         self.finish_word: str | None = None
         self.has_content = False
 
-    def finished(self, usage: Usage | None) -> Finished:
-        """Conclude. An answer that was ended without a reason stopped, or called its tools."""
+    def finished(self, usage: Usage | None) -> list[Event]:
+        """Conclude. An answer that was ended without a reason stopped, or called its tools.
+
+        A call without arguments has the empty object for them, which clients can read; one that was cut off has not.
+        """
         word = (self.finish_word or "").lower()
         reason = FINISH_REASONS.get(word, FinishReason.TOOL_CALLS if self._calls else FinishReason.STOP)
         if self._is_refusal and reason is FinishReason.STOP:
             reason = FinishReason.CONTENT_FILTER
-        return Finished(reason, usage, choice=self._index)
+        is_whole = reason in (FinishReason.STOP, FinishReason.TOOL_CALLS)
+        silent = [call.index for call in self._made if is_whole and call.is_silent]
+        empties = [ToolCallDelta(index, arguments="{}", choice=self._index) for index in silent]
+        return [*empties, Finished(reason, usage, choice=self._index)]
 
     def take(self, choice: _Choice, answer_id: str) -> list[Event]:
         """Read some more of it. Raises: ProviderError."""
@@ -225,18 +287,19 @@ class _ChoiceSoFar:
 
     def _tool(self, key: int | None, piece: _ToolPiece, answer_id: str) -> ToolCallDelta:
         """Give each call its own index and name it once, whatever the server repeats or leaves out."""
-        function = piece.function or _Function()
-        known = self._calls.get(key)
-        # Some servers give parallel calls one index. A new id alone is no new call: others draw one for every piece.
-        is_new = known is None or (bool(piece.id) and piece.id != known[1] and bool(function.name))
-        if not is_new and known is not None:
-            return ToolCallDelta(known[0], arguments=function.arguments or "", choice=self._index)
-        if not function.name:
+        function, known = piece.function or _Function(), self._calls.get(key)
+        name, arguments = function.name, function.text
+        if known is not None and not known.is_other(piece.id, name, arguments):
+            known.take(name, arguments)
+            return ToolCallDelta(known.index, arguments=arguments, choice=self._index)
+        name = name or (known.name if known else None)
+        if not name:
             raise self._failures.protocol("began a tool call without a name")
-        index = 1 + max((call[0] for call in self._calls.values()), default=-1)
-        call_id = piece.id or f"call_{answer_id}_{index}"
-        self._calls[key] = (index, call_id)
-        return ToolCallDelta(index, call_id, function.name, function.arguments or "", self._index)
+        index = len(self._made)
+        call = self._calls[key] = _Call(index, piece.id or f"call_{answer_id}_{index}", name)
+        self._made.append(call)
+        call.take(None, arguments)
+        return ToolCallDelta(index, call.id, name, arguments, self._index)
 
 
 class _Answer:
@@ -286,7 +349,8 @@ class _Answer:
         if silent:
             raise self._failures.protocol(f"{what} without an answer")
         *firsts, last = self._choices
-        return [*(choice.finished(None) for choice in firsts), last.finished(self._usage)]
+        events = [event for choice in firsts for event in choice.finished(None)]
+        return events + last.finished(self._usage)
 
     @property
     def _wanted(self) -> str:

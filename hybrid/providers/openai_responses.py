@@ -140,7 +140,7 @@ def _items(message: Message) -> Iterator[dict[str, Json]]:
         # As plain text: parts of an answer would want the ids they had, which we never knew.
         yield {"type": "message", "role": message.role, "content": message.text}
     elif message.role != "assistant":
-        parts = [_part(part) for part in message.parts]
+        parts = [_part(part) for part in wishes.named(message).parts]
         yield {"type": "message", "role": message.role, "content": parts or ""}
     for call in message.tool_calls:
         yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -172,12 +172,13 @@ def unspeakable(request: ChatRequest, known: frozenset[str]) -> set[str]:
     """
     wanted = {key for key, value in request.extra.items() if key not in known and value is not None}
     for message in request.messages:
-        if message.name is not None and message.role != "tool":
-            wanted.add("messages.name")
         if any(arguments(call) is None for call in message.tool_calls):
             wanted.add("messages.tool_calls.arguments")
         if any(isinstance(part, OtherPart) for part in message.parts):
             wanted.add("messages.content")
+    # Written into what the model itself said, a name would come back as the beginning of its answer.
+    if len({message.name or None for message in request.messages if message.role == "assistant"}) > 1:
+        wanted.add("messages.name")
     if format_kind(request) == "grammar":
         wanted.add("response_format")
     described = {tool["function"]["name"] for tool in request.extra.get("tools") or ()}
@@ -188,6 +189,22 @@ def unspeakable(request: ChatRequest, known: frozenset[str]) -> set[str]:
     return wanted
 
 
+def named(message: Message) -> Message:
+    """Write who speaks into the text, where the API has no field for it: "ann: Hello".
+
+    An assistant's name is left out: `unspeakable` names it as missing unless all its turns have the same, which then
+    tells nothing apart. A tool's name is in the call that its result answers.
+    Source: OpenAI, Chat API reference, `messages.name`: it tells participants of the same role apart; AutoGen,
+    "Transform Messages for Non-OpenAI Models", section "Incorporating an agent's name", on putting it into the text.
+    """
+    if not message.name or message.role in ("assistant", "tool") or not message.parts:
+        return message
+    first, *others = message.parts
+    if isinstance(first, TextPart):
+        return replace(message, parts=(TextPart(f"{message.name}: {first.text}"), *others))
+    return replace(message, parts=(TextPart(f"{message.name}:"), *message.parts))
+
+
 def texts(parts: Iterable[Part]) -> list[str]:
     """The texts that say something; none of these APIs takes an empty one."""
     return [part.text for part in parts if isinstance(part, TextPart) and part.text.strip()]
@@ -195,5 +212,5 @@ def texts(parts: Iterable[Part]) -> list[str]:
 
 def system_text(messages: Iterable[Message]) -> str:
     """All system and developer messages, in order, as the one system prompt that these APIs have."""
-    spoken = (texts(message.parts) for message in messages if message.role in ("system", "developer"))
-    return "\n".join(text for lines in spoken for text in lines)
+    spoken = (message for message in messages if message.role in ("system", "developer"))
+    return "\n".join(text for message in spoken if texts(message.parts) for text in texts(named(message).parts))

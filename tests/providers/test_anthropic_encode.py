@@ -196,7 +196,7 @@ MISSING = [
     pytest.param({"extra": {"logprobs": True}}, {"logprobs"}, id="logprobs"),
     pytest.param({"extra": {"verbosity": "low"}}, {"verbosity"}, id="verbosity"),
     pytest.param({"stop": ("\n",)}, {"stop"}, id="blank-stop"),
-    pytest.param({"messages": (Message("user", (TextPart("x"),), name="ann"),)}, {"messages.name"}, id="a-name"),
+    pytest.param({"sampling": Sampling(temperature=0.5, top_p=0.9)}, {"temperature with top_p"}, id="both-samplers"),
     pytest.param({"messages": (user("  "),)}, {"messages.content"}, id="blank-text"),
     pytest.param({"messages": (Message("system", (TextPart("x"),)),)}, {"messages"}, id="nothing-but-a-system-prompt"),
     pytest.param(
@@ -214,7 +214,7 @@ MISSING = [
     ),
     pytest.param(
         {"extra": {"reasoning_effort": "low"}, "sampling": Sampling(temperature=0.2, top_k=5, top_p=0.5)},
-        {"temperature", "top_k", "top_p"},
+        {"temperature", "top_k", "top_p", "temperature with top_p"},
         id="thinking-and-samplers",
     ),
     pytest.param(
@@ -243,6 +243,22 @@ MISSING = [
 def test_what_it_cannot_be_told_is_named(fields, expected):
     """Nothing is dropped: each wish without a place in the API is named before the call."""
     assert expected == missing(**fields)
+
+
+SAMPLERS = [
+    pytest.param(Sampling(temperature=1, top_p=0.9), {"top_p": 0.9}, id="the-api-s-own-temperature"),
+    pytest.param(Sampling(temperature=0, top_p=0.9), {"temperature": 0}, id="the-likeliest-token"),
+    pytest.param(Sampling(temperature=0.5, top_p=1, top_k=5), {"temperature": 0.5, "top_k": 5}, id="top-p-off"),
+    pytest.param(Sampling(top_p=0.9), {"top_p": 0.9}, id="top-p-alone"),
+]
+
+
+@pytest.mark.parametrize(("sampling", "expected"), SAMPLERS)
+def test_of_temperature_and_top_p_one_is_sent(sampling, expected):
+    """The API refuses both together; the one that is left out would have changed nothing."""
+    assert set() == missing(sampling=sampling)
+    body = encode(call(sampling=sampling))
+    assert expected == {name: body[name] for name in ("temperature", "top_p", "top_k") if name in body}
 
 
 BY_OPTION = [

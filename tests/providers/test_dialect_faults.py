@@ -150,6 +150,9 @@ def test_azure_has_its_key_in_its_own_header_and_its_version_in_the_url():
             provider = provider_of(CHAT, fake.base_url, options=Options(api_version="2024-10-21"))
             await outcome(provider, call())
             await provider.aclose()
-            return fake.requests[0].path
+            return fake.requests[0]
 
-    assert "/v1/chat/completions?api-version=2024-10-21" == run(scenario())
+    sent = run(scenario())
+    assert "/v1/chat/completions?api-version=2024-10-21" == sent.path
+    # A gateway's host does not tell Azure; the version does.
+    assert (KEY, None) == (sent.headers.get("api-key"), sent.headers.get("authorization"))

@@ -103,7 +103,7 @@ HISTORY = (
 CASES: dict[str, dict[str, Any]] = {
     "plain": {
         "messages": (Message("system", (TextPart("Be brief."),)), user("What is the capital of France?")),
-        "sampling": Sampling(temperature=0.5, top_p=0.9),
+        "sampling": Sampling(temperature=1.0, top_p=0.9),
     },
     "tools": {"messages": HISTORY, "extra": {"tools": TOOLS, "tool_choice": "required"}},
     "structured": {

@@ -111,6 +111,9 @@ BILLED_400S = [
     pytest.param("https://me.openai.azure.com/openai/v1", 400, {"code": "invalid_api_key"}, False, id="azure-key"),
     pytest.param("https://me.openai.azure.com/openai/v1", 401, {"message": "who?"}, False, id="azure-401"),
     pytest.param("https://me.openai.azure.com/openai/v1", 404, {"message": "where?"}, False, id="azure-404"),
+    pytest.param(
+        "https://gate.example/openai?api-version=2024-10-21", 400, FILTERED, True, id="azure-behind-a-gateway"
+    ),
     pytest.param("https://api.openai.com/v1", 400, FILTERED, False, id="openai-filter"),
 ]
 

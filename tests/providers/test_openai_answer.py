@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 
 import pytest
@@ -225,6 +226,59 @@ def test_what_the_api_does_not_allow_is_a_protocol_error(events, expected):
     failure = failure_of(*events)
     assert ProviderProtocolError is type(failure)
     assert expected in str(failure)
+
+
+def piece(arguments="", name=None, **fields):
+    """A chunk with one piece of a tool call at index 0."""
+    function = {"arguments": arguments} | ({} if name is None else {"name": name})
+    return {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": function, **fields}]}}]}
+
+
+ONE_INDEX = [
+    pytest.param([piece("{}", "a"), piece('{"x":1}', "b")], [("a", "{}"), ("b", '{"x":1}')], id="other-names"),
+    pytest.param([piece('{"x":1}', "a"), piece('{"x":2}', "a")], [("a", '{"x":1}'), ("a", '{"x":2}')], id="one-name"),
+    pytest.param(
+        [piece(name="a"), piece('{"x"'), piece(":1}"), piece(name="a"), piece('{"x":2}')],
+        [("a", '{"x":1}'), ("a", '{"x":2}')],
+        id="name-first-and-then-pieces",
+    ),
+    pytest.param([piece('{"x":', "a"), piece("{}", "a"), piece("}", "a")], [("a", '{"x":{}}')], id="name-repeated"),
+    pytest.param([piece('{"x":1}', "a"), piece("", "a")], [("a", '{"x":1}')], id="name-repeated-at-the-end"),
+    pytest.param([piece('{"x":1}', "a"), piece("\n")], [("a", '{"x":1}\n')], id="white-space-at-the-end"),
+    pytest.param([piece('{"x":', "a", id="i"), piece("1}", id="j")], [("a", '{"x":1}')], id="an-id-for-every-piece"),
+    pytest.param([piece("{}", "a", id="i"), piece("{}", "a", id="j")], [("a", "{}"), ("a", "{}")], id="other-ids"),
+    pytest.param([piece({"x": 1}, "a"), piece({}, "a")], [("a", '{"x":1}'), ("a", "{}")], id="arguments-as-objects"),
+]
+
+
+@pytest.mark.parametrize(("chunks", "expected"), ONE_INDEX)
+def test_calls_that_share_one_index_are_told_apart(chunks, expected):
+    """By id, by name, or because an object of arguments is whole; what only repeats a name goes on with its call."""
+    stream = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in [*chunks, {"choices": [{"finish_reason": "stop"}]}])
+    events, failure = parsed([stream.encode()])
+    assert failure is None
+    calls = {}
+    for event in events[:-1]:
+        calls.setdefault(event.index, [event.id, event.name, ""])[2] += event.arguments
+    assert expected == [(name, arguments) for _, name, arguments in calls.values()]
+    assert len(calls) == len({call_id for call_id, _, _ in calls.values()})
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"), [("tool_calls", ["{}", '{"x":1}', "{}"]), ("length", ["", '{"x":1}', ""])]
+)
+def test_a_call_without_arguments_has_the_empty_object(word, expected):
+    """Clients parse what they get; a call that was cut off must not look whole."""
+    calls = [
+        {"function": {"name": name, "arguments": said}} for name, said in (("a", ""), ("b", '{"x":1}'), ("c", None))
+    ]
+    whole = {"choices": [{"message": {"tool_calls": calls}, "finish_reason": word}]}
+    streamed = {"choices": [{"delta": {"tool_calls": [{"index": 0, **call} for call in calls]}, "finish_reason": word}]}
+    events, failure = parsed([f"data: {json.dumps(streamed)}\n\ndata: [DONE]\n\n".encode()])
+    assert failure is None
+    for answer in (events, decode(json.dumps(whole).encode(), FAILURES)):
+        said = [[event.arguments for event in answer[:-1] if event.index == index] for index in range(3)]
+        assert expected == ["".join(pieces) for pieces in said]
 
 
 def test_content_without_any_end_is_a_protocol_error():

@@ -170,6 +170,21 @@ def test_samplers_outside_the_api_are_refused_where_the_server_would_refuse_them
     assert expected == provider.missing(call(sampling=Sampling(top_k=5, min_p=0.1)).request)
 
 
+@pytest.mark.parametrize(
+    ("base_url", "api_version", "expected"),
+    [
+        pytest.param("https://api.openai.com/v1", None, {"stop"}, id="openai"),
+        pytest.param("https://gate.example/openai/deployments/d", "2024-10-21", {"stop"}, id="azure-behind-a-gateway"),
+        pytest.param("https://openrouter.ai/api/v1", None, set(), id="compatible"),
+    ],
+)
+def test_more_stop_strings_than_openai_takes_are_known_before_the_call(base_url, api_version, expected):
+    """OpenAI and Azure answer 400 to a fifth; a compatible server may take more."""
+    provider = OpenAIProvider("cloud", base_url=base_url, api_key=KEY, options=Options(api_version=api_version))
+    assert expected == provider.missing(call(stop=tuple("abcde")).request)
+    assert set() == provider.missing(call(stop=tuple("abcd")).request)
+
+
 def test_a_sampler_that_was_switched_off_is_not_told_to_who_does_not_know_it():
     """OpenAI refuses `top_k` even where it is 0; a compatible server may have a default that 0 switches off."""
     off = call(sampling=Sampling(top_k=0, min_p=0.0, repetition_penalty=1.0, top_p=1.0))
