@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, TaskProgressColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as ProgressBar
 
 from hybrid.catalog import (
@@ -35,7 +35,7 @@ from hybrid.cli.models_tune import tune_model, tuned_facts, tuned_lines, tuned_w
 from hybrid.cli.printable import printable
 from hybrid.cli.recommend import offered, suggestions, this_profile
 from hybrid.cli.recommend import show as show_suggestions
-from hybrid.cli.watching import can_redraw
+from hybrid.cli.watching import bar, can_redraw, progress_lines, words
 from hybrid.config import at_home, data_dir
 from hybrid.gguf import GgufHeader, read_header
 
@@ -253,33 +253,29 @@ def _print_json(value: object) -> None:
 def shown(name: str) -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
     """Show progress: a bar where somebody watches, otherwise a line each quarter of a step."""
     if can_redraw(sys.stderr, os.environ):
-        with _bar() as bar:
+        with byte_lines() as lines:
             tasks: dict[str, Any] = {}
             yield (
-                (lambda progress: _move(bar, tasks, name, progress)),
-                (lambda note: bar.console.print(note, markup=False)),
+                (lambda progress: _move(lines, tasks, name, progress)),
+                (lambda note: lines.console.print(note, markup=False)),
             )
     else:
         said: set[tuple[str, int]] = set()
         yield (lambda progress: _say(said, name, progress)), (lambda note: print(note, file=sys.stderr, flush=True))
 
 
-def _bar() -> ProgressBar:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    return ProgressBar(*columns, console=Console(stderr=True))
+def byte_lines(console: Console | None = None) -> ProgressBar:
+    """Give the lines that tell how much of each step is done."""
+    name = words("{task.description}", ratio=2)
+    wide = (name, bar(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return progress_lines(wide, (name, TaskProgressColumn(), TimeRemainingColumn()), console)
 
 
-def _move(bar: ProgressBar, tasks: dict[str, Any], name: str, progress: Progress) -> None:
+def _move(lines: ProgressBar, tasks: dict[str, Any], name: str, progress: Progress) -> None:
     if progress.step not in tasks:
         # Speed and time left count from where an interrupted pull goes on, not from zero.
-        tasks[progress.step] = bar.add_task(f"{_STEPS[progress.step]} {name}", completed=progress.done_bytes)
-    bar.update(tasks[progress.step], completed=progress.done_bytes, total=progress.total_bytes)
+        tasks[progress.step] = lines.add_task(f"{_STEPS[progress.step]} {name}", completed=progress.done_bytes)
+    lines.update(tasks[progress.step], completed=progress.done_bytes, total=progress.total_bytes)
 
 
 def _say(said: set[tuple[str, int]], name: str, progress: Progress) -> None:

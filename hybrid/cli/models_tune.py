@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
 from hybrid.catalog import human_bytes, resolve
 from hybrid.catalog.tuned import Candidate, Tuning, read_tuning
 from hybrid.cli import INTERRUPTED
-from hybrid.cli.watching import can_redraw
+from hybrid.cli.watching import bar, can_redraw, progress_lines, words
 from hybrid.config import at_home, data_dir
 from hybrid.errors import CatalogError
 from hybrid.gguf_format import FILE_TYPES
@@ -180,9 +180,14 @@ def tuned_lines(facts: dict[str, Any]) -> list[tuple[str, object]]:
 def _shown() -> Iterator[Callable[[int, int, str], None]]:
     """Show progress: a bar where somebody watches, otherwise a line for each step."""
     if not can_redraw(sys.stderr, os.environ):
-        yield lambda done, total, words: print(f"{done}/{total} {words}", file=sys.stderr, flush=True)
+        yield lambda done, total, doing: print(f"{done}/{total} {doing}", file=sys.stderr, flush=True)
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with ProgressBar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting")
-        yield lambda done, total, words: bar.update(task, completed=done, total=total, description=words)
+    with step_lines() as lines:
+        task = lines.add_task("starting")
+        yield lambda done, total, doing: lines.update(task, completed=done, total=total, description=doing)
+
+
+def step_lines(console: Console | None = None) -> ProgressBar:
+    """Give the line that counts the steps."""
+    counts = (MofNCompleteColumn(), TimeElapsedColumn(), words("{task.description}", ratio=3))
+    return progress_lines((bar(), *counts), counts, console)
