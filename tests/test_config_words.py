@@ -14,8 +14,10 @@ from hybrid.config import (
     PolicyConfig,
     PriceConfig,
     ServerConfig,
+    load,
 )
 from hybrid.config_words import wrong
+from hybrid.errors import ConfigError
 from tests.test_config import CLOUD, complaint_of
 
 STRUCTS = (ServerConfig, LocalConfig, CloudConfig, LoraConfig, PolicyConfig, BudgetConfig, PriceConfig)
@@ -76,3 +78,17 @@ def test_a_key_pasted_as_the_variable_name_is_not_repeated(tmp_path):
     message = complaint_of(tmp_path, CLOUD + 'api_key_env = "sk-live-abc123"')
     assert "cloud.api_key_env: expected" in message
     assert "abc123" not in message
+
+
+def test_a_wrong_variable_is_named():
+    """A wrong value from the environment names the variable it came from."""
+    with pytest.raises(
+        ConfigError, match=r"^HYBRID_SERVER_PORT: server.port: expected .* such as HYBRID_SERVER_PORT=8484; got 'x'$"
+    ):
+        load(None, {"HOME": "/nonexistent", "HYBRID_SERVER_PORT": "x"})
+
+
+def test_an_unknown_variable_names_the_nearest():
+    """A misspelt HYBRID_ variable is an error, as a misspelt key is."""
+    with pytest.raises(ConfigError, match=r"variable HYBRID_SERVER_PROT; did you mean HYBRID_SERVER_PORT\?"):
+        load(None, {"HOME": "/nonexistent", "HYBRID_SERVER_PROT": "1"})
