@@ -52,7 +52,7 @@ def tune_model(
     """Find the fastest form of a model on this machine that still answers like it; `hybrid serve` then uses it."""
     options = TuneOptions(max_kl_nats=max_kl, formats=_formats(formats))
     options = quick(options) if is_quick else options
-    source = resolve(model, data_dir() / "models" if models_dir is None else at_home(models_dir).absolute())
+    source = resolve(model, models_folder(models_dir))
     tuning = _tune(source, options)
     keep_speeds(data_dir(), source, tuning, prompt_tokens=options.prompt_tokens, on_note=_say)
     if as_json:
@@ -61,6 +61,17 @@ def tune_model(
         print("\n".join(table(tuning)))
     for line in notes(tuning):
         _say(line)
+
+
+def models_folder(models_dir: Path | None) -> Path:
+    """Give the folder of `--models-dir`, else of the data folder; it need not be there yet.
+
+    Raises: CatalogError if something else is in its place, where every model would seem not to be here.
+    """
+    folder = data_dir() / "models" if models_dir is None else at_home(models_dir).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise CatalogError(f"{folder} is no folder; name the folder of the models with --models-dir")
+    return folder
 
 
 def _say(line: str) -> None:
