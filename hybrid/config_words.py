@@ -45,7 +45,7 @@ _EXAMPLES: Mapping[str, str] = {
 def wrong(message: str, struct: type[msgspec.Struct], dotted: str, raw: object, origin: str) -> str:
     """Say what a key takes, with an example, after msgspec refused `raw` with `message`."""
     key = dotted.rpartition(".")[2]
-    setting = f"{origin}=" if origin.startswith("HYBRID_") else f"{key} = "
+    setting = f"{origin}=" if origin.startswith("HYBRID_") else f"--{key} " if origin == "flag" else f"{key} = "
     field = next(item for item in msgspec.structs.fields(struct) if item.name == key)
     wanted = inspect.type_info(field.type)
     item, inner = re.search(r"at `\$\[(\d+)\]`", message), _plain(wanted)

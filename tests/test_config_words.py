@@ -92,3 +92,9 @@ def test_an_unknown_variable_names_the_nearest():
     """A misspelt HYBRID_ variable is an error, as a misspelt key is."""
     with pytest.raises(ConfigError, match=r"variable HYBRID_SERVER_PROT; did you mean HYBRID_SERVER_PORT\?"):
         load(None, {"HOME": "/nonexistent", "HYBRID_SERVER_PROT": "1"})
+
+
+def test_a_wrong_flag_is_told_as_one(tmp_path):
+    """Who gave --port reads how that is written, not a line of a file."""
+    with pytest.raises(ConfigError, match=r"server.port: expected .* such as --port 8484; got 99999$"):
+        load(None, {"HOME": str(tmp_path)}, {"server.port": 99999})
