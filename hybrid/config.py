@@ -6,13 +6,11 @@ Order: defaults < file < `HYBRID_<SECTION>_<KEY>` environment < flags. The envir
 from __future__ import annotations
 
 import difflib
-import enum
-import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -31,6 +29,7 @@ from hybrid.config_schema import (
     own_prices,
 )
 from hybrid.config_secrets import Secret, key_variables, read_secrets, secret_source
+from hybrid.config_words import wrong
 from hybrid.errors import ConfigError
 
 __all__ = [
@@ -200,32 +199,15 @@ def _convert(struct: type[msgspec.Struct], dotted: str, raw: object, origin: str
         value = msgspec.convert(raw, wanted, strict=not isinstance(raw, str) or not origin.startswith("HYBRID_"))
         problem = complaint(dotted, value)
     except msgspec.ValidationError as exc:
-        problem = _plain(str(exc), wanted)
+        problem = wrong(str(exc), struct, dotted, raw, origin)
     if problem is None:
         return value
     got = "" if dotted in _SECRET_BEARING else f"; got {_shown(raw)}"
     raise ConfigError(f"{origin}: {dotted}: {problem}{got}")
 
 
-def _plain(message: str, wanted: Any) -> str:
-    """Put msgspec's complaint into our words: which item of a list, and which words a key takes."""
-    message = re.sub(r" - at `\$\[(\d+)\]`", r" in item \1", message).replace("`", "")
-    if message.startswith("Invalid enum value"):
-        message += f"; valid: {', '.join(_words(wanted))}"
-    return message[0].lower() + message[1:]
-
-
-def _words(wanted: Any) -> list[str]:
-    """List the words of a type that takes no others, however deep in it they stand."""
-    if isinstance(wanted, type) and issubclass(wanted, enum.StrEnum):
-        return list(wanted)
-    if get_origin(wanted) is Literal:
-        return list(get_args(wanted))
-    return [word for inner in get_args(wanted) for word in _words(inner)]
-
-
 def _shown(raw: object) -> str:
-    text = str(raw) if isinstance(raw, Decimal) else repr(raw)
+    text = str(raw).lower() if isinstance(raw, bool) else str(raw) if isinstance(raw, Decimal) else repr(raw)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -325,7 +307,8 @@ def _aliases(file: TomlFile, origins: dict[str, str]) -> dict[str, str]:
         where = origins[f'aliases."{name}"'] = file.where("aliases", name)
         if not isinstance(target, str):
             hint = ' (quote a name that has dots: "gpt-4.1" = "hybrid")' if isinstance(target, dict) else ""
-            raise ConfigError(f'{where}: aliases."{name}": expected str; got {_shown(target)}{hint}')
+            wanted = 'expected a model name in quotes, such as "hybrid"'
+            raise ConfigError(f'{where}: aliases."{name}": {wanted}; got {_shown(target)}{hint}')
         aliases[name] = target
     return aliases
 

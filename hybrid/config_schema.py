@@ -25,11 +25,31 @@ LATER = {
 }
 """Values the contract names that no file answers to yet: an error that says so, not "unknown"."""
 
-Name: TypeAlias = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)")]
+Name: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$(?!\n)",
+        extra={"words": "1 to 64 small letters, digits, dots, - and _, in quotes"},
+    ),
+]
 # Printable ASCII without space, quote and backslash: it travels in headers and is quoted in TOML.
-ModelName: TypeAlias = Annotated[str, Meta(pattern=r"^[!#-\[\]-~]{1,200}$(?!\n)")]
-Variable: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Z_][A-Z0-9_]*$(?!\n)")]
+ModelName: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[!#-\[\]-~]{1,200}$(?!\n)",
+        extra={"words": "a model's name in quotes, up to 200 characters of ASCII without spaces"},
+    ),
+]
+Variable: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Z_][A-Z0-9_]*$(?!\n)",
+        extra={"words": "the name of an environment variable in capitals (not the key itself), in quotes"},
+    ),
+]
 Seconds: TypeAlias = Annotated[float, Meta(gt=0, le=86_400)]
+Milliseconds: TypeAlias = Annotated[int, Meta(ge=1, le=86_400_000)]
+Tokens: TypeAlias = Annotated[int, Meta(ge=1, le=16_777_216)]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -108,11 +128,11 @@ class LocalConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     min_p: Annotated[Share, Meta(description="Where a client gives none; 0 is off.")] = 0.05
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1, description="Where a client gives none; 0 is off.")] = 40
     max_output_tokens: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        Tokens | None,
         Meta(description="Longest answer where a client gives no bound; unset: up to the context."),
     ] = None
     max_reasoning_tokens: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        Tokens | None,
         Meta(description="Longest thinking before an answer, for models that think; unset: as long as they like."),
     ] = None
 
@@ -134,7 +154,14 @@ class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Meta(description="Of kind openai: chat completions, or the Responses API, the only one to some models."),
     ] = "chat"
     api_version: Annotated[
-        Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$(?!\n)")] | None,
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z0-9._-]{1,64}$(?!\n)",
+                extra={"words": "up to 64 letters, digits, dots, - and _, in quotes"},
+            ),
+        ]
+        | None,
         Meta(
             description="Of kind openai: the api-version that Azure's older URLs demand; tells Azure behind any host."
         ),
@@ -173,7 +200,7 @@ class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         ),
     ] = None
     context_tokens: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        Annotated[int, Meta(ge=1, le=1_000_000_000)] | None,
         Meta(description="Context of its models; unset: the provider judges."),
     ] = None
     quality: Annotated[
@@ -220,11 +247,11 @@ class PolicyConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         Annotated[float, Meta(gt=0, lt=1)], Meta(description="Chance that the promise of max_regret fails.")
     ] = 0.10
     ttft_ms: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        Milliseconds | None,
         Meta(description="The first token is wanted by then: where local is likely late, the cloud is asked."),
     ] = None
     total_ms: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        Milliseconds | None,
         Meta(description="The whole answer is wanted by then; unset, as ttft_ms: no such rule."),
     ] = None
     hold_tokens: Annotated[

@@ -144,19 +144,51 @@ def test_a_key_near_nothing_lists_what_is_valid(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        pytest.param("[server]\nport = -1", "hybrid.toml:2: server.port: expected int >= 0; got -1", id="port-below"),
-        pytest.param("[server]\nport = 65536", "server.port: expected int <= 65535; got 65536", id="port-above"),
-        pytest.param('[server]\nport = "80"', "server.port: expected int, got str; got '80'", id="port-is-text"),
-        pytest.param("[server]\nport = 1.5", "server.port: expected int, got decimal; got 1.5", id="port-fraction"),
-        pytest.param("[policy]\nhold_tokens = -1", "policy.hold_tokens: expected int >= 0; got -1", id="hold"),
-        pytest.param("[policy]\nmin_confidence = 1.1", "expected float <= 1.0; got 1.1", id="probability-above"),
-        pytest.param("[policy]\ndelta = 0", "policy.delta: expected float > 0.0; got 0", id="delta-zero"),
+        pytest.param(
+            "[server]\nport = -1",
+            "hybrid.toml:2: server.port: expected a whole number from 0 to 65535, such as port = 8484; got -1",
+            id="port-below",
+        ),
+        pytest.param(
+            "[server]\nport = 65536",
+            "server.port: expected a whole number from 0 to 65535, such as port = 8484; got 65536",
+            id="port-above",
+        ),
+        pytest.param(
+            '[server]\nport = "80"',
+            "expected a whole number from 0 to 65535, without quotes: port = 80; got '80'",
+            id="port-is-text",
+        ),
+        pytest.param(
+            "[server]\nport = 1.5",
+            "server.port: expected a whole number from 0 to 65535, such as port = 8484; got 1.5",
+            id="port-fraction",
+        ),
+        pytest.param(
+            "[policy]\nhold_tokens = -1",
+            "expected a whole number from 0 to 100000, such as hold_tokens = 16; got -1",
+            id="hold",
+        ),
+        pytest.param(
+            "[policy]\nmin_confidence = 1.1",
+            "expected a number from 0 to 1, such as min_confidence = 0.35; got 1.1",
+            id="probability-above",
+        ),
+        pytest.param(
+            "[policy]\ndelta = 0",
+            "policy.delta: expected a number above 0 and below 1, such as delta = 0.1; got 0",
+            id="delta-zero",
+        ),
         pytest.param("[local]\ntemperature = nan", "local.temperature: expected", id="nan"),
         pytest.param("[local]\nkeep_alive_s = inf", "local.keep_alive_s: expected", id="infinite"),
         pytest.param("[budget]\nusd_per_day = -1", "expected an amount in USD from 0", id="negative-money"),
         pytest.param("[budget]\nusd_per_day = nan", "expected an amount in USD from 0", id="nan-money"),
         pytest.param("[budget]\nusd_per_day = 1e999999", "expected an amount in USD from 0", id="absurd-money"),
-        pytest.param("[budget]\nusd_per_day = true", "budget.usd_per_day: expected decimal", id="money-is-bool"),
+        pytest.param(
+            "[budget]\nusd_per_day = true",
+            "expected an amount in USD, such as usd_per_day = 1.00; got true",
+            id="money-is-bool",
+        ),
         pytest.param('[budget]\ntimezone = "Mars/X"', "IANA time zone such as Europe/Berlin; got 'Mars/X'", id="zone"),
         pytest.param('[budget]\ntimezone = "../etc"', "IANA time zone such as Europe/Berlin", id="zone-is-a-path"),
         pytest.param("[server]\nport = 99999999999999999999999999", "server.port: ", id="integer-too-large"),
@@ -169,20 +201,22 @@ def test_a_key_near_nothing_lists_what_is_valid(tmp_path):
             id="key-of-another-kind",
         ),
         pytest.param(CLOUD + 'api_version = "1 2"', "api_version", id="api-version-with-a-blank"),
-        pytest.param(
-            CLOUD + 'capabilities = ["x"]', "invalid enum value 'x' in item 0; valid: tools, images", id="capability"
-        ),
+        pytest.param(CLOUD + 'capabilities = ["x"]', "expected a list in brackets of tools, images", id="capability"),
         pytest.param(
             '[local]\nkv_layout = "x"',
-            "local.kv_layout: invalid enum value 'x'; valid: auto, unified, split; got",
+            "local.kv_layout: expected one of auto, split, unified, such as kv_layout = \"auto\"; got 'x'",
             id="word",
         ),
         pytest.param(
             CLOUD + 'reasoning = "x"',
-            "cloud.reasoning: invalid enum value 'x'; valid: effort, budget; got",
+            "cloud.reasoning: expected one of budget, effort; got 'x'",
             id="word-or-none",
         ),
-        pytest.param(CLOUD + "total_timeout_s = 0", "cloud.total_timeout_s: expected float > 0.0", id="timeout"),
+        pytest.param(
+            CLOUD + "total_timeout_s = 0",
+            "cloud.total_timeout_s: expected a number above 0 and at most 86400",
+            id="timeout",
+        ),
         pytest.param(CLOUD + CLOUD, "cloud[1].name: 'openai' is the name of an earlier [[cloud]]", id="same-name"),
         pytest.param('[[cloud]]\nname = "x"', "hybrid.toml:1: cloud[0] lacks base_url, models", id="cloud-lacks"),
         pytest.param('[cloud]\nname = "x"', "write [[cloud]] with double brackets", id="single-brackets"),
@@ -212,48 +246,10 @@ def test_a_wrong_value_is_named_with_its_place(tmp_path, text, expected):
     assert len(message) < 400
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        pytest.param("api.example.com/v1", id="no-scheme"),
-        pytest.param("ftp://api.example.com", id="not-http"),
-        pytest.param("https://", id="no-host"),
-        pytest.param("https://h:99999/", id="port-out-of-range"),
-        pytest.param("https://a b/", id="space"),
-        pytest.param("https://user:sk-secret@h/", id="credentials"),
-        pytest.param("https://h/v1?key=sk-secret", id="query"),
-    ],
-)
-def test_a_base_url_is_checked_and_not_repeated(tmp_path, url):
-    """A URL with a password in it is refused without printing the password."""
-    message = complaint_of(tmp_path, CLOUD.replace("https://api.example.com/v1", url))
-    assert "hybrid.toml:3: cloud.base_url: expected" in message
-    assert "sk-secret" not in message
-
-
-def test_a_key_pasted_as_the_variable_name_is_not_repeated(tmp_path):
-    """Users paste the key itself into api_key_env; the error must not print it on."""
-    message = complaint_of(tmp_path, CLOUD + 'api_key_env = "sk-live-abc123"')
-    assert "cloud.api_key_env: expected" in message
-    assert "abc123" not in message
-
-
-def test_an_unknown_variable_names_the_nearest():
-    """A misspelt HYBRID_ variable is an error, as a misspelt key is."""
-    with pytest.raises(ConfigError, match=r"variable HYBRID_SERVER_PROT; did you mean HYBRID_SERVER_PORT\?"):
-        load(None, {"HOME": "/nonexistent", "HYBRID_SERVER_PROT": "1"})
-
-
 def test_variables_with_another_use_are_no_keys(tmp_path):
     """HYBRID_DATA_DIR and the API key variables the file names are not mistaken for keys."""
     environ = {"HYBRID_DATA_DIR": "/x", "HYBRID_SMALL_KEY": "k"}
     assert "k" not in repr(loaded(tmp_path, CLOUD + 'api_key_env = "HYBRID_SMALL_KEY"', environ).config.cloud[0].name)
-
-
-def test_a_wrong_variable_is_named():
-    """A wrong value from the environment names the variable it came from."""
-    with pytest.raises(ConfigError, match=r"^HYBRID_SERVER_PORT: server.port: expected int, got str; got 'x'$"):
-        load(None, {"HOME": "/nonexistent", "HYBRID_SERVER_PORT": "x"})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY = {"types", "errors", "fingerprints", "gguf", "gguf_format"}
 DECISIONS = {"policy", "pricing"}
 EFFECTS = {"engine", "backends", "native", "providers", "devices", "store", "catalog"}
-CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_secrets"}
+CONFIG = {"config", "config_checks", "config_file", "config_schema", "config_secrets", "config_words"}
 REQUEST = {
     "admission",
     "artefact",

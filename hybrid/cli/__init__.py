@@ -55,6 +55,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one `hybrid` command line and return its exit code; errors are one sentence on stderr."""
     args = list(sys.argv[1:] if argv is None else argv)
+    _open_closed()
     _escape_unprintable()
     try:
         code = _dispatch(args)
@@ -85,6 +86,20 @@ def _drop_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_closed() -> None:
+    """Give a stream that the shell closed (`>&-`) somewhere to go.
+
+    Its number would else go to the next file that is opened, the ledger perhaps, and llama.cpp's log be written there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def _escape_unprintable() -> None:

@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TaskProgressColumn, TimeElapsedColumn
 
 from hybrid.catalog import human_bytes, resolve
 from hybrid.cli import INTERRUPTED
 from hybrid.cli.local_model import local_model_file
 from hybrid.cli.printable import printable
-from hybrid.cli.watching import can_redraw
+from hybrid.cli.watching import bar, can_redraw, progress_lines, words
 from hybrid.config import Config, data_dir, load
 from hybrid.devices.advice import advise
 from hybrid.devices.bench import (
@@ -202,16 +202,22 @@ def _shown() -> Iterator[Callable[[str, Progressed], None]]:
         said: set[tuple[str, int]] = set()
         yield lambda stage, progress: _say_once(said, stage, progress)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.fields[stage]}"), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+    with stage_lines() as lines:
         tasks: dict[str, Any] = {}
-        yield lambda stage, progress: _move(bar, tasks, stage, progress)
+        yield lambda stage, progress: _move(lines, tasks, stage, progress)
 
 
-def _move(bar: Progress, tasks: dict[str, Any], stage: str, progress: Progressed) -> None:
+def stage_lines(console: Console | None = None) -> Progress:
+    """Give the lines that tell how far each stage is."""
+    stage, step = words("{task.fields[stage]}"), words("{task.description}")
+    wide = (SpinnerColumn(), stage, bar(), step, TimeElapsedColumn())
+    return progress_lines(wide, (SpinnerColumn(), stage, TaskProgressColumn(), step), console, is_transient=True)
+
+
+def _move(lines: Progress, tasks: dict[str, Any], stage: str, progress: Progressed) -> None:
     if stage not in tasks:
-        tasks[stage] = bar.add_task("", total=1.0, stage=printable(stage))
-    bar.update(tasks[stage], completed=progress.share, description=progress.what)
+        tasks[stage] = lines.add_task("", total=1.0, stage=printable(stage))
+    lines.update(tasks[stage], completed=progress.share, description=progress.what)
 
 
 def _say_once(said: set[tuple[str, int]], stage: str, progress: Progressed) -> None:

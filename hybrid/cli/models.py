@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, TaskProgressColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as ProgressBar
 
 from hybrid.catalog import (
@@ -31,12 +31,11 @@ from hybrid.catalog import (
 )
 from hybrid.catalog import pull as pull_model
 from hybrid.cli import INTERRUPTED
-from hybrid.cli.models_tune import tune_model, tuned_facts, tuned_lines, tuned_words
+from hybrid.cli.models_tune import models_folder, tune_model, tuned_facts, tuned_lines, tuned_words
 from hybrid.cli.printable import printable
 from hybrid.cli.recommend import offered, suggestions, this_profile
 from hybrid.cli.recommend import show as show_suggestions
-from hybrid.cli.watching import can_redraw
-from hybrid.config import at_home, data_dir
+from hybrid.cli.watching import bar, can_redraw, progress_lines, words
 from hybrid.gguf import GgufHeader, read_header
 
 app = typer.Typer(
@@ -61,7 +60,7 @@ _PLAIN_STEP_PERCENT = 25
 @app.command("list")
 def list_models(models_dir: DirOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002 - typer reads it
     """List the catalogue, the smallest first, and what is here of it."""
-    folder = _folder(models_dir)
+    folder = models_folder(models_dir)
     facts = _all_facts(folder)
     if as_json:
         _print_json({"models_dir": str(folder), "models": facts})
@@ -83,7 +82,7 @@ def pull(
     as_json: JsonOption = False,  # noqa: FBT002 - typer reads the default
 ) -> None:
     """Fetch a model, check it, and print where it is. Interrupted, it goes on the next time."""
-    folder = _folder(models_dir)
+    folder = models_folder(models_dir)
     card = find_card(offered(folder, is_agreed=yes) if name is None else name)
     try:
         with shown(card.name) as (on_progress, on_note):
@@ -99,7 +98,7 @@ def pull(
 @app.command()
 def recommend(models_dir: DirOption = None, as_json: JsonOption = False) -> None:  # noqa: FBT002 - typer reads it
     """Say which models suit this machine: what fits, how fast it would be, how capable its size is; the best first."""
-    show_suggestions(suggestions(_folder(models_dir), profile=this_profile()), as_json=as_json)
+    show_suggestions(suggestions(models_folder(models_dir), profile=this_profile()), as_json=as_json)
 
 
 @app.command()
@@ -109,7 +108,7 @@ def show(
     as_json: JsonOption = False,  # noqa: FBT002 - typer reads the default
 ) -> None:
     """Say what is known of a model: its card, whether it is here and unchanged, and what its file says."""
-    folder = _folder(models_dir)
+    folder = models_folder(models_dir)
     card, here = load_cards().get(model), _here(model, folder)
     facts: Facts = _card_facts(card) if card else {"name": model}
     left_bytes = partial_bytes(folder).get(model, 0) if card else 0
@@ -132,7 +131,7 @@ def rm(
     as_json: JsonOption = False,  # noqa: FBT002 - typer reads the default
 ) -> None:
     """Delete models, and what interrupted pulls of them have left."""
-    folder = _folder(models_dir)
+    folder = models_folder(models_dir)
     removed = []
     for name in names:
         freed_bytes = remove(name, folder)
@@ -143,10 +142,6 @@ def rm(
 
 
 app.command("tune")(tune_model)
-
-
-def _folder(models_dir: Path | None) -> Path:
-    return data_dir() / "models" if models_dir is None else at_home(models_dir).absolute()
 
 
 def _here(name: str, folder: Path) -> Installed | None:
@@ -253,33 +248,29 @@ def _print_json(value: object) -> None:
 def shown(name: str) -> Iterator[tuple[Callable[[Progress], None], Callable[[str], None]]]:
     """Show progress: a bar where somebody watches, otherwise a line each quarter of a step."""
     if can_redraw(sys.stderr, os.environ):
-        with _bar() as bar:
+        with byte_lines() as lines:
             tasks: dict[str, Any] = {}
             yield (
-                (lambda progress: _move(bar, tasks, name, progress)),
-                (lambda note: bar.console.print(note, markup=False)),
+                (lambda progress: _move(lines, tasks, name, progress)),
+                (lambda note: lines.console.print(note, markup=False)),
             )
     else:
         said: set[tuple[str, int]] = set()
         yield (lambda progress: _say(said, name, progress)), (lambda note: print(note, file=sys.stderr, flush=True))
 
 
-def _bar() -> ProgressBar:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    return ProgressBar(*columns, console=Console(stderr=True))
+def byte_lines(console: Console | None = None) -> ProgressBar:
+    """Give the lines that tell how much of each step is done."""
+    name = words("{task.description}", ratio=2)
+    wide = (name, bar(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return progress_lines(wide, (name, TaskProgressColumn(), TimeRemainingColumn()), console)
 
 
-def _move(bar: ProgressBar, tasks: dict[str, Any], name: str, progress: Progress) -> None:
+def _move(lines: ProgressBar, tasks: dict[str, Any], name: str, progress: Progress) -> None:
     if progress.step not in tasks:
         # Speed and time left count from where an interrupted pull goes on, not from zero.
-        tasks[progress.step] = bar.add_task(f"{_STEPS[progress.step]} {name}", completed=progress.done_bytes)
-    bar.update(tasks[progress.step], completed=progress.done_bytes, total=progress.total_bytes)
+        tasks[progress.step] = lines.add_task(f"{_STEPS[progress.step]} {name}", completed=progress.done_bytes)
+    lines.update(tasks[progress.step], completed=progress.done_bytes, total=progress.total_bytes)
 
 
 def _say(said: set[tuple[str, int]], name: str, progress: Progress) -> None:

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 
 from hybrid.catalog import human_bytes, resolve
 from hybrid.catalog.tuned import Candidate, Tuning, read_tuning
 from hybrid.cli import INTERRUPTED
-from hybrid.cli.watching import can_redraw
+from hybrid.cli.watching import bar, can_redraw, progress_lines, words
 from hybrid.config import at_home, data_dir
 from hybrid.errors import CatalogError
 from hybrid.gguf_format import FILE_TYPES
@@ -52,7 +52,7 @@ def tune_model(
     """Find the fastest form of a model on this machine that still answers like it; `hybrid serve` then uses it."""
     options = TuneOptions(max_kl_nats=max_kl, formats=_formats(formats))
     options = quick(options) if is_quick else options
-    source = resolve(model, data_dir() / "models" if models_dir is None else at_home(models_dir).absolute())
+    source = resolve(model, models_folder(models_dir))
     tuning = _tune(source, options)
     keep_speeds(data_dir(), source, tuning, prompt_tokens=options.prompt_tokens, on_note=_say)
     if as_json:
@@ -61,6 +61,17 @@ def tune_model(
         print("\n".join(table(tuning)))
     for line in notes(tuning):
         _say(line)
+
+
+def models_folder(models_dir: Path | None) -> Path:
+    """Give the folder of `--models-dir`, else of the data folder; it need not be there yet.
+
+    Raises: CatalogError if something else is in its place, where every model would seem not to be here.
+    """
+    folder = data_dir() / "models" if models_dir is None else at_home(models_dir).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise CatalogError(f"{folder} is no folder; name the folder of the models with --models-dir")
+    return folder
 
 
 def _say(line: str) -> None:
@@ -180,9 +191,14 @@ def tuned_lines(facts: dict[str, Any]) -> list[tuple[str, object]]:
 def _shown() -> Iterator[Callable[[int, int, str], None]]:
     """Show progress: a bar where somebody watches, otherwise a line for each step."""
     if not can_redraw(sys.stderr, os.environ):
-        yield lambda done, total, words: print(f"{done}/{total} {words}", file=sys.stderr, flush=True)
+        yield lambda done, total, doing: print(f"{done}/{total} {doing}", file=sys.stderr, flush=True)
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with ProgressBar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting")
-        yield lambda done, total, words: bar.update(task, completed=done, total=total, description=words)
+    with step_lines() as lines:
+        task = lines.add_task("starting")
+        yield lambda done, total, doing: lines.update(task, completed=done, total=total, description=doing)
+
+
+def step_lines(console: Console | None = None) -> ProgressBar:
+    """Give the line that counts the steps."""
+    counts = (MofNCompleteColumn(), TimeElapsedColumn(), words("{task.description}", ratio=3))
+    return progress_lines((bar(), *counts), counts, console)

@@ -83,20 +83,26 @@ def gpus_of(engine: Engine) -> tuple[Gpu, ...]:
     for number, device in enumerate(engine.devices):
         if device.kind in ("gpu", "igpu"):
             listed.setdefault(device.pci or f"{number}", device)
+    makers = [BACKEND_VENDORS.get(device.backend) or vendor_of(device.description) for device in listed.values()]
     return tuple(
         Gpu(
             name=device.description or device.name,
-            vendor=BACKEND_VENDORS.get(device.backend) or vendor_of(device.description),
+            vendor=vendor,
             source="ggml",
             pci=device.pci,
             memory_total_bytes=device.memory_total_bytes,
             memory_free_bytes=device.memory_free_bytes,
             shares_memory=device.kind == "igpu" or device.backend in METAL,
             # Metal's recommendedMaxWorkingSetSize, two thirds to 84 % of the memory; `iogpu.wired_limit_mb` moves it.
-            limit_bytes=device.memory_total_bytes if device.backend in METAL else None,
+            # On AMD's processors what amdgpu maps for graphics (GTT), half of the memory by default.
+            limit_bytes=device.memory_total_bytes if _is_limited(device, vendor) else None,
         )
-        for device in listed.values()
+        for device, vendor in zip(listed.values(), makers, strict=True)
     )
+
+
+def _is_limited(device: EngineDevice, vendor: Vendor) -> bool:
+    return device.backend in METAL or (device.kind == "igpu" and vendor == "amd")
 
 
 def vendor_of(name: str) -> Vendor:

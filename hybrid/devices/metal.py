@@ -38,14 +38,14 @@ def parse_profiler(text: str) -> tuple[Gpu, ...]:
         raise Failed(f"system_profiler printed no JSON: {exc}") from exc
     gpus = []
     for card in told.get("SPDisplaysDataType", []):
-        vendor = str(card.get("spdisplays_vendor", ""))
-        is_apple = "Apple" in vendor
+        vendor = str(card.get("spdisplays_vendor", "")).lower()  # sppci_vendor_Apple, sppci_vendor_amd, Intel
+        is_apple = "apple" in vendor
         metal = re.sub(r"^spdisplays_(metal)?", "", str(card.get("spdisplays_mtlgpufamilysupport", "")))
         vram = re.match(r"(\d+) (GB|MB)", str(card.get("spdisplays_vram", "")))
         gpus.append(
             Gpu(
                 name=card.get("sppci_model") or card.get("_name") or "GPU",
-                vendor="apple" if is_apple else "amd" if "AMD" in vendor else "intel" if "Intel" in vendor else "other",
+                vendor="apple" if is_apple else "amd" if "amd" in vendor else "intel" if "intel" in vendor else "other",
                 source="system_profiler",
                 shares_memory=is_apple or vram is None,
                 memory_total_bytes=int(vram[1]) << (30 if vram[2] == "GB" else 20) if vram else None,

@@ -189,6 +189,8 @@ def _raising(host: Host, gpus: tuple[Gpu, ...]) -> str:
     is_limited = any(gpu.limit_bytes is not None and gpu.limit_bytes == room for gpu in gpus)
     if not is_limited or usable is None:
         return ""
+    if gpus[0].vendor != "apple":
+        return " (the driver sets that limit: amdgpu's GTT, which ttm.pages_limit on the kernel's command line moves)"
     most_mib = (usable - GPU_RESERVE_BYTES) >> 20
     return f" (macOS sets that limit; `sudo sysctl iogpu.wired_limit_mb={most_mib}` raises it until the next start)"
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from hybrid.devices.shape import cached_value_length
 from hybrid.gguf import GgufHeader
 
 CACHE_ELEMENT_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
@@ -79,8 +80,9 @@ def _expert_share(header: GgufHeader) -> float:
 
 
 def _cell_bytes(header: GgufHeader, key_cache: str, value_cache: str) -> int | None:
-    blocks, heads, key, value = header.block_count, header.head_count_kv, header.key_length, header.value_length
-    if not (blocks and heads and key and value):
+    blocks, heads, key = header.block_count, header.head_count_kv, header.key_length
+    value = cached_value_length(header)
+    if not (blocks and heads and key) or value is None:
         return None
     key_bytes, value_bytes = CACHE_ELEMENT_BYTES.get(key_cache, 2.0), CACHE_ELEMENT_BYTES.get(value_cache, 2.0)
     return int(blocks * heads * (key * key_bytes + value * value_bytes))

@@ -29,6 +29,7 @@ CARD_SHARES: Mapping[str, Mapping[str, float]] = {
 class ModelShape:
     """A model's sizes.
 
+    value_length: of a value in the KV cache; 0 where that holds keys alone.
     matrix_bytes: type name -> bytes of the matrices that tokens are multiplied with and that may be repacked.
     output_bytes: 0 where the output layer is the embedding again (`is_tied`). layer_bytes: all blocks together.
     expert_bytes: what of them are experts, of which each token uses `experts_used` of `experts`.
@@ -100,7 +101,7 @@ def shape_of_header(header: GgufHeader, name: str | None = None) -> ModelShape:
         embedding_length=header.embedding_length or 0,
         head_count_kv=header.head_count_kv or 0,
         key_length=header.key_length or 0,
-        value_length=header.value_length or 0,
+        value_length=cached_value_length(header) or 0,
         feed_forward_length=_whole(width) or _widest(layers),
         vocab_tokens=header.n_vocab or 0,
         trained_context_tokens=header.context_tokens,
@@ -113,6 +114,15 @@ def shape_of_header(header: GgufHeader, name: str | None = None) -> ModelShape:
         experts=_whole(numbers["expert_count"]),
         experts_used=_whole(numbers["expert_used_count"]),
     )
+
+
+def cached_value_length(header: GgufHeader) -> int | None:
+    """Width of one head's value in the KV cache: 0 where keys hold it already, as in multi-head latent attention.
+
+    llama.cpp caches keys alone where the header gives both widths of the heads that are made from them.
+    """
+    widths = (header.metadata.get(f"{header.architecture}.attention.{what}_length_mla") for what in ("key", "value"))
+    return 0 if all(_whole(width) for width in widths) else header.value_length
 
 
 def _whole(value: object) -> int:

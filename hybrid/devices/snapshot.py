@@ -125,11 +125,30 @@ def fill(first: Gpu, second: Gpu) -> Gpu:
     """Take the second's facts where the first has none, and ggml's memory where that is only a slice of the GPU's."""
     if _is_slice(first, second):
         first = replace(first, memory_total_bytes=second.memory_total_bytes, memory_free_bytes=second.memory_free_bytes)
+    if second.source == "ggml" and first.vendor == "amd":
+        first = _as_driven(first, second)
     ours, theirs = asdict(first), asdict(second)
     gaps = {key: value for key, value in theirs.items() if ours[key] is None and value is not None}
     if first.shares_memory:
         gaps = {key: value for key, value in gaps.items() if not key.startswith("memory_")}
+    else:
+        gaps.pop("limit_bytes", None)  # a limit on main memory
     return replace(first, **gaps)
+
+
+def _as_driven(told: Gpu, driven: Gpu) -> Gpu:
+    """Correct what an AMD tool tells by what ggml's backend was told by the driver.
+
+    A part of the processor has a carve-out, which rocm-smi gives as a card's memory. Where ggml may take more, it is
+    the main memory's (GTT; ROCm does so from Linux 6.10 on). Where it may not, the carve-out is all there is. And a
+    small card beside much main memory looks by its sizes like such a part.
+    """
+    own, whole = told.memory_total_bytes, driven.memory_total_bytes
+    if driven.shares_memory and own is not None and whole is not None and own < SLICE_SHARE * whole:
+        return replace(
+            told, shares_memory=True, memory_total_bytes=None, memory_free_bytes=None, limit_bytes=driven.limit_bytes
+        )
+    return replace(told, shares_memory=False) if told.shares_memory and not driven.shares_memory else told
 
 
 def _is_slice(whole: Gpu, part: Gpu) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hybrid.devices.shape import cached_value_length
 from hybrid.gguf import GgufHeader
 
 _BITS = {"Q8_0": 8.5, "Q6_K": 8.5, "Q5_K_M": 6.6, "Q4_K_M": 6.0, "Q4_1": 5.1, "Q4_0": 4.7, "IQ4_NL": 4.7}
@@ -46,7 +47,7 @@ def disk_bytes(header: GgufHeader, formats: Iterable[str], chunks: int) -> int:
 def memory_bytes(header: GgufHeader, size_bytes: int) -> int:
     """What measuring a file of that size takes: it may be held twice, as read and repacked for the kernels."""
     cell = 2 * (header.block_count or 0) * (header.head_count_kv or 0)
-    cell *= (header.key_length or 0) + (header.value_length or 0)
+    cell *= (header.key_length or 0) + (cached_value_length(header) or 0)
     return 2 * size_bytes + cell * _CELLS + 2 * 4 * (header.n_vocab or 0) * _ROWS + _PROCESS_BYTES
 
 

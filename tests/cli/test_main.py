@@ -139,3 +139,26 @@ def test_the_module_runs_as_the_command():
     """`python -m hybrid` is the same command."""
     done = python("-m", "hybrid", "--version")
     assert (0, f"hybrid {hybrid.__version__}\n") == (done.returncode, done.stdout)
+
+
+CLOSED = """
+import os
+for number in (0, 1, 2):
+    os.close(number)
+os.execv({python!r}, [{python!r}, "-c", {script!r}])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no file descriptors here")
+def test_closed_streams_are_no_place_for_a_file(tmp_path):
+    """With `>&- 2>&- <&-` a command runs, and no file that it opens gets a stream's number, which a log would fill."""
+    told = tmp_path / "told"
+    script = f"""
+import os
+from hybrid.cli import main
+code = main(["config", "schema"])
+with open({str(told)!r}, "w") as file:
+    file.write(f"{{code}} {{file.fileno() > 2}}")
+"""
+    done = python("-c", CLOSED.format(python=sys.executable, script=script))
+    assert (0, "0 True") == (done.returncode, told.read_text())

@@ -44,6 +44,13 @@ def test_list_shows_the_catalogue_and_what_is_here(folder, capsys):
     assert lines[-1].endswith("here")
 
 
+@pytest.mark.parametrize("command", [("list",), ("recommend",), ("show", "smollm2-135m"), ("tune", "smollm2-135m")])
+def test_a_file_is_no_folder_of_models(folder, capsys, command):
+    """What is no folder is said to be none; every model seemed not to be here."""
+    assert 1 == run(*command, folder=folder / "mine.gguf")
+    assert f"{folder / 'mine.gguf'} is no folder; name the folder" in capsys.readouterr().err
+
+
 def test_list_json_has_stable_keys(folder, capsys):
     """A program gets the same keys for each card, installed or not, and sizes in bytes."""
     assert 0 == run("list", "--json", folder=folder)

@@ -290,6 +290,14 @@ def test_a_mac_is_read():
     )  # fmt: skip
 
 
+def test_makers_of_a_macs_gpus_are_known_in_any_spelling():
+    """macOS writes sppci_vendor_amd in small letters and sppci_vendor_Apple with a capital."""
+    names = ("sppci_vendor_Apple", "sppci_vendor_amd", "Intel", "sppci_vendor_AMD")
+    told = [{"sppci_model": "x", "spdisplays_vendor": name, "spdisplays_vram": "8 GB"} for name in names]
+    gpus = parse_profiler(json.dumps({"SPDisplaysDataType": told}))
+    assert ["apple", "amd", "intel", "amd"] == [gpu.vendor for gpu in gpus]
+
+
 def test_vulkan_lists_gpus_and_no_software_renderer():
     """llvmpipe is a CPU; the others keep whether they share memory."""
     gpus = parse_summary(captured("desktop.vulkaninfo"))

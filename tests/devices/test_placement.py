@@ -87,6 +87,16 @@ def test_a_mac_keeps_to_what_metal_may_take():
     assert B70.block_count + 1 == unlimited.gpu_layers
 
 
+def test_what_amdgpu_maps_binds_its_processors_graphics():
+    """Of 32 GB of main memory an AMD processor's graphics takes no more than the GTT, and macOS is not spoken of."""
+    radeon = Gpu(name="Radeon 780M", vendor="amd", source="rocm-smi", shares_memory=True, limit_bytes=6 * GIB)
+    placed = place(host(memory=32 * GB, free=28 * GB, gpus=(radeon,), backends=("ROCm", "CPU")), B14)
+    assert isinstance(placed, Placement)
+    assert 0 < placed.gpu_layers < B14.block_count
+    assert "amdgpu's GTT, which ttm.pages_limit" in placed.reasons[1]
+    assert "macOS" not in placed.reasons[1]
+
+
 def test_what_does_not_fit_on_a_gpu_is_shared_out():
     """Of a model larger than the card, as many layers as fit go there with their cache, the rest stay."""
     machine = host(memory=64 * GB, gpus=(nvidia("RTX 3060", 12),), backends=CUDA)

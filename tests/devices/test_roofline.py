@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hybrid.devices.roofline import ModelWork, decode_roof, model_work, prefill_roof
+from hybrid.devices.shape import shape_of_header
 from hybrid.gguf import read_header
 from tests.tiny_gguf import ENTRIES, F32, Q4_0, UINT32, Tensor, TinyGguf, entry
 
@@ -50,6 +51,14 @@ def test_a_cell_of_the_cache(tmp_path):
         2 * 2 * 16 * 2 * 34 // 32
         == model_work(read_header(tmp_path / "x.gguf"), key_cache="q8_0", value_cache="q8_0").cell_bytes
     )
+
+
+def test_latent_attention_caches_keys_alone(tmp_path):
+    """A file that gives the widths of heads made from a common latent (DeepSeek) has no values in its cache."""
+    latent = {"attention.key_length_mla": 24, "attention.value_length_mla": 16}
+    assert 2 * 2 * 16 * 2 == work_of(tmp_path, EMBEDDING, OUTPUT, **latent).cell_bytes
+    shape = shape_of_header(read_header(tmp_path / "x.gguf"))
+    assert (2 * 2 * 16, 0) == (shape.kv_numbers_per_token, shape.value_length)
 
 
 WORK = ModelWork(weight_bytes=1000, cell_bytes=10, ops=2000, is_quantised=True)

@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from hybrid.devices.host import Gpu, Probe
+from hybrid.devices.ggml import gpus_of
+from hybrid.devices.host import Engine, EngineDevice, Gpu, Probe
 from hybrid.devices.probe import Absent, Failed, ask_all, read_text, run_tool
 from hybrid.devices.snapshot import as_facts, fill, merge_gpus, take_snapshot
 
@@ -103,6 +104,35 @@ def test_of_a_sliced_gpu_the_slice_counts(seen, pci, expected):
     part = gpu(source="ggml", pci=pci, memory_total_bytes=seen[0], memory_free_bytes=seen[1])
     joined = fill(whole, part)
     assert expected == (joined.memory_total_bytes, joined.memory_free_bytes)
+
+
+@pytest.mark.parametrize(
+    ("told", "driven", "expected"),
+    [
+        pytest.param(("rocm-smi", 2, False), (16, True), (True, None, 16), id="rocm-takes-main-memory"),
+        pytest.param(("rocm-smi", 2, False), (2, True), (False, 2, None), id="a-kernel-that-gives-the-carve-out"),
+        pytest.param(("rocm-smi", 96, False), (96, True), (False, 96, None), id="a-large-carve-out"),
+        pytest.param(("amdgpu", None, True), (16, True), (True, None, 16), id="without-rocm-smi"),
+        pytest.param(("amdgpu", None, True), (4, False), (False, 4, None), id="a-small-card-in-a-large-machine"),
+        pytest.param(("rocm-smi", 24, False), (24, False), (False, 24, None), id="a-card"),
+    ],
+)
+def test_amds_processors_are_told_from_cards_by_what_drives_them(told, driven, expected):
+    """rocm-smi gives a part of the processor its carve-out (512 MB) as memory; half of the machine's may be used."""
+    source, own, is_shared = told
+    first = gpu(vendor="amd", source=source, pci="0000:c4:00.0", memory_total_bytes=own, shares_memory=is_shared)
+    whole, is_part = driven
+    device = EngineDevice(
+        name="ROCm0",
+        description="AMD Radeon 780M Graphics",
+        backend="ROCm",
+        kind="igpu" if is_part else "gpu",
+        memory_free_bytes=whole,
+        memory_total_bytes=whole,
+        pci="0000:c4:00.0",
+    )
+    (joined,) = merge_gpus([(first,), gpus_of(Engine(backends=("ROCm", "CPU"), devices=(device,)))])
+    assert expected == (joined.shares_memory, joined.memory_total_bytes, joined.limit_bytes)
 
 
 def test_this_machine_can_be_looked_at():
