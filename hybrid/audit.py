@@ -19,14 +19,15 @@ from hybrid.artefact import Loaded
 from hybrid.clouds import Clouds
 from hybrid.drawn import drawn_otherwise
 from hybrid.drift_book import DriftBook, draw
-from hybrid.errors import HybridError
+from hybrid.errors import HybridError, StoreError
 from hybrid.journal import Journal
 from hybrid.labelling import COMPARABLE, Said, agree, said
+from hybrid.local_request import GREEDY
 from hybrid.policy.model import CloudOption, Draft, Limits, Reason, RunLocal, Signals
 from hybrid.policy.promise import Promise, draft_features, judge_by
 from hybrid.store.labels import Label, Origin
 from hybrid.store.ledger import Ledger
-from hybrid.types import ChatRequest, Event, Json, Outcome, PolicyChoice, Route
+from hybrid.types import ChatRequest, Event, Json, Outcome, PolicyChoice, Route, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +96,14 @@ class Auditor:
 
     Args:
         share: of accepted local answers that are audited; 0 asks for none, and escalations are labelled all the same.
+        defaults: how tokens are drawn where a client says nothing and nothing is promised.
     """
 
-    def __init__(self, clouds: Clouds, ledger: Ledger, book: DriftBook, *, share: float) -> None:
+    def __init__(
+        self, clouds: Clouds, ledger: Ledger, book: DriftBook, *, share: float, defaults: Sampling = GREEDY
+    ) -> None:
         self._clouds, self._ledger, self._book, self._share = clouds, ledger, book, share
+        self._is_greedy = not defaults.temperature or defaults.top_k == 1
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Semaphore(MOST_AT_ONCE)
         self._waiting = self._left_out = 0
@@ -110,6 +115,15 @@ class Auditor:
             return limits
         promise = self._book.in_force(limits.promise)
         return replace(limits, promise=promise, no_promise=promise.alarm if promise.is_withdrawn else None)
+
+    def is_for_calibration(self, request_id: str, request: ChatRequest, limits: Limits) -> bool:
+        """Whether a request that nothing is promised of is to be drawn as calibrations are, for one to be made of it.
+
+        Those that are audited if they are accepted: elsewhere the client has what is configured.
+        """
+        may_teach = limits.promise is None and limits.kind in COMPARABLE and not request.is_stream
+        is_sample = may_teach and drawn_otherwise(request, limits.kind, None) is None
+        return is_sample and draw(request_id, "audit") < self._share
 
     def facts(self) -> dict[str, Json]:
         """How audits stand, for /readyz."""
@@ -141,10 +155,13 @@ class Auditor:
             provider, model = journal.provider or "", journal.model or ""
             if cloud is not None:
                 origin = Origin.ESCALATION if journal.hedge is None else Origin.HEDGE
-                self._start(self._label(answered, journal.id, journal, cloud, origin, (provider, model)))
+                self._start(self._label(answered, journal, cloud, origin, (provider, model)))
         elif (option := self._drawn(answered, journal)) is not None:
             if self._waiting >= MOST_WAITING:
                 self._left_out += 1
+                self._keep(
+                    self._labelled(answered, journal, Origin.AUDIT, (option.provider, option.model), agrees=None)
+                )
                 return
             self._waiting += 1
             self._start(self._audit(answered, journal, option))
@@ -174,7 +191,9 @@ class Auditor:
         return option if is_drawn else None
 
     async def _audit(self, answered: Answered, asked: Journal, option: CloudOption) -> None:
-        """Ask the cloud, with a row of its own in the ledger; what fails is in that row."""
+        """Ask the cloud, with a row of its own in the ledger; what fails is in that row, and a label without answer."""
+        names = option.provider, option.model
+        cloud: Said | None = None
         try:
             async with self._turn:
                 journal = Journal(
@@ -194,11 +213,12 @@ class Auditor:
                     return
                 finally:
                     self._ledger.close_request(journal.closed())
-            if cloud is not None:
-                names = option.provider, option.model
-                await self._label(answered, asked.id, asked, cloud, Origin.AUDIT, names)
         finally:
             self._waiting -= 1
+            if cloud is None:
+                self._keep(self._labelled(answered, asked, Origin.AUDIT, names, agrees=None))
+        if cloud is not None:
+            await self._label(answered, asked, cloud, Origin.AUDIT, names)
 
     async def _ask(self, request: ChatRequest, option: CloudOption, journal: Journal) -> Said | None:
         # Nobody waits for it: a deadline of the client's is over, and no stream is looked at.
@@ -210,27 +230,31 @@ class Auditor:
     async def _label(
         self,
         answered: Answered,
-        request_id: str,
         journal: Journal,
         cloud: Said,
         origin: Origin,
         names: tuple[str, str],
     ) -> None:
         """Compare, and keep the label; in a thread, for long texts take long to compare."""
-        kind, promise = answered.limits.kind, answered.limits.promise
+        kind = answered.limits.kind
         question = [message.text for message in answered.request.messages if message.role == "user"]
         agrees = await asyncio.to_thread(agree, kind, question[-1] if question else "", answered.local, cloud)
-        if agrees is None:
-            return
+        if agrees is not None:
+            self._keep(self._labelled(answered, journal, origin, names, agrees=agrees))
+
+    def _labelled(
+        self, answered: Answered, journal: Journal, origin: Origin, names: tuple[str, str], *, agrees: bool | None
+    ) -> Label:
+        """Write a label. agrees: None where the cloud was asked in vain."""
+        promise, review = answered.limits.promise, journal.review
         judged = _judged(answered, promise)
-        review = journal.review
-        label = Label(
-            request_id=request_id,
+        return Label(
+            request_id=journal.id,
             made_at=datetime.now(UTC),
             origin=origin,
             weight=1 / self._share if origin is Origin.AUDIT else 1.0,
-            rate=least_chance(answered.limits, answered.signals, self._share),
-            kind=kind.value,
+            rate=self._rate(answered, journal, origin),
+            kind=answered.limits.kind.value,
             task=None if promise is None else promise.task,
             calibration=None if promise is None else promise.id,
             fingerprint=answered.loaded.fingerprint,
@@ -242,10 +266,31 @@ class Auditor:
             score=None if judged is None else judged.score,
             is_accepted=origin is Origin.AUDIT,
             is_flawed=review is not None and review.reason is Reason.VERIFIER,
-            agrees=agrees,
+            agrees=bool(agrees),
             features=_features(answered.draft, promise),
+            is_answered=agrees is not None,
         )
-        self._ledger.keep_label(label)
+
+    def _rate(self, answered: Answered, journal: Journal, origin: Origin) -> float:
+        """The least chance with which any draft that was drawn as calibrations are was compared at its time.
+
+        Where nothing is promised only some are drawn so, and all of those are asked about.
+        """
+        limits = answered.limits
+        rate = least_chance(limits, answered.signals, self._share)
+        was_promised = limits.promise is not None or (journal.limits is not None and journal.limits.promise is not None)
+        if self._is_greedy or was_promised or not rate:
+            return rate
+        if not self.is_for_calibration(journal.id, answered.request, limits):
+            return 0.0
+        return rate if origin is Origin.AUDIT else 1.0
+
+    def _keep(self, label: Label) -> None:
+        try:
+            self._ledger.keep_label(label)
+        except StoreError as closed:
+            log.warning("a comparison with the cloud was not kept: %s", closed)
+            return
         self._book.take(label)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

@@ -161,4 +161,5 @@ def labelled_of(label: Label) -> Labelled | None:
         weight=label.weight,
         rate=label.rate,
         draw=draw(label.request_id, "thin"),
+        is_answered=label.is_answered,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -20,12 +21,13 @@ from hybrid.policy.latency import (
     PRIOR_PREFILL_ERROR,
     PRIOR_TOTAL_ERROR,
     PRIOR_TTFT_ERROR,
+    cloud_total,
     is_queued,
     prefill_point_s,
 )
 from hybrid.policy.model import CloudLatency, LocalErrors, Signals
 from hybrid.policy.spread import Spread
-from hybrid.policy.tracker import Tracker
+from hybrid.policy.tracker import Tracker, beyond
 from hybrid.prefixes import PrefixBook
 from hybrid.store.samples import Sample
 from hybrid.types import ChatRequest, Event, Finished, TextDelta
@@ -41,6 +43,7 @@ _PRIORS: dict[str, Spread | None] = {
     "cloud_ttft_s": PRIOR_CLOUD_TTFT,
     "cloud_token_s": PRIOR_CLOUD_TOKEN,
     "cloud_whole_s": PRIOR_CLOUD_TTFT,
+    "cloud_tokens": None,
     "prefill_error": PRIOR_PREFILL_ERROR,
     "ttft_error": PRIOR_TTFT_ERROR,
     "total_error": PRIOR_TOTAL_ERROR,
@@ -168,6 +171,34 @@ class LatencyBook:
         elif was_given_up and timing.is_stream:
             beyond_s = self._tracker("cloud_ttft_s", subject).beyond(timing.elapsed_s)
             self._learn([Sample("cloud_ttft_s", subject, beyond_s)])
+        elif was_given_up:
+            self._learn_whole_beyond(subject, timing.elapsed_s)
+
+    def _learn_whole_beyond(self, subject: str, least_s: float) -> None:
+        """Learn from an answer that was fetched whole and not waited for: all of it takes longer than `least_s`.
+
+        What is known says how much longer, as of other times, and how much of that is to be laid on slow tokens and how
+        much on many: as much as either varies. How many are usual is known of this cloud or, before its first answer,
+        of the local model, which is asked the same.
+        """
+        own = self._known("cloud_tokens", subject)
+        lengths = own or self._local_lengths()
+        if lengths is None:
+            return  # a time for nobody knows how much
+        token = self._known("cloud_token_s", subject) or PRIOR_CLOUD_TOKEN
+        ended_s = beyond(cloud_total(self.cloud(*subject.split("/", 1)), lengths), least_s)
+        slower = max(ended_s - self._begun_s(subject), FLOOR_S) / (token.at(0.5) * lengths.at(0.5))
+        varies, also = (math.log(one.at(0.9) / one.at(0.5)) ** 2 + 1e-9 for one in (token, lengths))
+        share = varies / (varies + also)
+        measured = [Sample("cloud_token_s", subject, token.at(0.5) * slower**share)]
+        if own is not None:
+            measured.append(Sample("cloud_tokens", subject, own.at(0.5) * slower ** (1 - share)))
+        self._learn(measured)
+
+    def _local_lengths(self) -> Spread | None:
+        """How long answers of the local model are that has given most; None before the first."""
+        local = [tracker for (kind, _), tracker in self._trackers.items() if kind == "answer_tokens"]
+        return max(local, key=lambda tracker: tracker.count).spread if local else None
 
     def _learn_heard(self, subject: str, timing: Timing, first_s: float) -> None:
         """Learn from an answer's times. Of a whole one only the end is seen; its tokens bear what is left.
@@ -181,6 +212,7 @@ class LatencyBook:
             before_s, count = (first_s, tokens - 1) if timing.is_stream else (self._begun_s(subject), tokens)
             if ended_s < before_s:
                 measured.append(Sample("cloud_whole_s", subject, ended_s))
+            measured.append(Sample("cloud_tokens", subject, float(tokens)))
             if count:
                 measured.append(Sample("cloud_token_s", subject, max(0.0, ended_s - before_s) / count))
         self._learn(measured)

@@ -20,7 +20,7 @@ from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import HybridError, InvalidRequest, LocalError, ModelNotFound, StoreError
 from hybrid.ids import new_id
 from hybrid.journal import Journal, Recorded
-from hybrid.local_request import LocalRequest
+from hybrid.local_request import GREEDY, LocalRequest
 from hybrid.lora import join_name, split_name
 from hybrid.policy.model import CloudOption, Limits, Reject, RunLocal, Signals
 from hybrid.policy.route import route
@@ -371,6 +371,10 @@ class Runtime:
         journal.decide(signals, limits, decision)
         if isinstance(decision, Reject):
             raise rejection(decision, signals, limits, request)
+        options = self._options
+        may_ask = isinstance(decision, RunLocal) and decision.fallback is not None
+        if may_ask and self._audits.is_for_calibration(journal.id, request, limits):
+            options = replace(options, defaults=GREEDY)
         attempt = Attempt(
             request,
             signals,
@@ -381,6 +385,6 @@ class Runtime:
             adapter=target.adapter,
             checker=self._checker,
             clouds=self._clouds,
-            options=self._options,
+            options=options,
         )
         return attempt, attempt.local(decision) if isinstance(decision, RunLocal) else attempt.cloud(decision)

@@ -236,10 +236,10 @@ async def running(
         latencies = await _latencies(ledger)
         prices, health = PriceBook(config), memory.health()
         clouds = Clouds(models, ledger, budgets.caps, prices=prices, health=health, latencies=latencies)
-        auditor = Auditor(clouds, ledger, DriftBook(database, ledger), share=config.policy.audit_share)
-        async with aclosing(auditor) as audits:
+        options = _options(config, requires_key=_requires_key(config, keys))
+        async with aclosing(_auditor(config, clouds, ledger, DriftBook(database, ledger), options)) as audits:
             yield Runtime(
-                _options(config, requires_key=_requires_key(config, keys)),
+                options,
                 fleet=fleet,
                 checker=checker,
                 clouds=clouds,
@@ -356,6 +356,10 @@ def limits_of(config: Config) -> Limits:
         late_chance=policy.late_chance,
         hedge_chance=policy.hedge_chance if policy.hedge else None,
     )
+
+
+def _auditor(config: Config, clouds: Clouds, ledger: Ledger, book: DriftBook, options: RuntimeOptions) -> Auditor:
+    return Auditor(clouds, ledger, book, share=config.policy.audit_share, defaults=options.defaults)
 
 
 def _options(config: Config, *, requires_key: bool) -> RuntimeOptions:

@@ -7,11 +7,13 @@ from decimal import Decimal
 
 import pytest
 
-from hybrid.audit import Answered, Auditor, least_chance
+from hybrid.audit import MOST_WAITING, Answered, Auditor, least_chance
+from hybrid.errors import ProviderThrottled
 from hybrid.journal import Journal
 from hybrid.labelling import Said
-from hybrid.policy.model import Draft, Limits, Signals
-from hybrid.store.labels import Label
+from hybrid.local_request import GREEDY
+from hybrid.policy.model import CloudOption, Draft, Limits, Reason, Review, RunLocal, Signals
+from hybrid.store.labels import Label, Origin
 from hybrid.types import ChatRequest, Finished, FinishReason, Route, Sampling, TextDelta
 from tests.policy.test_watch import promise
 from tests.test_artefact import Loaded
@@ -143,3 +145,100 @@ def test_only_what_is_drawn_as_calibrations_are_is_labelled(changes):
 
     asyncio.run(scenario())
     assert len(labels.kept) == (0 if changes else 1)
+
+
+class Refusing:
+    """Clouds of which none answers."""
+
+    def find(self, option: CloudOption) -> CloudOption:
+        """It is asked as it is."""
+        return option
+
+    async def call(self, *_: object):
+        """Fail before the first event."""
+        if self:
+            raise ProviderThrottled("big", None)
+        yield
+
+
+class Rows(Labels):
+    """A ledger that takes rows of requests too."""
+
+    def open_request(self, _row: object) -> None:
+        """Taken."""
+
+    def close_request(self, _row: object) -> None:
+        """Taken."""
+
+
+ACCEPTED = Review(is_accepted=True, reason=Reason.CONFIDENCE, confidence=0.9, is_calibrated=False, checks=())
+
+
+def audited(clouds: object, waiting: int = 0) -> list[Label]:
+    """The labels that come of one accepted answer that is drawn to be audited."""
+    fallback = CloudOption(provider="big", model="m")
+    answered = Answered(
+        request=ChatRequest(model="hybrid", messages=()),
+        signals=Signals(),
+        limits=Limits(),
+        loaded=Loaded(),
+        draft=Draft(logprobs=(-0.1,), finish_reason=FinishReason.STOP),
+        local=Said("yes"),
+        cloud=(),
+    )
+    journal = Journal(id="req_1", dialect="openai", arrived_s=0.0, requested_model="hybrid", route=Route.LOCAL)
+    journal.decision = RunLocal(reason=Reason.DEFAULT, fallback=fallback)
+    journal.review = ACCEPTED
+    rows = Rows()
+
+    async def scenario() -> None:
+        auditor = Auditor(clouds, rows, rows, share=1.0)
+        auditor._waiting = waiting
+        auditor.answered(answered, journal)
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    return rows.kept
+
+
+@pytest.mark.parametrize("waiting", [0, MOST_WAITING], ids=["refused", "too-many-wait"])
+def test_an_audit_without_an_answer_is_counted(waiting):
+    """Were it left out, fewer accepted answers would stand for all of them, and perhaps the hard ones not at all."""
+    (label,) = audited(Refusing(), waiting)
+
+    assert (Origin.AUDIT, False, False) == (label.origin, label.is_answered, label.agrees)
+
+
+@pytest.mark.parametrize(
+    ("request_id", "defaults", "route", "rate"),
+    [
+        pytest.param("req_drawn", GREEDY, Route.CLOUD, 0.5, id="greedy-by-configuration"),
+        pytest.param("req_drawn", replace(GREEDY, temperature=0.7), Route.CLOUD, 1.0, id="of-those-drawn-to-teach"),
+        pytest.param("req_other", replace(GREEDY, temperature=0.7), Route.CLOUD, 0.0, id="at-the-temperature-set"),
+    ],
+)
+def test_without_a_promise_only_what_is_drawn_greedily_certifies(request_id, defaults, route, rate):
+    """Of answers drawn at temperature 0.7 fewer keep a high score than of the likeliest ones."""
+    request = ChatRequest(model="hybrid", messages=())
+    answered = Answered(
+        request=request,
+        signals=Signals(),
+        limits=Limits(),
+        loaded=Loaded(),
+        draft=Draft(logprobs=(-0.1,), finish_reason=FinishReason.STOP),
+        local=Said("yes"),
+        cloud=(TextDelta("yes"), Finished(FinishReason.STOP, None)),
+    )
+    journal = Journal(id=request_id, dialect="openai", arrived_s=0.0, requested_model="hybrid", route=route)
+    labels = Labels()
+
+    async def scenario() -> None:
+        auditor = Auditor(None, labels, labels, share=0.5, defaults=defaults)
+        assert auditor.is_for_calibration(request_id, request, Limits()) == (request_id == "req_drawn")
+        auditor.answered(answered, journal)
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert [rate] == [label.rate for label in labels.kept]

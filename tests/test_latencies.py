@@ -181,7 +181,7 @@ def test_a_whole_answer_teaches_its_tokens_alone():
     saved: list[Sample] = []
     LatencyBook(saved.extend).learn_call("c/m", whole(5.0, 100), was_given_up=False)
 
-    assert ["cloud_token_s"] == [sample.kind for sample in saved]
+    assert ["cloud_tokens", "cloud_token_s"] == [sample.kind for sample in saved]
 
 
 def test_whole_answers_that_come_sooner_than_thought_are_predicted_so():
@@ -232,3 +232,65 @@ def test_a_call_that_lost_its_race_counts_as_slow():
 
     (sample,) = asyncio.run(scenario())
     assert sample.value >= 0.36
+
+
+class Ended(Timing):
+    """A call that was ended after so many seconds."""
+
+    after_s = 0.0
+
+    @property
+    def elapsed_s(self) -> float:
+        """As if that time had gone by."""
+        return self.after_s
+
+
+def given_up(after_s: float) -> Ended:
+    """The times of an answer fetched whole that nobody waited for."""
+    timing = Ended(LatencyBook(), "c/m", is_stream=False)
+    timing.after_s = after_s
+    return timing
+
+
+@pytest.mark.parametrize("cut_s", [1.0, 1.5, 2.0])
+def test_whole_calls_that_lose_their_races_count_as_slow(cut_s):
+    """Most answers take longer than anybody waits for: learned from the others alone the cloud would be quick."""
+    took_s = [0.5 + 0.003 * (number * 337 % 1000) for number in range(1000)]  # 0.5 to 3.5 s, each as often
+    learned_from, alone = LatencyBook(), LatencyBook()
+    for one_s in took_s:
+        if one_s < cut_s:
+            for book in (learned_from, alone):
+                book.learn_call("c/m", whole(one_s, 50), was_given_up=False)
+        else:
+            learned_from.learn_call("c/m", given_up(cut_s), was_given_up=True)
+
+    said, flattered = (cloud_total(book.cloud("c", "m"), constant(50.0)) for book in (learned_from, alone))
+    # Of those not waited for only that is known, so that it is told to be late as often as it was, within a fifth.
+    assert said.chance_above(cut_s) == pytest.approx(sum(one_s >= cut_s for one_s in took_s) / 1000, abs=0.2)
+    assert flattered.chance_above(cut_s) < 0.2
+
+
+def test_a_cloud_that_never_came_in_time_is_known_to_be_slow():
+    """Its answers' length is unknown; as long as local's, which is asked the same. Without that nothing is learned."""
+    book = LatencyBook()
+    book.learn_call("c/m", given_up(20.0), was_given_up=True)
+    assert book.cloud("c", "m") is None
+
+    learned(book, DONE)
+    for _ in range(30):
+        book.learn_call("c/m", given_up(20.0), was_given_up=True)
+    known = book.cloud("c", "m")
+    assert known is not None
+    assert cloud_total(known, constant(40.0)).at(0.5) > 20.0
+
+
+def test_a_whole_call_that_ran_into_its_limits_counts_as_slow_too():
+    """A timeout is a time, however the answer was to come."""
+    saved: list[Sample] = []
+    book = LatencyBook(saved.extend)
+    heard(book, TextDelta("abc"), FINISHED, is_stream=False)
+    saved.clear()
+    with pytest.raises(ProviderTimeout):
+        heard(book, ProviderTimeout("c", "too late"), is_stream=False)
+
+    assert ["cloud_token_s", "cloud_tokens"] == [sample.kind for sample in saved]

@@ -18,11 +18,14 @@ from hybrid.calibration.recipes import Asked, Recipe, ask
 from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import DatasetError, InvalidRequest, LocalError, LocalFailure
 from hybrid.local_request import GREEDY, LocalRequest
+from hybrid.policy.features import features
 from hybrid.policy.model import Draft
 from hybrid.types import Finished, FinishReason, TextDelta
 
 SAMPLED = replace(GREEDY, temperature=0.7, top_p=0.95, seed=1000)
 """How further samples of a prompt are drawn. Source of the temperature: Wang et al., ICLR 2023, arXiv:2203.11171."""
+LARGEST = 1e6
+"""Of a draft's features, which are logarithms, shares and counts of tokens: what is beyond was broken on its way."""
 MOST_BROKEN = 4
 """Questions that may fail alone, one after the other, before the whole run is given up; before that, of each place."""
 
@@ -46,6 +49,17 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     total_s: float = 0.0
     problem: str | None = None
     has_failed: bool = False
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether its numbers are some that a model can have said; one without any tokens has nothing to doubt."""
+        if not self.logprobs:
+            return True
+        try:
+            found = features(self.draft())
+        except (ValueError, OverflowError):
+            return False
+        return all(abs(value) <= LARGEST for value in found.values())
 
     def draft(self) -> Draft:
         """It as the policy sees it."""
@@ -78,9 +92,10 @@ class DraftFile:
         for line in self._lines():
             try:
                 answer = self._decoder.decode(line)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, UnicodeDecodeError):
                 continue  # cut off by a death or a full disk; that question is asked again
-            self._answers[answer.key, answer.number] = answer
+            if answer.is_sound:
+                self._answers[answer.key, answer.number] = answer
 
     def _lines(self) -> Iterator[bytes]:
         try:
@@ -295,7 +310,7 @@ class _Growing:
         if self._finish is None:
             raise LocalFailure("an answer has no end")
         logprobs, entropies, margins = zip(*self._signals, strict=True) if self._signals else ((), (), ())
-        return Answer(
+        answer = Answer(
             key=key,
             number=number,
             text="".join(self._text),
@@ -307,6 +322,9 @@ class _Growing:
             options=_short(self._options),
             total_s=total_s,
         )
+        if not answer.is_sound:
+            raise LocalFailure("the numbers of an answer are none that a model can give")
+        return answer
 
 
 def _short(values: Sequence[float]) -> tuple[float, ...]:

@@ -20,6 +20,7 @@ from hybrid.calibration.certify import counts_of
 from hybrid.calibration.fit import LEAST_ROWS
 from hybrid.drift_book import draw
 from hybrid.errors import CommandError
+from hybrid.policy.calibrated import LinearModel, probability
 from hybrid.policy.drift import Labelled, StatedError, stated_error
 from hybrid.policy.features import PRIOR_FEATURES, SAMPLE_FEATURES
 from hybrid.policy.promise import certify
@@ -32,16 +33,21 @@ NO_COUNTS = Counts(thresholds=(), kept=(), regretted=(), n=0)
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The labels of one task: its name, its kind, and from which cloud they are."""
+    """The labels of one task: its name, its kind, and from which cloud they are.
+
+    unanswered: audits that the cloud did not answer. Were they left out, fewer of what was accepted would be counted
+    than were, and perhaps the worst not at all.
+    """
 
     task: str
     kind: TaskKind
     cloud: str
     labels: tuple[Label, ...]
+    unanswered: tuple[Label, ...] = ()
 
     @property
     def audits(self) -> int:
-        """Those of drafts that had been accepted."""
+        """Those of drafts that had been accepted, and that the cloud answered."""
         return sum(label.origin is Origin.AUDIT for label in self.labels)
 
 
@@ -87,8 +93,8 @@ def calibrate_labels(group: Group, goal: Goal) -> Calibrated:
     score = np.where(np.isnan(local.out_of_fold), -np.inf, local.out_of_fold)
     # What a verifier found flawed is escalated at any threshold.
     kept = np.where([label.is_flawed for label in labels], -np.inf, score)
-    plain = _plain_sample(labels)
-    counts = counts_of(kept[plain], ~right[plain]) if plain.any() else NO_COUNTS
+    plain = _plain_sample((*labels, *group.unanswered))
+    counts = _counts(group, local.model, kept, plain)
     stated = _stated(labels, score)
     task = Task(
         task=group.task,
@@ -108,11 +114,12 @@ def calibrate_labels(group: Group, goal: Goal) -> Calibrated:
         | {
             "is_at_chance": local.report.is_at_chance,
             "audits": group.audits,
+            "unanswered": len(group.unanswered),
             "escalations": len(labels) - group.audits,
             "plain_rows": int(plain.sum()),
             "stated": None if stated is None else asdict(stated),
         },
-        reference=reference(local, [row for row, is_plain in zip(rows, plain, strict=True) if is_plain]),
+        reference=reference(local, [row for row, is_plain in zip(rows, plain[: len(rows)], strict=True) if is_plain]),
     )
     certified = certify(counts.counted(), goal.max_regret, goal.delta, is_at_chance=local.report.is_at_chance)
     return Calibrated(task, local, None, score, certified)
@@ -124,20 +131,40 @@ def _rows(labels: Sequence[Label]) -> list[dict[str, float]]:
     return [{name: value for name, value in one.features.items() if name not in left_out} for one in labels]
 
 
+def _counts(group: Group, model: LinearModel, score: NDArray[np.float64], plain: NDArray[np.bool_]) -> Counts:
+    """Count what thresholds cost on the plain sample. What nobody knows counts as regretted."""
+    if not plain.any():
+        return NO_COUNTS
+    scores = np.concatenate([score, _scores(model, group.unanswered)])
+    regretted = np.array([not label.agrees for label in (*group.labels, *group.unanswered)], dtype=np.bool_)
+    return counts_of(scores[plain], regretted[plain])
+
+
+def _scores(model: LinearModel, labels: Sequence[Label]) -> NDArray[np.float64]:
+    """The chances that drafts are right which took no part in the fit; minus infinity where there is none."""
+    chances = [probability(model, row) for row in _rows(labels)]
+    return np.array([-np.inf if chance is None else chance for chance in chances], dtype=np.float64)
+
+
 def _of_one_cloud(task: str, kind: TaskKind, labels: Sequence[Label], cloud: str | None) -> Group:
-    names = [f"{label.provider}/{label.model}" for label in labels]
+    named = [(f"{label.provider}/{label.model}", label) for label in labels]
+    names = [name for name, label in named if label.is_answered]
     usable = [name for name in names if cloud is None or cloud in (name, *name.split("/", 1))]
     if not usable:
         return Group(task, kind, cloud or "", ())
     chosen = max(dict.fromkeys(usable), key=usable.count)
-    return Group(task, kind, chosen, tuple(one for one, name in zip(labels, names, strict=True) if name == chosen))
+    of_it = [label for name, label in named if name == chosen]
+    answered = tuple(label for label in of_it if label.is_answered)
+    return Group(task, kind, chosen, answered, tuple(label for label in of_it if not label.is_answered))
 
 
 def _plain_sample(labels: Sequence[Label]) -> NDArray[np.bool_]:
     """Which labels a sample of all drafts with one chance each holds; none where accepted ones were not audited."""
     kept = [draw(label.request_id, "certify") < label.rate * label.weight for label in labels]
     has_audits = any(label.origin is Origin.AUDIT for label in labels)
-    return np.array(kept, dtype=np.bool_) & (has_audits or all(label.rate == 1.0 for label in labels))
+    # Without a promise all of those that may be audited are asked about, but for those that stay.
+    are_all = all(label.rate == 1.0 and label.calibration is not None for label in labels)
+    return np.array(kept, dtype=np.bool_) & (has_audits or are_all)
 
 
 def _stated(labels: Sequence[Label], score: NDArray[np.float64]) -> StatedError | None:

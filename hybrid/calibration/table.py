@@ -86,7 +86,9 @@ def tabulate(
     """Mark the kept answers.
 
     With several samples the answer that counts is the first one of the largest group that agrees: what would be
-    released. Without a gold answer the recorded cloud's is the label, and the cloud is right by definition.
+    released. Without a gold answer the recorded cloud's is the label, and the cloud is right by definition. A question
+    that stands there again under another id has the very same answer, and counts once: bounds take rows for
+    independent.
 
     Args:
         cloud: a recorded model. verifies: run examples from a program's docstring on it, as a server could.
@@ -94,8 +96,12 @@ def tabulate(
     """
     rows: list[Row] = []
     skipped: dict[str, int] = {}
+    seen: set[str] = set()
     for question in questions:
-        made = _row(question, file, samples, cloud, verifies=verifies)
+        made: Row | str = "that stand there already, under another id"
+        if (key := key_of(question)) not in seen:
+            made = _row(question, file, samples, cloud, verifies=verifies)
+        seen.add(key)
         if isinstance(made, Row):
             rows.append(made)
         else:

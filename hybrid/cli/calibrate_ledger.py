@@ -70,6 +70,11 @@ def _say(group: Group, made: Calibrated) -> None:
         "are a plain sample, on which the promise is certified",
         file=sys.stderr,
     )
+    if group.unanswered:
+        print(
+            f"{group.task}: the cloud did not answer {len(group.unanswered)} further audits, which count as regretted",
+            file=sys.stderr,
+        )
     if not group.audits:
         print(
             f"{group.task}: no accepted answer was audited, so nothing is known of those; set policy.audit_share",

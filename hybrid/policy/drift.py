@@ -33,6 +33,7 @@ class Labelled:
     agrees: whether both said the same. weight: inverse of the chance that it was looked at, >= 1.
     rate: the least chance with which any draft of its time was looked at; 0 where accepted ones were not.
     draw: uniform in [0, 1), of the request and independent of all the rest.
+    is_answered: by the cloud; of an audit that was not nothing is known, which counts against what is certified alone.
     """
 
     score: float
@@ -42,6 +43,7 @@ class Labelled:
     weight: float = 1.0
     rate: float = 1.0
     draw: float = 0.0
+    is_answered: bool = True
 
     @property
     def is_uniform(self) -> bool:

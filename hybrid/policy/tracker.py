@@ -49,9 +49,8 @@ class Tracker:
         Leaving these out would learn only from the quick ones: who loses a race is the slow one. What is known now
         says how much larger: the middle of the part of the spread above `least`.
         """
-        value = max(least, LEAST)
         known = self.spread
-        return value if known is None else max(value, known.at(1 - max(known.chance_above(value), 1e-3) / 2))
+        return max(least, LEAST) if known is None else beyond(known, least)
 
     @property
     def spread(self) -> Spread | None:
@@ -71,3 +70,9 @@ class Tracker:
             left = PRIOR_WEIGHT * 0.5 ** (self.count / PRIOR_HALF_LIFE)
             points += [(value, left * mass) for value, mass in zip(self._prior.values, MASSES, strict=True)]
         return spread_of(points, DIGITS)
+
+
+def beyond(known: Spread, least: float) -> float:
+    """The middle of the part of a spread above `least`, or that itself."""
+    value = max(least, LEAST)
+    return max(value, known.at(1 - max(known.chance_above(value), 1e-3) / 2))

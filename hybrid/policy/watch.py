@@ -97,7 +97,11 @@ class Watch:
             self._compare()
 
     def take(self, label: Labelled) -> None:
-        """Take a label."""
+        """Take a label. What the cloud did not answer raises no alarm, and certifies nothing."""
+        if not label.is_answered:
+            if self._alarms and label.is_uniform:
+                self._count(label)
+            return
         self._labels.append(label)
         self._taken += 1
         if self._taken % ECE_EVERY == 0:
@@ -107,9 +111,7 @@ class Watch:
         self._rows += 1
         self._regretted += label.score >= self.promise.threshold and not label.agrees
         if self._alarms:
-            self._since.append(label)
-            self._since_rows += 1
-            self._look()
+            self._count(label)
         elif self._detector.is_alarming(label, self.promise.threshold):
             self._raise(
                 "regret",
@@ -186,6 +188,12 @@ class Watch:
     def _clear(self, name: str) -> None:
         if self._alarms.pop(name, None) is not None and not self._alarms:
             self._detector = Detector(self.promise.max_regret, self.promise.delta)
+
+    def _count(self, label: Labelled) -> None:
+        """Take a row since the alarm."""
+        self._since.append(label)
+        self._since_rows += 1
+        self._look()
 
     def _look(self) -> None:
         """Certify anew, at row counts that are fixed beforehand; each look may use its own part of delta."""

@@ -20,10 +20,11 @@ from hybrid.types import Json
 
 _INSERT = """
 INSERT INTO labels (request_id, made_at_us, origin, weight, rate, kind, task, calibration, fingerprint,
-    template_fingerprint, provider, model, p_local, p_cloud, score, is_accepted, is_flawed, agrees, features_json)
+    template_fingerprint, provider, model, p_local, p_cloud, score, is_accepted, is_flawed, agrees, is_answered,
+    features_json)
 VALUES (:request_id, :made_at_us, :origin, :weight, :rate, :kind, :task, :calibration, :fingerprint,
     :template_fingerprint, :provider, :model, :p_local, :p_cloud, :score, :is_accepted, :is_flawed, :agrees,
-    :features_json)"""
+    :is_answered, :features_json)"""
 
 # The last ones, in the order in which they were written.
 _SELECT = """
@@ -58,6 +59,7 @@ class Label:
     fingerprint, template_fingerprint: of the local model. provider, model: of the cloud.
     is_accepted: whether local was released. is_flawed: whether a verifier, and no score, spoke against it.
     agrees: whether both said the same. features: of the draft, finite numbers.
+    is_answered: whether the cloud gave an answer; of an audit it did not answer nothing is known, and nothing agrees.
     """
 
     request_id: str
@@ -79,6 +81,7 @@ class Label:
     is_flawed: bool
     agrees: bool
     features: Mapping[str, float]
+    is_answered: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +97,7 @@ class KeptStanding:
 def insert_label(connection: sqlite3.Connection, label: Label) -> None:
     """Write a label. Raises: sqlite3.IntegrityError if the request has one already."""
     values: dict[str, str | float | None] = {name: getattr(label, name) for name in _PLAIN}
-    flags = {name: int(getattr(label, name)) for name in ("is_accepted", "is_flawed", "agrees")}
+    flags = {name: int(getattr(label, name)) for name in ("is_accepted", "is_flawed", "agrees", "is_answered")}
     connection.execute(
         _INSERT,
         values
@@ -161,5 +164,6 @@ def _label(row: sqlite3.Row) -> Label:
         is_accepted=bool(row["is_accepted"]),
         is_flawed=bool(row["is_flawed"]),
         agrees=bool(row["agrees"]),
+        is_answered=bool(row["is_answered"]),
         features=msgspec.json.decode(row["features_json"], type=dict[str, float]),
     )

@@ -298,4 +298,5 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("m006_labels", (_LABELS, "CREATE INDEX labels_by_calibration ON labels (calibration)", _STANDINGS)),
     Migration("m007_escrow", (_ESCROW,)),
     Migration("m008_rests", (_CLOUD_RESTS, _REFUSED_KEYS)),
+    Migration("m009_unanswered", ("ALTER TABLE labels ADD COLUMN is_answered INTEGER NOT NULL DEFAULT 1",)),
 )

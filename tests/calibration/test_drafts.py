@@ -1,10 +1,12 @@
 """Answers to a dataset are asked once and kept, over breaks, torn files and a dead worker. Real process, fake model."""
 
 import asyncio
+import json
 import os
 import signal
 
 import pytest
+from msgspec import structs
 
 from hybrid.calibration.datasets import Question
 from hybrid.calibration.drafts import DraftFile, draft_all, key_of, missing
@@ -204,3 +206,40 @@ def test_a_model_that_breaks_at_everything_blames_no_question(tmp_path, count):
     with pytest.raises(LocalError):
         _draft(file, questions)
     assert count == len(missing(questions, DraftFile(tmp_path, "model", ECHO), 1))
+
+
+def _broken(name: str, values: list[object]):
+    return lambda kept: {**kept, name: values}
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [
+        pytest.param(_broken("logprobs", [None, -0.1]), id="not-a-number"),
+        pytest.param(_broken("logprobs", [-1e300, -0.1]), id="beyond-what-can-be-fitted"),
+        pytest.param(_broken("margins", [1e308, 1e308]), id="beyond-what-can-be-summed"),
+        pytest.param(_broken("options", [-0.5]), id="one-option"),
+    ],
+)
+def test_a_kept_answer_whose_numbers_are_none_is_asked_again(tmp_path, breaks):
+    """What a bad disk or an earlier version left must not end the fit in words about none of it."""
+    file = DraftFile(tmp_path, "model", ECHO)
+    _draft(file, [CHOICE, *_questions(1)])
+    first, *rest = file.path.read_text().splitlines()
+    file.path.write_text("\n".join([json.dumps(breaks(json.loads(first))), *rest, ""]))
+
+    again = DraftFile(tmp_path, "model", ECHO)
+    assert [json.loads(first)["key"]] == [wish.key for wish in missing([CHOICE, *_questions(1)], again, 1)]
+    assert 1 == _draft(again, [CHOICE, *_questions(1)])
+    assert [] == missing([CHOICE, *_questions(1)], DraftFile(tmp_path, "model", ECHO), 1)
+
+
+def test_a_question_that_stands_there_twice_counts_once(tmp_path):
+    """Its copy has the same answer and proves nothing more; counted, it would break a promise of 10 % in 27 %."""
+    questions = _questions(3)
+    copies = [structs.replace(question, id=f"copy of {question.id}") for question in questions]
+    file = DraftFile(tmp_path, "model", ECHO)
+    _draft(file, questions)
+
+    table = tabulate([*questions, *copies], file)
+    assert (3, {"that stand there already, under another id": 3}) == (len(table.rows), table.skipped)

@@ -120,3 +120,28 @@ def test_two_clouds_are_two_truths():
     assert ["big/m"] == [group.cloud for group in groups_of(labels)]
     assert ["other/m"] == [group.cloud for group in groups_of(labels, cloud="other")]
     assert {"big"} == {one.provider for one in groups_of(labels)[0].labels}
+
+
+def test_audits_that_the_cloud_did_not_answer_count_as_regretted():
+    """Left out, they would hide that fewer of what stays were looked at; taken as they stand they spoil no fit."""
+    labels = served(2_000)
+    failed = [label(10_000 + at, margin=0.9, agrees=False, origin=Origin.AUDIT, is_answered=False) for at in range(60)]
+    made = calibrate_labels(groups_of(labels)[0], Goal(task="quiz"))
+    (group,) = groups_of([*labels, *failed])
+    missing = calibrate_labels(group, Goal(task="quiz"))
+
+    assert 60 == missing.task.report["unanswered"]
+    assert missing.task.counts.n == made.task.counts.n + 60
+    assert missing.task.counts.regretted[-1] == made.task.counts.regretted[-1] + 60
+    assert (made.task.local, made.task.base_rate) == (missing.task.local, missing.task.base_rate)
+    assert math.isfinite(made.certified.threshold)
+    # They look like the best, so that much less is certified.
+    assert missing.certified.local_share < made.certified.local_share / 2
+
+
+def test_labels_without_a_promise_need_audits_even_where_all_were_to_be_asked():
+    """Of those drawn to teach, the doubted have a label whatever comes; the accepted ones are not among them."""
+    labels = [label(at, margin=at / 400, agrees=bool(at % 9), share=1.0) for at in range(400)]
+    (group,) = groups_of(labels)
+
+    assert 0 == calibrate_labels(group, Goal(task="quiz")).task.counts.n

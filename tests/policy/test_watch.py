@@ -232,3 +232,22 @@ def test_missing_numbers_are_no_drift(numbers):
         watch.saw(numbers, 0.5)
 
     assert watch.standing.psi is None
+
+
+def test_audits_that_the_cloud_did_not_answer_raise_no_alarm_and_certify_nothing():
+    """A cloud that fails is no regret; but what it did not say cannot speak for a threshold either."""
+    silent = Labelled(score=0.9, p_local=0.9, p_cloud=1.0, agrees=False, is_answered=False)
+    good = Labelled(score=0.9, p_local=0.97, p_cloud=1.0, agrees=True)
+    watch = Watch(promise())
+    for _ in range(500):
+        watch.take(silent)
+    assert (False, 0) == (watch.is_alarmed, watch.standing.rows)
+
+    certified = []
+    for others in ([], [silent] * 100):
+        watch = Watch(promise())
+        watch.resume("another population")
+        for label in [*others, *[good] * 150]:
+            watch.take(label)
+        certified.append(watch.standing.is_certified)
+    assert [True, False] == certified
