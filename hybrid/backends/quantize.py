@@ -14,6 +14,8 @@ from hybrid.gguf import read_header
 from hybrid.gguf_format import FILE_TYPES
 
 FILE_TYPE_NUMBERS = {name: number for number, name in FILE_TYPES.items()}
+Q8_0_TENSOR = 8
+"""ggml's number of Q8_0 as a tensor's type."""
 
 
 def requantise(source: Path, target: Path, format_name: str, *, threads: int = 0) -> None:
@@ -21,7 +23,8 @@ def requantise(source: Path, target: Path, format_name: str, *, threads: int = 0
 
     The weights are read as they were shipped, so a source of four bits gives back no more than its four bits in any
     format. Where a format's blocks do not fit a tensor's rows, llama.cpp takes another of about its size for that
-    tensor. Whoever calls gives `target` a name that nothing loads, and another one when it has been judged.
+    tensor. Of F16 the vocabulary is kept as Q8_0, in which files of four bits have it already: the matrix that is read
+    whole for each token. Whoever calls gives `target` a name that nothing loads, and another when it has been judged.
 
     Args:
         format_name: as in `hybrid.gguf_format.FILE_TYPES`, such as `Q4_0`. threads: 0 takes every core.
@@ -35,6 +38,8 @@ def requantise(source: Path, target: Path, format_name: str, *, threads: int = 0
     params = llama.llama_model_quantize_default_params()
     params.ftype = FILE_TYPE_NUMBERS[format_name]
     params.allow_requantize = True
+    if format_name == "F16":
+        params.token_embedding_type = params.output_tensor_type = Q8_0_TENSOR
     params.nthread = threads or len(os.sched_getaffinity(0))
     status = int(llama.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)))
     if status != 0:

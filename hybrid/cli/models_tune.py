@@ -42,7 +42,7 @@ def tune_model(
     formats: Annotated[
         str | None, typer.Option(metavar="A,B", help="Try only these formats, such as Q8_0,Q4_0.")
     ] = None,
-    is_quick: Annotated[bool, typer.Option("--quick", help="Two formats and short runs: a first look.")] = False,  # noqa: FBT002
+    is_quick: Annotated[bool, typer.Option("--quick", help="Three formats and short runs: a first look.")] = False,  # noqa: FBT002
     models_dir: Annotated[
         Path | None,
         typer.Option("--models-dir", metavar="DIR", help="Where models lie, instead of models/ in your data folder."),

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from hybrid.catalog.tuned import Candidate, Settings
+from hybrid.tuning.jobs import ANSWER_TOKENS, PROMPT_TOKENS
 
 DEFAULT_MAX_KL_NATS = 0.02
 """Nats a token, to be kept with 95 % confidence. The README of this package has the levels it is set between."""
 MIN_GAIN = 0.03
 """Candidates whose times differ by less are alike; then the one nearest to the source is taken."""
-QUICK_FORMATS = ("Q8_0", "Q4_0")
-FORMATS = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_NL")
-"""The usual ones that need no importance matrix, the nearest to the source first."""
+MOST_ALONE = 1.15
+"""So many times as long as with the source a chat alone may take: eight at once are not all that is asked of a machine,
+and a larger file, read whole for each token, can be faster for eight and slower for one."""
+QUICK_FORMATS = ("F16", "Q8_0", "Q4_0")
+FORMATS = ("F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_NL")
+"""The usual ones that need no importance matrix, the nearest to the source first. F16 is among them for processors
+that multiply floats faster than they unpack blocks of integers, as those with AVX2 and no VNNI do."""
+MOST_F16_BYTES = 4 << 30
+"""A larger F16 file is not made by itself: it takes minutes, and decodes alone at the memory's speed, so too slowly."""
 BATCHES_TOKENS = (256, 1024, 2048)
 OTHERS_CORES = 0.3
 """Where other processes keep more cores busy, figures are worth little, and it is said."""
@@ -29,9 +36,14 @@ class Choice:
     why: str
 
 
-def formats_to_try(source_format: str | None, *, is_quick: bool) -> tuple[str, ...]:
-    """Give the formats to make from a file; its own is the baseline."""
-    return tuple(name for name in (QUICK_FORMATS if is_quick else FORMATS) if name != source_format)
+def formats_to_try(source_format: str | None, *, is_quick: bool, f16_bytes: int) -> tuple[str, ...]:
+    """Give the formats to make from a file; its own is the baseline.
+
+    Args:
+        f16_bytes: the size of its file as F16.
+    """
+    left_out = {source_format} | ({"F16"} if f16_bytes > MOST_F16_BYTES else set())
+    return tuple(name for name in (QUICK_FORMATS if is_quick else FORMATS) if name not in left_out)
 
 
 def settings_to_try(axis: str, best: Settings, *, cores: int) -> tuple[Settings, ...]:
@@ -59,7 +71,8 @@ NUMERIC_AXES = ("flash attention", "KV cache")
 def choose(candidates: Sequence[Candidate], *, max_kl_nats: float) -> Choice:
     """Keep the fastest candidate that is near enough to the source; of equally fast ones the nearest.
 
-    Near enough is one whose whole interval is under the bound. The source as it is always is near enough.
+    Near enough is one whose whole interval is under the bound. The source as it is always is near enough. One with
+    which a chat alone takes more than `MOST_ALONE` times as long as with the source is not kept.
 
     Args:
         candidates: the source as it is first. max_kl_nats: nats a token.
@@ -68,11 +81,12 @@ def choose(candidates: Sequence[Candidate], *, max_kl_nats: float) -> Choice:
     source = candidates[0]
     if source.divergence is not None or source.speed is None:
         raise ValueError("the first candidate must be the source as it is, with its speed")
-    allowed = [c for c in candidates if c.problem is None and c.speed and is_near(c, max_kl_nats)]
+    timed = [c for c in candidates if c.problem is None and c.speed]
+    allowed = [c for c in timed if is_near(c, max_kl_nats) and _is_quick_alone(c, source)]
     fastest_s = min(chats_s(candidate) for candidate in allowed)
     alike = [candidate for candidate in allowed if chats_s(candidate) <= fastest_s * (1 + MIN_GAIN)]
     best = min(alike, key=_distance)
-    return Choice(best, _why(best, source, candidates, max_kl_nats))
+    return Choice(best, _why(best, source, [c for c in timed if _beats(c, best)], max_kl_nats))
 
 
 def is_near(candidate: Candidate, max_kl_nats: float) -> bool:
@@ -87,6 +101,18 @@ def chats_s(candidate: Candidate) -> float:
     return candidate.speed.chats_s
 
 
+def alone_s(candidate: Candidate) -> float:
+    """How long a chat takes with nobody beside it. Raises: ValueError for one that was not timed."""
+    speed = candidate.speed
+    if speed is None:
+        raise ValueError("it was not timed")
+    return PROMPT_TOKENS / speed.prefill_1_tok_s + ANSWER_TOKENS / speed.decode_1_tok_s
+
+
+def _is_quick_alone(candidate: Candidate, source: Candidate) -> bool:
+    return alone_s(candidate) <= MOST_ALONE * alone_s(source)
+
+
 def _distance(candidate: Candidate) -> tuple[float, int, int, float]:
     """What decides among equally fast ones: divergence, then the usual settings, then size."""
     nats = candidate.divergence.mean_nats if candidate.divergence else 0.0
@@ -95,10 +121,10 @@ def _distance(candidate: Candidate) -> tuple[float, int, int, float]:
     return nats, unusual, candidate.file_bytes, chats_s(candidate)
 
 
-def _why(best: Candidate, source: Candidate, candidates: Iterable[Candidate], max_kl_nats: float) -> str:
-    too_far = [
-        c for c in candidates if c.speed and c.problem is None and not is_near(c, max_kl_nats) and _beats(c, best)
-    ]
+def _why(best: Candidate, source: Candidate, faster: Sequence[Candidate], max_kl_nats: float) -> str:
+    """Say why. faster: what eight chats are faster with than with the best, and was not kept all the same."""
+    too_far = [candidate for candidate in faster if not is_near(candidate, max_kl_nats)]
+    too_slow = [candidate for candidate in faster if is_near(candidate, max_kl_nats)]
     if best is source:
         words = [f"nothing within {max_kl_nats:g} nats a token is more than {MIN_GAIN:.0%} faster than the source"]
     else:
@@ -113,6 +139,12 @@ def _why(best: Candidate, source: Candidate, candidates: Iterable[Candidate], ma
         words.append(
             f"{describe(rival)} would take {chats_s(rival):.3g} s, but its {rival.divergence.mean_nats:.4f} nats (up "
             f"to {rival.divergence.high_nats:.4f}) are over the bound of {max_kl_nats:g}"
+        )
+    if too_slow:
+        rival = min(too_slow, key=chats_s)
+        words.append(
+            f"{describe(rival)} would take {chats_s(rival):.3g} s, but a chat alone {alone_s(rival):.3g} s, where the "
+            f"source takes {alone_s(source):.3g} s"
         )
     return "; ".join(words)
 

@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from hybrid.devices.shape import cached_value_length
 from hybrid.gguf import GgufHeader
 
-_BITS = {"Q8_0": 8.5, "Q6_K": 8.5, "Q5_K_M": 6.6, "Q4_K_M": 6.0, "Q4_1": 5.1, "Q4_0": 4.7, "IQ4_NL": 4.7}
+_BITS = {"F16": 16.0, "Q8_0": 8.5, "Q6_K": 8.5, "Q5_K_M": 6.6, "Q4_K_M": 6.0, "Q4_1": 5.1, "Q4_0": 4.7, "IQ4_NL": 4.7}
 """Bits a weight, where each tensor takes the larger format that llama.cpp falls back to."""
 _MOST_BITS = 33.0
 _WIDE_BITS = 8.5
 _WIDE = ("token_embd", "output")
-"""Tensors that llama.cpp keeps in a better format than the rest."""
+"""Tensors that llama.cpp keeps in a better format than the rest, and F16 in a smaller one."""
 MARGIN_BYTES = 64 * 1024**2
 _PROCESS_BYTES = 250_000_000
 """What a trial takes beside the model: Python, numpy, compute buffers."""
@@ -28,7 +28,7 @@ def file_bytes(header: GgufHeader, format_name: str) -> int:
     total = float(header.file_bytes - weights)
     for tensor in header.tensors:
         is_vector = len([length for length in tensor.shape if length > 1]) < 2
-        wide = max(bits, _WIDE_BITS) if tensor.name.startswith(_WIDE) else bits
+        wide = bits if format_name not in _BITS else _WIDE_BITS if tensor.name.startswith(_WIDE) else bits
         total += tensor.size_bytes if is_vector else tensor.elements * wide / 8
     return int(total)
 

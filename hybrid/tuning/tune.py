@@ -74,7 +74,7 @@ class TuneOptions:
 
 
 def quick(options: TuneOptions) -> TuneOptions:
-    """Two formats, no settings, less text and shorter chats: a first look."""
+    """Three formats, no settings, less text and shorter chats: a first look."""
     return TuneOptions(
         max_kl_nats=options.max_kl_nats,
         formats=options.formats,
@@ -162,11 +162,11 @@ class _Tune:
     room: Room
     on_step: OnStep
     candidates: list[Candidate] = field(default_factory=list)
+    formats: tuple[str, ...] = ()
     done: int = 0
 
     def run(self) -> Tuning:
-        formats = self.options.formats or formats_to_try(self.header.quantisation, is_quick=self.options.is_quick)
-        self._require_room(formats)
+        self.formats = self._affordable()
         self._step("reading the source")
         sha256 = sha256_file(self.source)
         self._keep_reference()
@@ -174,7 +174,7 @@ class _Tune:
         self.candidates.append(self._measure(self._source_format, self.source, Settings(), reference=None))
         if self.candidates[0].problem is not None:
             raise LocalFailure(f"{self.source.name} cannot be measured: {self.candidates[0].problem}")
-        for name in formats:
+        for name in self.formats:
             self._try_format(name)
         for axis in self.options.axes:
             self._try_axis(axis)
@@ -183,10 +183,19 @@ class _Tune:
 
     # ---- room
 
-    def _require_room(self, formats: tuple[str, ...]) -> None:
-        """Refuse before anything is made, with how much is missing."""
-        needed = disk_bytes(self.header, formats, self.options.chunks)
+    def _affordable(self) -> tuple[str, ...]:
+        """Give the formats to try: F16 only where there is disk for it, or it was asked for.
+
+        Raises: CatalogError before anything is made, with how much is missing.
+        """
+        header, formats = self.header, self.options.formats
         free = self.room.disk_free_bytes(self.workshop)
+        if formats is None:
+            f16_bytes = file_bytes(header, "F16")
+            formats = formats_to_try(header.quantisation, is_quick=self.options.is_quick, f16_bytes=f16_bytes)
+            if free < disk_bytes(header, formats, self.options.chunks):
+                formats = tuple(name for name in formats if name != "F16")
+        needed = disk_bytes(header, formats, self.options.chunks)
         if free < needed:
             raise CatalogError(
                 f"tuning {self.source.name} needs {human_bytes(needed)} in {self.source.parent} for a while, "
@@ -195,6 +204,7 @@ class _Tune:
         problem = self._memory_problem(self.header.file_bytes)
         if problem is not None:
             raise CatalogError(f"tuning {self.source.name} {problem}; close something, or take a smaller model")
+        return formats
 
     def _memory_problem(self, size_bytes: int) -> str | None:
         needed, free = memory_bytes(self.header, size_bytes), self.room.memory_free_bytes()
@@ -339,9 +349,8 @@ class _Tune:
         return tuning
 
     def _step(self, words: str) -> None:
-        formats = self.options.formats or formats_to_try(self.header.quantisation, is_quick=self.options.is_quick)
         cores = usable_threads()
         variants = sum(len(settings_to_try(axis, Settings(), cores=cores)) for axis in self.options.axes)
-        total = 4 + 2 * len(formats) + variants + 2 * self.options.runs
+        total = 4 + 2 * len(self.formats) + variants + 2 * self.options.runs
         self.on_step(min(self.done, total - 1) if words != "done" else total, total, words)
         self.done += 1

@@ -10,12 +10,12 @@ SOURCE_FORMAT = "Q4_0"
 """What TinyGguf says its format is."""
 
 
-def speed(chats_s: float) -> Speed:
-    """A speed with the one figure that decides."""
+def speed(chats_s: float, decode_1_tok_s: float = 40.0) -> Speed:
+    """A speed with the one figure that decides, and one that may forbid."""
     return Speed(
         prefill_1_tok_s=400.0,
         prefill_8_tok_s=400.0,
-        decode_1_tok_s=40.0,
+        decode_1_tok_s=decode_1_tok_s,
         decode_8_tok_s=160.0,
         chats_s=chats_s,
         spread=0.01,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from hybrid.catalog.tuned import Settings
 from hybrid.tuning.choose import (
     AXES,
     FORMATS,
+    MOST_F16_BYTES,
     QUICK_FORMATS,
     choose,
     describe,
     formats_to_try,
     settings_to_try,
 )
-from tests.tuning.candidates import candidate
+from tests.tuning.candidates import candidate, speed
 
 SOURCE = candidate("Q4_1", 10.0)
 Q8 = candidate("Q8_0", 5.0, 0.005)
@@ -54,6 +56,22 @@ def test_the_fastest_that_is_near_enough_is_kept(tried, expected):
     assert expected == choose([SOURCE, *tried], max_kl_nats=BOUND).candidate
 
 
+def lonely(chats_s: float, decode_1_tok_s: float):
+    """F16, with so many tokens a second for a chat alone; the source has 40."""
+    return msgspec.structs.replace(candidate("F16", chats_s, 0.001), speed=speed(chats_s, decode_1_tok_s))
+
+
+def test_what_is_fast_for_eight_and_slow_for_one_is_not_kept():
+    """A chat alone may take 1.15 times as long, and no longer; the reason has both times."""
+    slow = lonely(3.0, 30.0)
+    assert Q8 == choose([SOURCE, Q8, slow], max_kl_nats=BOUND).candidate
+    why = choose([SOURCE, Q8, slow], max_kl_nats=BOUND).why
+    assert "F16 would take 3 s, but a chat alone 2.57 s, where the source takes 2.04 s" in why
+    assert "over the bound" not in why
+    enough = lonely(3.0, 36.0)
+    assert enough == choose([SOURCE, Q8, enough], max_kl_nats=BOUND).candidate
+
+
 def test_a_bound_of_zero_keeps_what_computes_the_same():
     """Where nothing may diverge, threads and batches may still be chosen."""
     threads = candidate("Q4_1", 8.0, threads=2)
@@ -83,9 +101,20 @@ def test_without_a_baseline_nothing_is_chosen(first):
 
 def test_the_formats_leave_out_the_sources_own():
     """What the file is already is the baseline."""
-    assert tuple(name for name in FORMATS if name != "Q4_K_M") == formats_to_try("Q4_K_M", is_quick=False)
-    assert QUICK_FORMATS == formats_to_try("Q4_1", is_quick=True)
-    assert FORMATS == formats_to_try(None, is_quick=False)
+    few = 10**9
+    assert tuple(name for name in FORMATS if name != "Q4_K_M") == formats_to_try(
+        "Q4_K_M", is_quick=False, f16_bytes=few
+    )
+    assert QUICK_FORMATS == formats_to_try("Q4_1", is_quick=True, f16_bytes=few)
+    assert FORMATS == formats_to_try(None, is_quick=False, f16_bytes=MOST_F16_BYTES)
+
+
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_a_large_model_is_not_made_larger(is_quick):
+    """F16 is left out beyond a size; the others stay."""
+    usual = QUICK_FORMATS if is_quick else FORMATS
+    expected = tuple(name for name in usual if name != "F16")
+    assert expected == formats_to_try(None, is_quick=is_quick, f16_bytes=MOST_F16_BYTES + 1)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hybrid.gguf import read_header
 from hybrid.tuning.room import disk_bytes, file_bytes, memory_bytes, quantiser_bytes, reference_bytes
 
 STARTER_BYTES = {
+    "F16": 244_343_872,
     "Q8_0": 144_811_072,
     "Q6_K": 138_382_912,
     "Q5_K_M": 112_103_488,

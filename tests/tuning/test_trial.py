@@ -50,14 +50,17 @@ def test_nothing_diverges_from_itself(starter_model, reference):
 
 
 def test_eight_bits_diverge_a_little_and_four_more(starter_model, reference, tmp_path):
-    """Q8_0 is near the source and Q4_0 far: between them the default bound lies."""
-    made = {name: tmp_path / f"{name}.gguf" for name in ("Q8_0", "Q4_0")}
+    """F16 is nearest to the source, Q8_0 near and Q4_0 far: between these the default bound lies."""
+    made = {name: tmp_path / f"{name}.gguf" for name in ("F16", "Q8_0", "Q4_0")}
     for name, path in made.items():
         requantise(starter_model, path, name)
-    near, far = (compare(path, reference).divergence for path in made.values())
+    same, near, far = (compare(path, reference).divergence for path in made.values())
+    assert same is not None
     assert near is not None
     assert far is not None
-    assert 0 < near.mean_nats < 0.02 < far.mean_nats
+    assert same.mean_nats < near.mean_nats < 0.02 < far.mean_nats
+    kinds = {tensor.name: tensor.type_name for tensor in read_header(made["F16"]).tensors}
+    assert ("Q8_0", "F16") == (kinds["token_embd.weight"], kinds["blk.0.ffn_down.weight"])
     assert near.top1_agreement > far.top1_agreement
     assert "Q8_0" == read_header(made["Q8_0"]).quantisation
     assert read_header(made["Q8_0"]).chat_template == read_header(starter_model).chat_template

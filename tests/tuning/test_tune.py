@@ -15,9 +15,10 @@ from hybrid.catalog.lock import hold
 from hybrid.catalog.tuned import lock_path, read_tuning, tuned_path, tuning_path, workshop_path
 from hybrid.errors import CatalogError, LocalFailure
 from hybrid.tuning.apply import find_tuned
+from hybrid.tuning.choose import FORMATS
 from hybrid.tuning.jobs import Measure, Quantise
 from hybrid.tuning.tune import Room, quick, tune
-from tests.tuning.candidates import TINY
+from tests.tuning.candidates import SOURCE_FORMAT, TINY
 from tests.tuning.tuning_world import OPTIONS, PLENTY, Trials, ignore, tune_with
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,6 +171,23 @@ def test_too_little_disk_is_told_before_anything_is_made(source):
     assert [] == trials.seen
 
 
+@pytest.mark.parametrize("is_scarce", [False, True])
+def test_the_largest_format_is_tried_where_there_is_disk_for_it(source, is_scarce, monkeypatch):
+    """A disk that holds all but F16 is no reason to refuse; who asks for F16 is told what is missing."""
+    usual = [name for name in FORMATS if name not in ("F16", SOURCE_FORMAT)]
+    # A model of a few bytes is as large in any format.
+    monkeypatch.setattr(
+        "hybrid.tuning.tune.disk_bytes", lambda _header, formats, _chunks: 100 + 100 * ("F16" in formats)
+    )
+    room = replace(PLENTY, disk_free_bytes=lambda _: 150) if is_scarce else PLENTY
+    tuning = tune_with(source, options=replace(OPTIONS, formats=None), room=room)
+    assert usual == [tried.format for tried in tuning.candidates[1:] if tried.format != "F16"]
+    assert is_scarce == ("F16" not in [tried.format for tried in tuning.candidates])
+    if is_scarce:
+        with pytest.raises(CatalogError, match="or try fewer --formats"):
+            tune_with(source, options=replace(OPTIONS, formats=("F16", *usual)), room=room)
+
+
 def test_too_little_memory_is_told_before_anything_is_made(source):
     """The same for memory."""
     with pytest.raises(CatalogError, match=r"needs \d+ MB of memory and 1 MB are free"):
@@ -202,11 +220,11 @@ def test_settings_are_tried_on_the_best_format(source):
     assert 0.005 == tuning.candidates[5].divergence.mean_nats
 
 
-def test_quick_tries_two_formats_and_no_settings(source):
+def test_quick_tries_few_formats_and_no_settings(source):
     """A first look: less text, shorter chats, one run."""
     trials = Trials()
     tune_with(source, trials, quick(replace(OPTIONS, formats=None)))
-    assert ["Q8_0"] == [job.format for job in trials.seen if isinstance(job, Quantise)]  # the source is Q4_0
+    assert ["F16", "Q8_0"] == [job.format for job in trials.seen if isinstance(job, Quantise)]  # the source is Q4_0
     assert {(64, 16, 1)} == {
         (job.prompt_tokens, job.answer_tokens, job.runs) for job in trials.seen if isinstance(job, Measure)
     }
