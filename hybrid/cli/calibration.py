@@ -12,13 +12,13 @@ from typing import Annotated, TypeAlias
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from hybrid.calibration.datasets import Dataset, load
 from hybrid.calibration.session import Asked, Model, by_scorer, count_missing, draw, find_model
 from hybrid.cli import INTERRUPTED
 from hybrid.cli.local_model import local_model_file
-from hybrid.cli.watching import can_redraw
+from hybrid.cli.watching import bar, can_redraw, progress_lines, words
 from hybrid.config import Config, data_dir
 from hybrid.config import load as load_config
 from hybrid.errors import CommandError
@@ -122,7 +122,13 @@ def shown(title: str, count: int) -> Iterator[Callable[[int], None]]:
 
         yield tell
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=count)
-        yield lambda more: bar.advance(task, more)
+    with question_lines() as lines:
+        task = lines.add_task(title, total=count)
+        yield lambda more: lines.advance(task, more)
+
+
+def question_lines(console: Console | None = None) -> Progress:
+    """Give the line that tells how many questions are done."""
+    title, done = words("{task.description}"), MofNCompleteColumn()
+    wide = (title, bar(), done, TimeElapsedColumn(), TimeRemainingColumn())
+    return progress_lines(wide, (title, done, TimeRemainingColumn()), console)

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from hybrid.cli.bench import stage_lines
+from hybrid.cli.calibration import question_lines
 from hybrid.cli.models import byte_lines
 from hybrid.cli.models_tune import step_lines
 from hybrid.cli.watching import can_redraw
@@ -56,6 +57,7 @@ LONG = "Q5_K_M, flash attention off, batch 512, 2 threads: eight chats"
             stage_lines, {"stage": "qwen2.5-coder-0.5b-instruct"}, ["qwen2.5-c", " 27%", "Q5_K_M"], id="bench"
         ),
         pytest.param(byte_lines, {}, ["Q5_K_M, flash", " 27%", "-:--:--"], id="pull"),
+        pytest.param(question_lines, {}, ["Q5_K_M, flash", " 4/15", "-:--:--"], id="calibrate"),
     ],
 )
 def test_progress_is_one_whole_line_on_a_narrow_terminal(make, fields, expected):
@@ -64,7 +66,7 @@ def test_progress_is_one_whole_line_on_a_narrow_terminal(make, fields, expected)
     assert (expected, True) == ([part for part in expected if part in line], len(line) <= 40)
 
 
-@pytest.mark.parametrize("make", [step_lines, stage_lines, byte_lines])
+@pytest.mark.parametrize("make", [step_lines, stage_lines, byte_lines, question_lines])
 def test_a_wide_terminal_has_a_bar_too(make):
     """From 80 columns on there is room for a bar, and it is one line still."""
     (line,) = drawn(make, 80, LONG, stage="qwen2.5-coder-0.5b-instruct")
