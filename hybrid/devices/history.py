@@ -76,7 +76,7 @@ def _medians(runs: Sequence[PastRun], name: str) -> list[float]:
 
 def _widen(runs: Sequence[PastRun], name: str, figure: Figure) -> Figure:
     medians = _medians(runs, name)
-    low, high = min(figure.low, *medians, figure.low), max(figure.high, *medians, figure.high)
+    low, high = min([figure.low, *medians]), max([figure.high, *medians])
     return replace(figure, low=low, high=high, runs=1 + len(medians))
 
 
