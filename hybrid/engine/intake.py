@@ -63,6 +63,9 @@ class Intake:
             tools = None if frame.tools is None else self._shield.guard(json.loads(frame.tools))
             messages, variables = self._shield.guard(json.loads(frame.messages)), self._shield.guard(frame.variables)
             text = self._template.render(messages, tools=tools, variables=variables)
+        except RecursionError:
+            self._send(Refused(frame.id, "messages or tools are nested too deeply", is_caller=True))
+            return
         except (InvalidRequest, LocalError) as refused:
             self._send(
                 Refused(frame.id, str(refused), isinstance(refused, InvalidRequest), refused.param or "messages")

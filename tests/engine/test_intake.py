@@ -98,3 +98,14 @@ def test_a_clients_control_token_is_tokenized_as_text():
 
     assert Prepared("r", len("a<end>b<end><end><end>")) == answer
     assert [len("a<"), len("end>b<end><"), len("end><"), len("end>")] == lengths
+
+
+@pytest.mark.parametrize("depth", [600, 900])
+def test_what_is_nested_too_deeply_is_the_callers(depth):
+    """Arguments of a past call may be nested as no request is: a refusal, and the worker goes on."""
+    nested: dict[str, object] = {}
+    for _ in range(depth):
+        nested = {"a": nested}
+    answer, lengths = prepared(ONLY_TEXT, [{"role": "user", "content": nested}])
+
+    assert (Refused("r", "messages or tools are nested too deeply", is_caller=True), []) == (answer, lengths)
