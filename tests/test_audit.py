@@ -121,11 +121,10 @@ def seen(decided, *, judged_by=None, **changes) -> list[str]:
     return book.seen
 
 
-@pytest.mark.parametrize("changes", [{}, {"sampling": Sampling(temperature=1.0)}], ids=["greedily", "at-temperature-1"])
-def test_only_what_is_drawn_as_calibrations_are_is_labelled(changes):
-    """Labels of others among them let a promise be certified that what it speaks of does not keep."""
-    answered = Answered(
-        request=replace(ChatRequest(model="hybrid", messages=()), **changes),
+def agreed(request: ChatRequest) -> Answered:
+    """Both sides said the same, and nothing was promised."""
+    return Answered(
+        request=request,
         signals=Signals(),
         limits=Limits(),
         loaded=Loaded(),
@@ -133,6 +132,12 @@ def test_only_what_is_drawn_as_calibrations_are_is_labelled(changes):
         local=Said("yes"),
         cloud=(TextDelta("yes"), Finished(FinishReason.STOP, None)),
     )
+
+
+@pytest.mark.parametrize("changes", [{}, {"sampling": Sampling(temperature=1.0)}], ids=["greedily", "at-temperature-1"])
+def test_only_what_is_drawn_as_calibrations_are_is_labelled(changes):
+    """Labels of others among them let a promise be certified that what it speaks of does not keep."""
+    answered = agreed(replace(ChatRequest(model="hybrid", messages=()), **changes))
     journal = Journal(id="req_1", dialect="openai", arrived_s=0.0, requested_model="hybrid", route=Route.CLOUD)
     labels = Labels()
 
@@ -221,15 +226,7 @@ def test_an_audit_without_an_answer_is_counted(waiting):
 def test_without_a_promise_only_what_is_drawn_greedily_certifies(request_id, defaults, route, rate):
     """Of answers drawn at temperature 0.7 fewer keep a high score than of the likeliest ones."""
     request = ChatRequest(model="hybrid", messages=())
-    answered = Answered(
-        request=request,
-        signals=Signals(),
-        limits=Limits(),
-        loaded=Loaded(),
-        draft=Draft(logprobs=(-0.1,), finish_reason=FinishReason.STOP),
-        local=Said("yes"),
-        cloud=(TextDelta("yes"), Finished(FinishReason.STOP, None)),
-    )
+    answered = agreed(request)
     journal = Journal(id=request_id, dialect="openai", arrived_s=0.0, requested_model="hybrid", route=route)
     labels = Labels()
 
