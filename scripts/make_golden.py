@@ -17,9 +17,9 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import llama_cpp as llama
 import numpy as np
 
+from hybrid.backends.library import llama
 from hybrid.engine.chat_template import ChatTemplate
 from hybrid.gguf import read_header
 

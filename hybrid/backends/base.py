@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hybrid.native import RowDraw, Sampled
+
+
+Matmul: TypeAlias = Literal["auto", "hybrid", "ggml"]
 
 
 class Hear(Protocol):
@@ -52,6 +55,7 @@ class BackendOptions:
     flash_attention: None leaves the choice to the library. key_cache, value_cache: ggml's names of the formats the KV
         cache is kept in, such as f16, bf16, q8_0; a quantised value cache needs flash attention.
     gpu_layers: blocks on the GPU, one more for the output layer; None puts all there where the library can.
+    matmul: who multiplies the weights of quantised models with several columns at once: hybrid, ggml, or auto.
     """
 
     model_path: Path
@@ -67,6 +71,7 @@ class BackendOptions:
     key_cache: str = "f16"
     value_cache: str = "f16"
     gpu_layers: int | None = None
+    matmul: Matmul = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +90,7 @@ class ModelFacts:
         16-bit: names what computes the logits without reading a gigabyte.
     can_interrupt: whether `interrupt` does anything. can_run: whether `run` does.
     dimensions: numbers in an embedding. can_generate: whether it writes text; an encoder only embeds.
+    matmul: who multiplies, hybrid or ggml.
     """
 
     name: str
@@ -111,6 +117,7 @@ class ModelFacts:
     can_run: bool = False
     dimensions: int
     can_generate: bool
+    matmul: Literal["hybrid", "ggml"] = "ggml"
 
 
 class BatchEntry(msgspec.Struct, frozen=True):

@@ -6,10 +6,10 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-import llama_cpp as llama
 import numpy as np
 
 from hybrid.backends.base import BatchEntry
+from hybrid.backends.library import llama
 
 
 class LlamaBatch:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import llama_cpp as llama
-
 from hybrid.backends.base import Adapter
+from hybrid.backends.library import llama
 from hybrid.errors import LocalFailure, ModelFileError
 
 

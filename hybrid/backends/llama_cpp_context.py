@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import llama_cpp as llama
-
 from hybrid.backends.base import BackendOptions
+from hybrid.backends.library import llama
 from hybrid.errors import ModelFileError
 
 ALL_LAYERS = 9_999

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import llama_cpp as llama
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.backends.base import BatchEntry, EmbedderFacts
+from hybrid.backends.library import llama
 from hybrid.backends.llama_batch import LlamaBatch
 from hybrid.errors import LocalFailure, UnsupportedCapability
 from hybrid.gguf import GgufHeader

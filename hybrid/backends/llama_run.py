@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import llama_cpp as llama
-
 from hybrid.backends.base import Hear
+from hybrid.backends.library import llama
 from hybrid.backends.llama_batch import LlamaBatch
 from hybrid.native import IS_NATIVE, RowDraw
 

@@ -6,8 +6,7 @@ import ctypes
 import os
 from pathlib import Path
 
-import llama_cpp as llama
-
+from hybrid.backends.library import llama
 from hybrid.backends.llama_cpp import forward_log
 from hybrid.errors import ModelFileError
 from hybrid.gguf import read_header

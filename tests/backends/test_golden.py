@@ -8,11 +8,11 @@ import itertools
 import json
 from pathlib import Path
 
-import llama_cpp as llama
 import numpy as np
 import pytest
 
 from hybrid.backends.base import BackendOptions
+from hybrid.backends.library import llama
 from hybrid.backends.llama_cpp import LlamaCppBackend
 from hybrid.engine.detokenize import Detokenizer
 from hybrid.engine.drafting import Drafter

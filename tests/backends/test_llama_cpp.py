@@ -3,11 +3,11 @@
 import ctypes
 import threading
 
-import llama_cpp as llama
 import numpy as np
 import pytest
 
 from hybrid.backends.base import BackendOptions, BatchEntry, Interrupted
+from hybrid.backends.library import llama
 from hybrid.backends.llama_cpp import LlamaCppBackend
 from hybrid.engine.chat_template import ChatTemplate
 from hybrid.engine.detokenize import Detokenizer

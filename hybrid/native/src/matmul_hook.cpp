@@ -1,0 +1,66 @@
+// How does llama.cpp come to use our multiplication? This library, loaded for all before ggml's, defines three of its functions;
+// the dynamic linker binds ggml's own calls to the first definition. What is not ours goes on to ggml's. Compiled for any processor.
+#include "matmul.hpp"
+
+#include <cpuid.h>
+
+#include <atomic>
+
+namespace {
+
+using Multiply = bool (*)(const ggml_compute_params*, ggml_tensor*);
+using MultiplyRepacked = void (*)(int, float*, size_t, const void*, const void*, int, int);
+
+struct Stock {
+    Multiply multiply;
+    MultiplyRepacked q4_k_8x8, q4_0_8x8;
+    hybrid::ThreadPool pool;
+} stock;
+
+std::atomic<bool> is_on{false};
+
+constexpr int least_columns = 4;  // below, ggml's products of one row and one column are as fast
+
+}  // namespace
+
+extern "C" {
+
+// 0: this processor cannot run ours. 1: it can. 2: it can, and has instructions (VNNI) that ggml uses and ours does not.
+int hybrid_matmul_support() {
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    unsigned eax, ebx, ecx, edx;
+    if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & bit_F16C) == 0) return 0;
+    const bool has_wide = __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1U << 11)) != 0;  // AVX512_VNNI
+    const bool has_narrow = __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1U << 4)) != 0;  // AVX_VNNI
+    return has_wide || has_narrow ? 2 : 1;
+}
+
+// ggml's own functions, by the address in its library; before any model is computed.
+void hybrid_matmul_install(void* multiply, void* q4_k_8x8, void* q4_0_8x8, void* barrier, void* set_next, void* add_next) {
+    stock.multiply = reinterpret_cast<Multiply>(multiply);
+    stock.q4_k_8x8 = reinterpret_cast<MultiplyRepacked>(q4_k_8x8);
+    stock.q4_0_8x8 = reinterpret_cast<MultiplyRepacked>(q4_0_8x8);
+    stock.pool.barrier = reinterpret_cast<void (*)(void*)>(barrier);
+    stock.pool.set_next = reinterpret_cast<void (*)(void*, int)>(set_next);
+    stock.pool.add_next = reinterpret_cast<int (*)(void*, int)>(add_next);
+}
+
+void hybrid_matmul_switch(int on) { is_on.store(on != 0); }
+
+bool ggml_compute_forward_mul_mat_tiled(const ggml_compute_params* params, ggml_tensor* result) {
+    if (!is_on.load(std::memory_order_relaxed) || !hybrid::is_ours(*params, *result, least_columns)) return stock.multiply(params, result);
+    hybrid::matmul(*params, *result, stock.pool);
+    return true;
+}
+
+void ggml_gemm_q4_K_8x8_q8_K(int length, float* result, size_t stride, const void* weights, const void* columns, int column_count, int row_count) {
+    const MultiplyRepacked multiply = is_on.load(std::memory_order_relaxed) ? hybrid::matmul_q4_k_8x8 : stock.q4_k_8x8;
+    multiply(length, result, stride, weights, columns, column_count, row_count);
+}
+
+void ggml_gemm_q4_0_8x8_q8_0(int length, float* result, size_t stride, const void* weights, const void* columns, int column_count, int row_count) {
+    const MultiplyRepacked multiply = is_on.load(std::memory_order_relaxed) ? hybrid::matmul_q4_0_8x8 : stock.q4_0_8x8;
+    multiply(length, result, stride, weights, columns, column_count, row_count);
+}
+
+}  // extern "C"

@@ -1,0 +1,126 @@
+// How are eight rows of weights multiplied with a few columns? In integers, a block at a time, every register in use.
+#pragma once
+
+#include "matmul_weights.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace hybrid {
+
+// Columns that are computed together: as many as registers hold.
+template <class Format>
+constexpr int tile_columns() { return Format::bits == 4 ? 6 : 4; }
+
+constexpr float least_block = 1e-30F;  // a block of smaller numbers is one of zeros: 127 divided by them may be infinite
+
+// 32 floats of a column as codes of -127 to 127: [group of 4][column][4], then [scale][column], then [sum][column].
+template <class Format>
+void quantise(const float* from, int column, int columns, uint8_t* block) {
+    __m256 x[4];
+    __m256 largest = _mm256_setzero_ps();
+    for (int i = 0; i < 4; ++i) {
+        x[i] = _mm256_loadu_ps(from + 8 * i);
+        largest = _mm256_max_ps(largest, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x[i]));
+    }
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(largest), _mm256_extractf128_ps(largest, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    const float most = _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+    const float scale = most / 127;
+    const __m256 inverse = _mm256_set1_ps(most > least_block ? 127 / most : 0);
+    __m256i whole[4];
+    for (int i = 0; i < 4; ++i) whole[i] = _mm256_cvtps_epi32(_mm256_mul_ps(x[i], inverse));
+    float* const scales = reinterpret_cast<float*>(block + block_length * columns);
+    scales[column] = scale;
+    for (int s = 0; s < Format::scales; ++s) {
+        __m256i sum = _mm256_add_epi32(whole[2 * s], whole[2 * s + 1]);
+        if (Format::scales == 1) sum = _mm256_add_epi32(sum, _mm256_add_epi32(whole[2], whole[3]));
+        __m128i part = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+        part = _mm_add_epi32(part, _mm_shuffle_epi32(part, 0x4e));
+        part = _mm_add_epi32(part, _mm_shuffle_epi32(part, 0xb1));
+        scales[columns * (1 + s) + column] = scale * static_cast<float>(_mm_cvtsi128_si32(part));
+    }
+    const __m256i sixteen = _mm256_packs_epi32(whole[0], whole[1]), rest = _mm256_packs_epi32(whole[2], whole[3]);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(sixteen, rest), order);
+    alignas(32) uint32_t groups[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(groups), bytes);
+    for (int g = 0; g < 8; ++g) std::memcpy(block + 4 * (g * columns + column), &groups[g], 4);
+}
+
+// The sum so far stays in its register: reordered into a tree, the sums of a block need more registers than there are.
+__attribute__((always_inline)) inline void keep(__m256i& sum) { asm("" : "+x"(sum)); }
+
+template <int columns>
+struct Sums {
+    __m256i lanes[columns];
+    __attribute__((always_inline)) void clear() {
+        for (int c = 0; c < columns; ++c) lanes[c] = _mm256_setzero_si256();
+    }
+    // Products of 4 weights a row and 4 numbers a column, pairs of which are added in 16 bits.
+    __attribute__((always_inline)) void add(const uint8_t* weights, const uint8_t* numbers, int group) {
+        const __m256i w = _mm256_load_si256(reinterpret_cast<const __m256i*>(weights) + group);
+        for (int c = 0; c < columns; ++c) {
+            int four;
+            std::memcpy(&four, numbers + 4 * (group * columns + c), 4);
+            lanes[c] = _mm256_add_epi16(lanes[c], _mm256_maddubs_epi16(w, _mm256_set1_epi32(four)));
+            keep(lanes[c]);
+        }
+    }
+};
+
+// `count` groups of a block from `first` on, into 32-bit sums `out` of each column.
+template <class Format, int columns, int count>
+__attribute__((always_inline)) inline void dot(const uint8_t* weights, const uint8_t* numbers, int first, __m256i out[columns]) {
+    // maddubs adds two products of code and number, so 2 * (2^bits - 1) * 127 each: 8, 4, 2 of them fit 16 bits.
+    constexpr int bits = Format::bits == 8 ? 4 : Format::bits;
+    constexpr int fit = std::min(count, bits == 4 ? 8 : bits == 5 ? 4 : 2);
+    const __m256i ones = _mm256_set1_epi16(1);
+    Sums<columns> sums;
+    #pragma GCC unroll 4
+    for (int start = 0; start < count; start += fit) {
+        sums.clear();
+        #pragma GCC unroll 8
+        for (int g = 0; g < fit; ++g) sums.add(weights, numbers, first + start + g);
+        for (int c = 0; c < columns; ++c) {
+            const __m256i wide = _mm256_madd_epi16(sums.lanes[c], ones);
+            out[c] = start == 0 ? wide : _mm256_add_epi32(out[c], wide);
+        }
+    }
+    if constexpr (Format::bits == 8) {
+        sums.clear();
+        #pragma GCC unroll 8
+        for (int g = 0; g < count; ++g) sums.add(weights + panel_rows * block_length, numbers, first + g);
+        const __m256i sixteen = _mm256_set1_epi16(16);
+        for (int c = 0; c < columns; ++c) out[c] = _mm256_add_epi32(out[c], _mm256_madd_epi16(sums.lanes[c], sixteen));
+    }
+}
+
+// result[column][row] of one panel and one tile: float sums over the blocks.
+template <class Format, int columns>
+void multiply(const uint8_t* panel, const uint8_t* tile, int block_count, __m256 result[columns]) {
+    constexpr int parts = Format::scales;
+    __m256 total[columns];
+    for (int c = 0; c < columns; ++c) total[c] = _mm256_setzero_ps();
+    for (int b = 0; b < block_count; ++b) {
+        const float* const scale = reinterpret_cast<const float*>(panel + panel_rows * block_length * Format::planes);
+        const float* const numbers = reinterpret_cast<const float*>(tile + block_length * columns);
+        #pragma GCC unroll 2
+        for (int p = 0; p < parts; ++p) {
+            __m256i sums[columns];
+            dot<Format, columns, 8 / parts>(panel, tile, p * (8 / parts), sums);
+            const __m256 of_rows = _mm256_load_ps(scale + p * panel_rows);
+            const __m256 shift = _mm256_load_ps(scale + (parts + p) * panel_rows);
+            for (int c = 0; c < columns; ++c) {
+                const __m256 both = _mm256_mul_ps(of_rows, _mm256_broadcast_ss(numbers + c));
+                total[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[c]), both, total[c]);
+                total[c] = _mm256_fmadd_ps(shift, _mm256_broadcast_ss(numbers + columns * (1 + p) + c), total[c]);
+            }
+        }
+        panel += Format::panel_bytes;
+        tile += Format::column_bytes * columns;
+    }
+    for (int c = 0; c < columns; ++c) result[c] = total[c];
+}
+
+}  // namespace hybrid
