@@ -108,6 +108,13 @@ class LocalConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     nice: Annotated[
         int, Meta(ge=0, le=19, description="How far the model steps back behind other programs; 0: an equal of theirs.")
     ] = 0
+    matmul: Annotated[
+        Literal["auto", "hybrid", "ggml"],
+        Meta(
+            description="Who multiplies a quantised model's weights with several tokens at once: ours on a processor "
+            "with AVX2 (hybrid), or llama.cpp's library (ggml); auto takes ours where it is known to be faster."
+        ),
+    ] = "auto"
     kv_layout: Annotated[
         Literal["auto", "unified", "split"],
         Meta(

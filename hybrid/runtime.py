@@ -165,6 +165,7 @@ class Runtime:
                 "problem": local.problem,
                 "tuned": options.tuned or None,
                 "untuned": options.untuned or None,
+                "multiplier": facts.multiplier if facts else None,
                 "running": load.running,
                 "waiting": load.waiting,
                 "free_slots": load.free_slots,

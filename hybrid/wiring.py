@@ -116,6 +116,7 @@ def _worker_options(
         environment={"GOMP_SPINCOUNT": BARRIER_SPINS, **environ},
         nice=config.local.nice,
         is_adaptive=config.local.adapt_threads,
+        matmul=config.local.matmul,
     )
     return _as_tuned(config, options)
 

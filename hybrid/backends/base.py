@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+
+from hybrid.backends.matmul import Matmul, Multiplier
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,9 +17,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hybrid.native import RowDraw, Sampled
-
-
-Matmul: TypeAlias = Literal["auto", "hybrid", "ggml"]
 
 
 class Hear(Protocol):
@@ -90,7 +89,7 @@ class ModelFacts:
         16-bit: names what computes the logits without reading a gigabyte.
     can_interrupt: whether `interrupt` does anything. can_run: whether `run` does.
     dimensions: numbers in an embedding. can_generate: whether it writes text; an encoder only embeds.
-    matmul: who multiplies, hybrid or ggml.
+    multiplier: who multiplies the weights with several columns at once.
     """
 
     name: str
@@ -117,7 +116,7 @@ class ModelFacts:
     can_run: bool = False
     dimensions: int
     can_generate: bool
-    matmul: Literal["hybrid", "ggml"] = "ggml"
+    multiplier: Multiplier = "ggml"
 
 
 class BatchEntry(msgspec.Struct, frozen=True):

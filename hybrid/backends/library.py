@@ -1,4 +1,4 @@
-"""Which llama.cpp computes? The installed one, with our matrix multiplication before its own where it is known to fit.
+"""Which llama.cpp computes? The installed one, with our matrix multiplication before its own where that fits.
 
 Import `llama` from here and not `llama_cpp`: ours must be in the process first, for the dynamic linker binds a call to
 the first definition it meets.
@@ -7,82 +7,91 @@ the first definition it meets.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
-from importlib import metadata
-from pathlib import Path
-from typing import Literal
+import logging
+import struct
+import sys
 
-from hybrid.backends.base import Matmul
+from hybrid.backends.matmul import Matmul, Multiplier, Pair, find_pair, who_multiplies
 
-FITTING_VERSIONS = ("0.3.36",)
-"""Of llama-cpp-python, whose ggml has the functions and structures that native/src/ggml_abi.hpp names.
+log = logging.getLogger(__name__)
 
-Before one is added: its ggml-cpu-impl.h and repack.h and the callers in ggml-cpu.c are the same there, and
-tests/backends/test_matmul.py passes.
-"""
-OURS = "libhybrid_matmul.so"
 REPLACED = ("ggml_compute_forward_mul_mat_tiled", "ggml_gemm_q4_K_8x8_q8_K", "ggml_gemm_q4_0_8x8_q8_0")
 CALLED = ("ggml_barrier", "ggml_threadpool_chunk_set", "ggml_threadpool_chunk_add")
-NO_SUPPORT, HAS_VNNI = 0, 2
-"""What `hybrid_matmul_support` says of this processor; 1 is one that has all we need, and nothing more of use."""
+_F32, _Q8_0 = 0, 8
+_TRIAL_BYTES, _ROWS, _COLUMNS, _LENGTH = 1 << 20, 9, 5, 32
 
 
-def _ggml_path() -> Path | None:
-    """Where the installed ggml's code for processors lies, if it is a library that ours is known to fit."""
-    try:
-        version, found = metadata.version("llama-cpp-python"), importlib.util.find_spec("llama_cpp")
-    except metadata.PackageNotFoundError:
-        return None
-    if version not in FITTING_VERSIONS or found is None or found.origin is None:
-        return None
-    path = Path(found.origin).parent / "lib" / "libggml-cpu.so"
-    return path if path.is_file() else None
+class _InitParams(ctypes.Structure):
+    """`ggml_init_params` of ggml.h."""
+
+    _fields_ = [("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
 
 
-def _put_first(ggml: Path | None) -> ctypes.CDLL | None:
-    """Make our functions the first of their names in this process; None where they cannot be, or would not run."""
-    built = importlib.util.find_spec("hybrid.native._native")
-    if ggml is None or built is None or built.origin is None:
-        return None
-    path = Path(built.origin).with_name(OURS)
-    try:
-        ours = ctypes.CDLL(str(path))  # for nobody yet: it may not suit this processor
-        return ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL) if ours.hybrid_matmul_support() != NO_SUPPORT else None
-    except OSError:  # not built: no x86-64 Linux
-        return None
+def _put_first(pair: Pair | None) -> ctypes.CDLL | None:
+    return None if pair is None else ctypes.CDLL(str(pair.ours), mode=ctypes.RTLD_GLOBAL)
 
 
-def _hand_over(ours: ctypes.CDLL, ggml: Path) -> bool:
-    """Give our functions ggml's own, for what they leave to it. False if ggml was in the process first."""
-    theirs = ctypes.CDLL(str(ggml))
-    ours.hybrid_matmul_install(*(_address(theirs, name) for name in (*REPLACED, *CALLED)))
-    first = ctypes.CDLL(None)
-    return all(_address(first, name).value == _address(ours, name).value for name in REPLACED)
+def _hand_over(ours: ctypes.CDLL, theirs: ctypes.CDLL) -> None:
+    """Give our functions ggml's own, for what they leave to it."""
+    addresses = (ctypes.cast(getattr(theirs, name), ctypes.c_void_p) for name in (*REPLACED, *CALLED))
+    ours.hybrid_matmul_install(*addresses)
 
 
-def _address(library: ctypes.CDLL, name: str) -> ctypes.c_void_p:
-    return ctypes.cast(getattr(library, name), ctypes.c_void_p)
+def _proves_itself(ours: ctypes.CDLL, theirs: ctypes.CDLL) -> bool:
+    """Have ggml multiply what has a known product: does it come to ours, and is the product right?
+
+    A library that was linked in another way keeps to its own functions, and nothing else would tell.
+    """
+    ours.hybrid_matmul_switch(1)
+    calls = int(ours.hybrid_matmul_calls())
+    products = _trial(theirs)
+    ours.hybrid_matmul_switch(0)
+    right = [float(_LENGTH * (row + 1) * (column + 1)) for column in range(_COLUMNS) for row in range(_ROWS)]
+    is_right = all(abs(got - want) <= 1e-3 * want for got, want in zip(products, right, strict=True))
+    return is_right and int(ours.hybrid_matmul_calls()) > calls
 
 
-_ggml = _ggml_path()
-_ours = _put_first(_ggml)
+def _trial(ggml: ctypes.CDLL) -> tuple[float, ...]:
+    """Nine rows of weights, each of one number, times five columns, each of one number: products by column and row."""
+    for name in ("init", "new_tensor_2d", "mul_mat", "new_graph", "get_data"):
+        getattr(ggml, f"ggml_{name}").restype = ctypes.c_void_p
+    context = ctypes.c_void_p(ggml.ggml_init(_InitParams(_TRIAL_BYTES, None, False)))
+    length, rows, columns = (ctypes.c_int64(number) for number in (_LENGTH, _ROWS, _COLUMNS))
+    weights = ctypes.c_void_p(ggml.ggml_new_tensor_2d(context, _Q8_0, length, rows))
+    numbers = ctypes.c_void_p(ggml.ggml_new_tensor_2d(context, _F32, length, columns))
+    product = ctypes.c_void_p(ggml.ggml_mul_mat(context, weights, numbers))
+    blocks = b"".join(struct.pack("<e", 1.0) + bytes([row + 1]) * _LENGTH for row in range(_ROWS))
+    floats = struct.pack(f"{_LENGTH * _COLUMNS}f", *(1.0 + at // _LENGTH for at in range(_LENGTH * _COLUMNS)))
+    ctypes.memmove(ggml.ggml_get_data(weights), blocks, len(blocks))
+    ctypes.memmove(ggml.ggml_get_data(numbers), floats, len(floats))
+    graph = ctypes.c_void_p(ggml.ggml_new_graph(context))
+    ggml.ggml_build_forward_expand(graph, product)
+    ggml.ggml_graph_compute_with_ctx(context, graph, 1)
+    got = ctypes.string_at(ggml.ggml_get_data(product), 4 * _ROWS * _COLUMNS)
+    ggml.ggml_free(context)
+    return struct.unpack(f"{_ROWS * _COLUMNS}f", got)
+
+
+_pair = find_pair() if "llama_cpp" not in sys.modules else None
+_ours = _put_first(_pair)
 
 import llama_cpp as llama  # noqa: E402 - after ours, see above
 
-if _ours is not None and _ggml is not None and not _hand_over(_ours, _ggml):
-    _ours = None
+if _ours is not None and _pair is not None:
+    _theirs = ctypes.CDLL(str(_pair.ggml))
+    _hand_over(_ours, _theirs)
+    if not _proves_itself(_ours, _theirs):
+        log.warning("ggml multiplies alone: our matrix multiplication does not fit the installed llama-cpp-python")
+        _ours = None
 
 
-def choose_matmul(wanted: Matmul) -> Literal["hybrid", "ggml"]:
-    """Say who multiplies from now on, in this whole process; give who it is.
-
-    auto: ours where that is faster than ggml's, which is not known of processors with VNNI. ggml where ours cannot be.
-    """
+def choose_multiplier(wanted: Matmul) -> Multiplier:
+    """Have ours multiply from now on in this whole process, or ggml; give who it is."""
     if _ours is None:
         return "ggml"
-    is_ours = wanted == "hybrid" or (wanted == "auto" and _ours.hybrid_matmul_support() != HAS_VNNI)
-    _ours.hybrid_matmul_switch(int(is_ours))
-    return "hybrid" if is_ours else "ggml"
+    multiplier = who_multiplies(wanted)
+    _ours.hybrid_matmul_switch(int(multiplier == "hybrid"))
+    return multiplier
 
 
-__all__ = ["choose_matmul", "llama"]
+__all__ = ["choose_multiplier", "llama"]

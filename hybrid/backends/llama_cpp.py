@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.backends.base import BackendOptions, BatchEntry, Hear, Interrupted, ModelFacts
-from hybrid.backends.library import choose_matmul, llama
+from hybrid.backends.library import choose_multiplier, llama
 from hybrid.backends.llama_batch import LlamaBatch
 from hybrid.backends.llama_cpp_adapters import load_adapters, set_adapter
 from hybrid.backends.llama_cpp_context import load_model, make_context
@@ -62,7 +62,7 @@ class LlamaCppBackend:
         llama.llama_log_set(forward_log, ctypes.c_void_p(0))
         llama.llama_backend_init()
         share_openmp()
-        self._matmul = choose_matmul(options.matmul)
+        self._multiplier = choose_multiplier(options.matmul)
         self._model = load_model(options.model_path, options.gpu_layers)
         self._vocab = llama.llama_model_get_vocab(self._model)
         trained = int(llama.llama_model_n_ctx_train(self._model))
@@ -119,7 +119,7 @@ class LlamaCppBackend:
             dimensions=int(llama.llama_model_n_embd_out(self._model)),
             can_generate=not options.is_embedder and can_generate(self._model, header),
             state_format=_state_format(options),
-            matmul=self._matmul,
+            multiplier=self._multiplier,
         )
 
     def _watch_interrupt(self) -> bool:

@@ -105,11 +105,15 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Versions(msgspec.Struct, frozen=True, kw_only=True):
-    """What it was measured with. llama_build: hash over the installed libraries of llama.cpp; None: not known."""
+    """What it was measured with. llama_build: hash over the installed libraries of llama.cpp; None: not known.
+
+    multiplier: who multiplied, and in which version, as in `backends.matmul.multiplier_version`.
+    """
 
     hybrid: str
     llama_cpp_python: str
     llama_build: str | None
+    multiplier: str = "ggml"
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True):

@@ -150,6 +150,7 @@ def _banner(loaded: Loaded, local: Supervisor | None, *, is_offline: bool) -> li
         lines.append(
             f"  local   {config.local.model or facts.name}: {facts.architecture}, {facts.file_bytes / 1e6:.0f} MB, "
             f"{facts.slots} slots, context {facts.context_tokens}, {facts.device} with {facts.threads} threads"
+            + (", our own matrix multiplication" if facts.multiplier == "hybrid" else "")
             + (f", tuned: {local.options.tuned}" if local is not None and local.options.tuned else "")
         )
         if local is not None and local.options.untuned:

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from hybrid import __version__
+from hybrid.backends.matmul import multiplier_version
 from hybrid.devices.history import PastRun, remember
 from hybrid.errors import CommandError
 
@@ -79,8 +80,8 @@ class Profile:
 
 
 def current_versions() -> dict[str, str]:
-    """The versions that decide speeds: ours, and that of llama.cpp's bindings where they are installed."""
-    found = {"hybrid": __version__}
+    """The versions that decide speeds: ours, of who multiplies, and of llama.cpp's bindings where they are there."""
+    found = {"hybrid": __version__, "multiplier": multiplier_version()}
     with suppress(metadata.PackageNotFoundError):
         found["llama-cpp-python"] = metadata.version("llama-cpp-python")
     return found

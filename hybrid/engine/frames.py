@@ -120,7 +120,10 @@ class Cancel(Frame, frozen=True):
 
 
 class Ready(Frame, frozen=True):
-    """The model is loaded. markers: those texts of its speech that are one control token, with the token."""
+    """The model is loaded. markers: those texts of its speech that are one control token, with the token.
+
+    multiplier: as in `backends.base.ModelFacts`.
+    """
 
     name: str
     architecture: str
@@ -136,6 +139,7 @@ class Ready(Frame, frozen=True):
     speech: Speech
     markers: dict[str, int]
     dimensions: int = 0
+    multiplier: str = "ggml"
 
 
 class LoadFailed(Frame, frozen=True):

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from hybrid.backends.base import Adapter, Backend, BackendOptions
+from hybrid.backends.matmul import Matmul
 from hybrid.engine.drafting import Drafter, ModelDrafts, check_vocabulary
 from hybrid.errors import LocalFailure
 
@@ -35,6 +36,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     kv_type: str = "f16"
     batch_tokens: int = 512
     has_one_pool: bool = True
+    matmul: Matmul = "auto"
 
 
 def load_backend(options: WorkerOptions, *, idle_sequences: int = IDLE_SEQUENCES) -> Backend:
@@ -56,6 +58,7 @@ def load_backend(options: WorkerOptions, *, idle_sequences: int = IDLE_SEQUENCES
         value_cache=options.kv_type,
         batch_tokens=options.batch_tokens,
         has_one_pool=options.has_one_pool,
+        matmul=options.matmul,
     )
     if options.backend == "fake":
         from hybrid.backends.fake import FakeBackend

@@ -15,6 +15,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from hybrid.backends.matmul import Matmul
+
 log = logging.getLogger(__name__)
 
 STDERR_LINES = 40
@@ -34,7 +36,7 @@ class SupervisorOptions:
     flash_attention, kv_type, batch_tokens: as in `BackendOptions`, one format for keys and values.
     source_path: the file that was asked for, where `model_path` was tuned from it. tuned: what tuning chose, in words.
     untuned: why what tuning chose is not used, in words; "" where it is, or nothing was tuned.
-    has_one_pool: as in `backends.base.BackendOptions`.
+    has_one_pool, matmul: as in `backends.base.BackendOptions`.
     """
 
     backend: str
@@ -57,6 +59,7 @@ class SupervisorOptions:
     kv_type: str = "f16"
     batch_tokens: int = 512
     has_one_pool: bool = True
+    matmul: Matmul = "auto"
     source_path: str = ""
     tuned: str = ""
     untuned: str = ""
@@ -93,6 +96,7 @@ class WorkerProcess:
             "kv_type": options.kv_type,
             "batch_tokens": options.batch_tokens,
             "has_one_pool": options.has_one_pool,
+            "matmul": options.matmul,
         }
         command = [sys.executable, "-m", "hybrid.engine.worker", str(theirs.fileno())]
         command.append(msgspec.json.encode(worker_options).decode())

@@ -324,6 +324,7 @@ def _ready(backend: Backend) -> Ready:
         speech=speech,
         markers=find_markers(backend, speech.markers),
         dimensions=facts.dimensions,
+        multiplier=facts.multiplier,
     )
 
 

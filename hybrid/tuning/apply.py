@@ -64,6 +64,8 @@ def mismatch(tuning: Tuning, source: Path, machine: Machine, versions: Versions)
     theirs, ours = tuning.versions, versions
     if (theirs.llama_cpp_python, theirs.llama_build) != (ours.llama_cpp_python, ours.llama_build):
         return f"its tuning is of another llama.cpp ({_build(theirs)}; this is {_build(ours)})"
+    if theirs.multiplier != ours.multiplier:
+        return f"its tuning is of another matrix multiplication ({theirs.multiplier}; this is {ours.multiplier})"
     if sha256_file(source) != tuning.source.sha256:
         return "the file has changed since it was tuned"
     if tuning.file is None:

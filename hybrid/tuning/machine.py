@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from hybrid import __version__
+from hybrid.backends.matmul import multiplier_version
 from hybrid.catalog.tuned import Machine, Versions
 from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
 
@@ -25,14 +26,15 @@ def this_machine(root: Path = Path("/")) -> Machine:
 
 def these_versions() -> Versions:
     """Name the llama.cpp that is installed: its version, and its libraries, for a build for a GPU has the same."""
+    multiplier = multiplier_version()
     try:
         package = distribution("llama_cpp_python")
     except PackageNotFoundError:
-        return Versions(hybrid=__version__, llama_cpp_python="none", llama_build=None)
+        return Versions(hybrid=__version__, llama_cpp_python="none", llama_build=None, multiplier=multiplier)
     libraries = sorted(
         f"{file} {file.hash.value if file.hash else file.size}"
         for file in package.files or ()
         if file.name.endswith(_LIBRARY_ENDINGS)
     )
     build = hashlib.sha256("\n".join(libraries).encode()).hexdigest() if libraries else None
-    return Versions(hybrid=__version__, llama_cpp_python=package.version, llama_build=build)
+    return Versions(hybrid=__version__, llama_cpp_python=package.version, llama_build=build, multiplier=multiplier)

@@ -325,4 +325,4 @@ def test_the_fingerprint_follows_the_hardware(tmp_path):
 
 def test_the_versions_are_those_installed():
     """Ours and the bindings'."""
-    assert {"hybrid", "llama-cpp-python"} == current_versions().keys()
+    assert {"hybrid", "llama-cpp-python", "multiplier"} == current_versions().keys()

@@ -18,6 +18,7 @@ struct Stock {
 } stock;
 
 std::atomic<bool> is_on{false};
+std::atomic<int> calls{0};
 
 constexpr int least_columns = 4;  // below, ggml's products of one row and one column are as fast
 
@@ -47,8 +48,12 @@ void hybrid_matmul_install(void* multiply, void* q4_k_8x8, void* q4_0_8x8, void*
 
 void hybrid_matmul_switch(int on) { is_on.store(on != 0); }
 
+// How many multiplications were ours, modulo 2^32.
+int hybrid_matmul_calls() { return calls.load(std::memory_order_relaxed); }
+
 bool ggml_compute_forward_mul_mat_tiled(const ggml_compute_params* params, ggml_tensor* result) {
     if (!is_on.load(std::memory_order_relaxed) || !hybrid::is_ours(*params, *result, least_columns)) return stock.multiply(params, result);
+    if (params->ith == 0) calls.fetch_add(1, std::memory_order_relaxed);
     hybrid::matmul(*params, *result, stock.pool);
     return true;
 }
