@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from hybrid.backends.matmul import who_multiplies
 from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
 from hybrid.devices.history import furthest, past_run, widened
 from hybrid.devices.host import Host, Memory
@@ -218,7 +219,7 @@ def benched(speed: ModelSpeed, path: Path | None, machine: MachineSpeed | None) 
 def _under_roofs(model: BenchedModel, work: ModelWork, machine: MachineSpeed, shape: ModelShape) -> BenchedModel:
     speed, ops_s = model.speed, machine.int8_ops_s if work.is_quantised else machine.fp32_ops_s
     known = Measured(cpu_read_bytes_s=machine.read_bytes_s, cpu_int8_ops_s=machine.int8_ops_s)
-    sustained = cpu_roof(take_cpu(), speed.threads, None, shape, known)
+    sustained = cpu_roof(take_cpu(), speed.threads, None, shape, known, who_multiplies())
 
     def under(measured: Figure, roof: Roof, tokens: int, logits: int, cells: float) -> Roofed:
         predicted, _ = predict_rate(shape, [(1.0, sustained)], tokens=tokens, logits=logits, cells=cells)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from hybrid.backends.matmul import who_multiplies
 from hybrid.devices.cuda import pci_address
 from hybrid.devices.host import METAL, VENDORS, Engine, EngineDevice, Gpu, Vendor
 from hybrid.devices.probe import Absent, Asked, Failed, run_tool
@@ -70,6 +71,7 @@ def parse_devices(text: str, package_version: str | None = None, torch_version: 
             EngineDevice(**{**device, "pci": pci_address(device.get("pci") or "")}) for device in told["devices"]
         ),
         cpu_features=tuple(told["cpu_features"]),
+        multiplier=who_multiplies(),
         torch_version=torch_version,
     )
 

@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 
 Vendor: TypeAlias = Literal["nvidia", "amd", "apple", "intel", "other"]
 Outcome: TypeAlias = Literal["found", "absent", "failed"]
+Multiplier: TypeAlias = Literal["hybrid", "ggml"]
+"""Who multiplies quantised weights with several columns at once, as `backends.matmul` knows it."""
 
 VENDORS: Mapping[int, Vendor] = {0x10DE: "nvidia", 0x1002: "amd", 0x106B: "apple", 0x8086: "intel"}
 """PCI vendor numbers of those who make GPUs one computes with."""
@@ -132,7 +134,10 @@ class EngineDevice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """What the installed llama-cpp-python was built for. `backends`: ggml's, such as CPU, CUDA, ROCm, MTL, Vulkan."""
+    """What the installed llama-cpp-python was built for. `backends`: ggml's, such as CPU, CUDA, ROCm, MTL, Vulkan.
+
+    multiplier: who multiplies quantised weights on the CPU where nothing is configured.
+    """
 
     package_version: str | None = None
     ggml_version: str | None = None
@@ -140,6 +145,7 @@ class Engine:
     backends: tuple[str, ...] = ()
     devices: tuple[EngineDevice, ...] = ()
     cpu_features: tuple[str, ...] = ()
+    multiplier: Multiplier = "ggml"
     torch_version: str | None = None
 
     @property

@@ -324,7 +324,8 @@ def _prediction(host: Host, shape: ModelShape, placement: Placement, measured: M
             return None
         shares.append((share, roof))
     if share < 1:
-        shares.append((1 - share, cpu_roof(host.cpu, placement.threads, host.board, shape, measured)))
+        multiplier = host.engine.multiplier
+        shares.append((1 - share, cpu_roof(host.cpu, placement.threads, host.board, shape, measured, multiplier)))
     return predict_speed(
         shape, shares, slots=placement.slots, context_tokens=placement.context_tokens, kv_type=placement.kv_type
     )

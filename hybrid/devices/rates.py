@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from hybrid.devices.host import Cpu, Gpu
+from hybrid.devices.host import Cpu, Gpu, Multiplier
 from hybrid.devices.needs import KV_BYTES, is_repacked, repacked_bytes
 from hybrid.devices.nominal import PLAIN_SHARE, core_ops_s, cpu_bytes_s, gpu_peak
 from hybrid.devices.shape import ModelShape
@@ -21,9 +21,12 @@ Limit: TypeAlias = Literal["bandwidth", "arithmetic"]
 CPU_BANDWIDTH_SHARE, GPU_BANDWIDTH_SHARE = 0.8, 0.7
 """What decoding reaches of a measured or nominal read bandwidth; the rest is launches, caches and small matrices."""
 GPU_ARITHMETIC_SHARE = 0.35
-INT8_SHARE, INT8_SHARE_AVX2 = 0.3, 0.42
-"""What quantised matrix kernels reach of a measured int8 dot-product peak, which has no scales to apply; with AVX2
-alone, whose dot product takes three instructions, they come nearer to it."""
+INT8_SHARE, INT8_SHARE_AVX2 = 0.3, 0.34
+"""What ggml's quantised matrix kernels reach of a measured int8 dot-product peak, which has no scales to apply."""
+OUR_SHARES = {
+    "Q4_0": 0.75, "Q4_1": 0.75, "Q4_K": 0.75, "Q5_0": 0.7, "Q5_1": 0.7, "Q5_K": 0.7, "Q6_K": 0.5, "Q8_0": 0.35,
+}  # fmt: skip
+"""The same of our own multiplication (native/README.md), by what a weight's code costs it; seen on three models."""
 PLAIN_SHARE_AVX2 = 0.35
 ROW_SHARE = 0.18
 """The same of kernels that multiply one token at a time, whatever the format; seen at 0.16 to 0.2 on three models."""
@@ -83,7 +86,9 @@ class Prediction:
     basis: Basis
 
 
-def cpu_roof(cpu: Cpu, threads: int, board: str | None, shape: ModelShape, measured: Measured) -> Roof:
+def cpu_roof(
+    cpu: Cpu, threads: int, board: str | None, shape: ModelShape, measured: Measured, multiplier: Multiplier = "ggml"
+) -> Roof:
     """What the processors sustain on this model."""
     told, is_nominal = cpu_bytes_s(board, cpu.model, threads, cpu.logical_cores)
     read = measured.cpu_read_bytes_s or told
@@ -97,11 +102,20 @@ def cpu_roof(cpu: Cpu, threads: int, board: str | None, shape: ModelShape, measu
     basis: Basis = "measured" if measured.cpu_read_bytes_s else "nominal" if is_nominal else "assumed"
     return Roof(
         bytes_s=read * CPU_BANDWIDTH_SHARE,
-        ops_s=ops * mix,
+        ops_s=ops * (mix if multiplier == "ggml" else our_share(shape, int8_share * mix) / int8_share),
         basis=basis,
         layer_s=CPU_LAYER_S,
         row_ops_s=ops * ROW_SHARE / int8_share,
     )
+
+
+def our_share(shape: ModelShape, of_ggml: float) -> float:
+    """What of the int8 peak is reached where we multiply, over the formats of a model; `of_ggml` of those it keeps."""
+    every = shape.layer_bytes + shape.output_bytes
+    is_ours = not shape.experts  # ggml multiplies with experts
+    ours = {kind: size for kind, size in shape.matrix_bytes.items() if is_ours and kind in OUR_SHARES}
+    time = sum(size / OUR_SHARES[kind] for kind, size in ours.items()) + (every - sum(ours.values())) / of_ggml
+    return every / time if every else of_ggml
 
 
 def fast_share(shape: ModelShape, isa: Collection[str]) -> float:

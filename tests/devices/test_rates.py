@@ -18,6 +18,8 @@ SHAPES = {
     for case in json.loads((CAPTURED / "worker-memory.json").read_text())["workers"]
 }
 RECORD = json.loads((Path(__file__).parent.parent.parent / "benchmarks" / "bench-2026-11-29.json").read_text())
+LOOP_OF_THEN = 1.24
+"""The int8 peak was measured by a loop of three instructions then, of two now: 380 and 306 Gop/s on one machine."""
 AVX2 = Cpu(isa=("avx", "avx2", "fma", "f16c"))
 
 
@@ -37,7 +39,7 @@ def test_predictions_come_near(name, kind, count, tok_s):
     """From bandwidth and int8 peak alone, within half of what `hybrid bench` measured on three models with AVX2."""
     machine = RECORD["runs"][0]["machine"]
     read = max(one["read_bytes_s"]["median"] for one in machine["bandwidth"])
-    int8 = max(one["all_cores_ops_s"]["median"] for one in machine["int8"])
+    int8 = LOOP_OF_THEN * max(one["all_cores_ops_s"]["median"] for one in machine["int8"])
     shape = SHAPES[name]
     roof = cpu_roof(AVX2, 2, None, shape, Measured(cpu_read_bytes_s=read, cpu_int8_ops_s=int8))
     is_decode = kind == "decode"
