@@ -28,8 +28,8 @@ OUR_SHARES = {
 }  # fmt: skip
 """The same of our own multiplication (native/README.md), by what a weight's code costs it; seen on three models."""
 PLAIN_SHARE_AVX2 = 0.35
-ROW_SHARE = 0.18
-"""The same of kernels that multiply one token at a time, whatever the format; seen at 0.16 to 0.2 on three models."""
+ROW_SHARE = 0.145
+"""The same of kernels that multiply one token at a time, whatever the format; seen at 0.13 to 0.16 on three models."""
 FULL_BATCH_TOKENS = 32
 """From so many tokens together the matrix kernels reach what they can; below, it is taken to grow evenly."""
 TILED = frozenset({"Q4_0", "Q5_0", "Q8_0", "IQ4_NL"})
