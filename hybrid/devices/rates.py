@@ -21,15 +21,15 @@ Limit: TypeAlias = Literal["bandwidth", "arithmetic"]
 CPU_BANDWIDTH_SHARE, GPU_BANDWIDTH_SHARE = 0.8, 0.7
 """What decoding reaches of a measured or nominal read bandwidth; the rest is launches, caches and small matrices."""
 GPU_ARITHMETIC_SHARE = 0.35
-INT8_SHARE, INT8_SHARE_AVX2 = 0.3, 0.34
+INT8_SHARE, INT8_SHARE_AVX2 = 0.3, 0.21
 """What ggml's quantised matrix kernels reach of a measured int8 dot-product peak, which has no scales to apply."""
 OUR_SHARES = {
-    "Q4_0": 0.75, "Q4_1": 0.75, "Q4_K": 0.75, "Q5_0": 0.7, "Q5_1": 0.7, "Q5_K": 0.7, "Q6_K": 0.5, "Q8_0": 0.35,
+    "Q4_0": 0.46, "Q4_1": 0.46, "Q4_K": 0.46, "Q5_0": 0.43, "Q5_1": 0.43, "Q5_K": 0.43, "Q6_K": 0.31, "Q8_0": 0.21,
 }  # fmt: skip
 """The same of our own multiplication (native/README.md), by what a weight's code costs it; seen on three models."""
 PLAIN_SHARE_AVX2 = 0.35
-ROW_SHARE = 0.145
-"""The same of kernels that multiply one token at a time, whatever the format; seen at 0.13 to 0.16 on three models."""
+ROW_SHARE, ROW_SHARE_AVX2 = 0.18, 0.09
+"""The same of kernels that multiply one token at a time, whatever the format; seen at 0.08 to 0.1 on three models."""
 FULL_BATCH_TOKENS = 32
 """From so many tokens together the matrix kernels reach what they can; below, it is taken to grow evenly."""
 TILED = frozenset({"Q4_0", "Q5_0", "Q8_0", "IQ4_NL"})
@@ -105,7 +105,7 @@ def cpu_roof(
         ops_s=ops * (mix if multiplier == "ggml" else our_share(shape, int8_share * mix) / int8_share),
         basis=basis,
         layer_s=CPU_LAYER_S,
-        row_ops_s=ops * ROW_SHARE / int8_share,
+        row_ops_s=ops * (ROW_SHARE_AVX2 if is_avx2_alone else ROW_SHARE) / int8_share,
     )
 
 
