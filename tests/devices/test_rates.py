@@ -19,7 +19,7 @@ SHAPES = {
 }
 RECORD = json.loads((Path(__file__).parent.parent.parent / "benchmarks" / "bench-2026-11-29.json").read_text())
 LOOP_OF_THEN = 2.0
-"""The int8 peak was measured by a loop of three instructions then, of two now: some 300 and 620 Gop/s on one machine."""
+"""The int8 peak was measured by a loop of three instructions then, of two now: 300 and 620 Gop/s on one machine."""
 AVX2 = Cpu(isa=("avx", "avx2", "fma", "f16c"))
 
 
