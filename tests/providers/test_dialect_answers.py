@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from hybrid.errors import ProviderProtocolError
+from hybrid.errors import ProviderProtocolError, ProviderUnavailable
 from hybrid.providers import anthropic_answer, gemini_answer, openai_answer, openai_responses_answer
 from hybrid.providers.failures import Failures
 from hybrid.providers.stream import StreamParser
@@ -244,6 +244,25 @@ def test_every_stop_reason_of_anthropic_has_a_meaning(word, expected):
 def test_every_finish_reason_of_gemini_has_a_meaning(word, expected):
     """Each as the API lists it."""
     assert Finished(expected, None) == whole("gemini", {"candidates": [{"finishReason": word}]})[-1]
+
+
+# As Google's own client lists them; what it does not say is an end for no known reason, as elsewhere.
+REFUSED = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII")
+REFUSED_IMAGES = ("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION")
+BROKEN_OFF = ("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MISSING_THOUGHT_SIGNATURE")
+NO_IMAGES = ("NO_IMAGE", "IMAGE_OTHER")
+
+
+@pytest.mark.parametrize("word", [*REFUSED, *REFUSED_IMAGES, *BROKEN_OFF, *NO_IMAGES, "OTHER", "NEW_WORD"])
+def test_no_end_of_gemini_but_a_good_one_looks_like_a_stop(word):
+    """What was withheld is a refusal, what went wrong an error; a word that nobody knows yet is an end."""
+    body = {"candidates": [{"content": {"parts": [{"text": "Hi"}]}, "finishReason": word}]}
+    if word in (*BROKEN_OFF, *NO_IMAGES, "OTHER"):
+        with pytest.raises(ProviderUnavailable, match=word):
+            whole("gemini", body)
+        return
+    expected = FinishReason.STOP if word == "NEW_WORD" else FinishReason.CONTENT_FILTER
+    assert [TextDelta("Hi"), Finished(expected, None)] == whole("gemini", body)
 
 
 def test_a_second_candidate_was_not_asked_for():
