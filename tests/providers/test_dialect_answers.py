@@ -119,6 +119,26 @@ def test_a_count_that_is_missing_is_not_zero(api, counts, expected):
     assert Finished(FinishReason.STOP, expected) == whole(api, body)[-1]
 
 
+def test_counts_may_be_written_as_floats():
+    """Servers in languages of one kind of number write 3.0; what we book is whole."""
+    inner = {"prompt_tokens_details": {"cached_tokens": 4.0, "cache_write_tokens": 1.0}}
+    counts = {"prompt_tokens": 9.0, "completion_tokens": 3.0, "completion_tokens_details": {"reasoning_tokens": 2.0}}
+    body = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": counts | inner}
+    used = whole("chat", body)[-1].usage
+    expected = Usage(prompt_tokens=9, completion_tokens=3, cached_tokens=4, cache_write_tokens=1, reasoning_tokens=2)
+    assert (expected, {int, type(None)}) == (used, {type(getattr(used, name)) for name in Usage.__slots__})
+
+
+@pytest.mark.parametrize("last", [{}, {"prompt_tokens": None, "completion_tokens": None}], ids=["empty", "nulls"])
+def test_a_usage_that_tells_nothing_replaces_none(last):
+    """Some servers end with an empty object after the chunk that counted; only a count replaces a count."""
+    told = {"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+    counted = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}
+    used = Usage(prompt_tokens=9, completion_tokens=3)
+    events = streamed("chat", told, counted, {"choices": [], "usage": last})
+    assert [TextDelta("Hi"), Finished(FinishReason.STOP, used)] == events
+
+
 def test_a_stop_with_every_chunk_is_no_end():
     """Older Gemini models say STOP all along; only the end of the bytes ends the answer."""
     chunks = [
