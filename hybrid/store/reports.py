@@ -24,13 +24,14 @@ POWER_CUT, ROW_LOST, AUDITS = "power cut", "row lost", "audits"
 """Keys of groups without a request: what was charged for calls that a power cut may have taken from the ledger, what
 was paid for a request whose row was lost, and for audits, which no client waits for."""
 
-# Fixed texts, the only ones ever put into a statement. A day is one of this machine's time zone.
+# Fixed texts, the only ones ever put into a statement. A day is one of this machine's time zone; tags are told apart
+# without their case, as by budgets.
 _GROUP_KEYS: Mapping[str, str] = {
     "day": "date(created_at_us / 1000000, 'unixepoch', 'localtime')",
     "model": "model",
     "route": "route",
     "key": "client_key",
-    "tag": "tag",
+    "tag": "casefold(tag)",
     "reason": "reason",
     "outcome": "outcome",
 }
@@ -43,41 +44,41 @@ SELECT {key} AS group_key, COUNT(*) AS requests,
     COALESCE(SUM((SELECT SUM(settled_nusd) FROM reservations WHERE request_id = requests.id)), 0) AS spent_nusd,
     COALESCE(SUM(saved_nusd), 0) AS saved_nusd
 FROM requests
-WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag) AND dialect <> 'audit'
+WHERE created_at_us >= :since_us AND (:tag IS NULL OR casefold(tag) = :tag) AND dialect <> 'audit'
 GROUP BY group_key ORDER BY group_key"""
 
 _HEDGES = """
 SELECT hedge, COUNT(*) AS requests, COALESCE(SUM(double_nusd), 0) AS double_nusd FROM requests
-WHERE hedge IS NOT NULL AND created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag)
+WHERE hedge IS NOT NULL AND created_at_us >= :since_us AND (:tag IS NULL OR casefold(tag) = :tag)
 GROUP BY hedge ORDER BY hedge"""
 
 # A calibrated draft that was doubted and stayed: for want of money, or because no cloud could be had.
 _UNCOVERED = """
 SELECT degraded, COUNT(*) AS requests FROM requests
 WHERE is_calibrated AND route = 'local' AND degraded IN ('budget', 'cloud_failure', 'capability')
-    AND created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag) AND dialect <> 'audit'
+    AND created_at_us >= :since_us AND (:tag IS NULL OR casefold(tag) = :tag) AND dialect <> 'audit'
 GROUP BY degraded ORDER BY degraded"""
 
 # No client waits for these calls, so they count as money and not as requests.
 _AUDITS = """
 SELECT date(created_at_us / 1000000, 'unixepoch', 'localtime') AS day, SUM(outcome = 'ok') AS audits,
     COALESCE(SUM((SELECT SUM(settled_nusd) FROM reservations WHERE request_id = requests.id)), 0) AS nusd
-FROM requests WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag) AND dialect = 'audit'
+FROM requests WHERE created_at_us >= :since_us AND (:tag IS NULL OR casefold(tag) = :tag) AND dialect = 'audit'
 GROUP BY day"""
 
 # Money that no request's row stands for: what was charged after a power cut, and calls whose row was lost to a full
-# backlog. A reservation's tag is folded.
+# backlog. A reservation's tag is folded already.
 _ORPHANS = f"""
 SELECT substr(id, 1, {len(POWER_CUT_PREFIX)}) = '{POWER_CUT_PREFIX}' AS is_power_cut,
     date(reserved_at_us / 1000000, 'unixepoch', 'localtime') AS day, SUM(settled_nusd) AS nusd
 FROM reservations
-WHERE reserved_at_us >= :since_us AND settled_nusd > 0 AND (:folded IS NULL OR tag = :folded)
+WHERE reserved_at_us >= :since_us AND settled_nusd > 0 AND (:tag IS NULL OR tag = :tag)
     AND NOT EXISTS (SELECT 1 FROM requests WHERE id = reservations.request_id)
 GROUP BY is_power_cut, day"""  # noqa: S608 - the prefix above
 
 _RESERVED_FOR_TAG = """
 SELECT COALESCE(SUM(reserved_nusd), 0) FROM reservations JOIN requests ON requests.id = reservations.request_id
-WHERE settled_nusd IS NULL AND requests.tag = ?"""
+WHERE settled_nusd IS NULL AND casefold(requests.tag) = ?"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,13 +135,15 @@ class Report:
 def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | None = None) -> Report | None:
     """Sum up the requests since a moment (None: all), grouped by one of their properties.
 
+    tag: only of this one; tags are told apart without their case, as by budgets.
+
     Returns: None when there is no ledger yet.
     Raises: StoreError if it cannot be read.
     """
     connection = connect_reader(path)
     if connection is None:
         return None
-    since_us = 0 if since is None else to_us(since)
+    since_us, tag = 0 if since is None else to_us(since), None if tag is None else tag.casefold()
     with closing(connection), store_errors(path, "read"):
         connection.execute("BEGIN")  # one snapshot, so that the parts agree while a server writes
         routes, outcomes, reasons, groups = (
@@ -150,8 +153,7 @@ def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | N
         uncovered = connection.execute(_UNCOVERED, {"since_us": since_us, "tag": tag}).fetchall()
         audits = connection.execute(_AUDITS, {"since_us": since_us, "tag": tag}).fetchall()
         audits_usd = usd_of(sum(row["nusd"] for row in audits))
-        folded = None if tag is None else tag.casefold()
-        orphans = connection.execute(_ORPHANS, {"since_us": since_us, "folded": folded}).fetchall()
+        orphans = connection.execute(_ORPHANS, {"since_us": since_us, "tag": tag}).fetchall()
         reserved_nusd = (
             open_nusd(connection) if tag is None else connection.execute(_RESERVED_FOR_TAG, (tag,)).fetchone()[0]
         )
