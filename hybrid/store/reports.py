@@ -36,8 +36,8 @@ _GROUP_KEYS: Mapping[str, str] = {
     "outcome": "outcome",
 }
 
-# Saved is what the cloud would have cost for the answers, less all that was spent. A row has that of its own spend, from
-# which the first is found again; a cloud's answer that told no usage would have cost the same, no answer nothing.
+# Saved is what the cloud would have cost for the answers, less all that was spent. A row has that of its own spend,
+# from which the first is found again; a cloud's answer that told no usage would have cost the same, no answer nothing.
 _SUMS = """
 WITH told AS (
     SELECT *, {key} AS group_key,
