@@ -40,12 +40,13 @@ def _openai(cloud: CloudConfig, api_key: ApiKey, timeouts: Timeouts) -> Provider
 
 
 def _anthropic(cloud: CloudConfig, api_key: ApiKey, timeouts: Timeouts) -> Provider:
-    from hybrid.providers.anthropic import AnthropicProvider, Options
+    from hybrid.providers.anthropic import AnthropicProvider, Options, takes_prefill
 
     options = Options(
         reasoning=cloud.reasoning or "effort",
         structured=cloud.structured,
         has_sampling=cloud.sampling,
+        has_prefill=all(takes_prefill(model) for model in cloud.models),
         caches_prompts=cloud.cache_prompts,
     )
     options = replace(options, capabilities=_bounded(options.capabilities, cloud))

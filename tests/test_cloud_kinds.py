@@ -46,7 +46,12 @@ def test_every_kind_has_its_provider():
 
 HOT = asking(sampling=Sampling(temperature=0.5))
 UNTHINKING = asking(extra={"reasoning_effort": "none"})
+BEGUN = ChatRequest(model="hybrid", messages=(*HOT.messages, Message("assistant", (TextPart("{"),))))
 OPTIONS = [
+    pytest.param(cloud("anthropic", models=("claude-opus-4-5",)), BEGUN, set(), id="prefill"),
+    pytest.param(
+        cloud("anthropic", models=("claude-opus-4-6",)), BEGUN, {"assistant message at the end"}, id="no-prefill"
+    ),
     pytest.param(cloud("anthropic"), HOT, set(), id="anthropic-samples"),
     pytest.param(cloud("anthropic", sampling=False), HOT, {"temperature"}, id="anthropic-without-sampling"),
     pytest.param(cloud("gemini", sampling=False), HOT, {"temperature"}, id="gemini-without-sampling"),

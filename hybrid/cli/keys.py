@@ -84,10 +84,9 @@ def set_rules(
     data_dir_option: DataDirOption = None,
 ) -> None:
     """Change what a key may do; what is not named stays. Running servers follow within a second."""
-    keys = _keys(data_dir_option)
-    kept = keys.rules_of(name) or KeyRules()
-    rules = _changed(kept, usd_per_day, usd_per_month, rpm, tpm, concurrency, models, private=private)
-    keys.change(name, rules)
+    given = (usd_per_day, usd_per_month, rpm, tpm, concurrency, models)
+    _changed(KeyRules(), *given, private=private)  # a wrong value is told before the ledger's file is touched
+    rules = _keys(data_dir_option).change(name, lambda kept: _changed(kept, *given, private=private))
     print(f"key {name!r}: {_told(rules)}", file=sys.stderr)
 
 

@@ -43,7 +43,7 @@ def report(
         str, typer.Option(metavar="SPAN", help="How far back: 30m, 12h, 7d, 4w, a date like 2026-01-31, or all.")
     ] = "7d",
     by: Annotated[GroupBy, typer.Option(help="What to group by; a day is one of this machine's time zone.")] = "day",
-    tag: Annotated[str | None, typer.Option(help="Only requests sent with this x-hybrid-tag.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only requests sent with this x-hybrid-tag, in any case.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,  # noqa: FBT002
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the groups as CSV for spreadsheets.")] = False,  # noqa: FBT002
     config_path: Annotated[

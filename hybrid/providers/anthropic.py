@@ -41,6 +41,12 @@ KNOWN = frozenset(
 ANSWER_TOOL = "answer"
 """The tool whose arguments stand for the answer, where a model can be held to a form by no other means."""
 
+PREFILL = "assistant message at the end"
+"""What is named as missing where an answer that the client began is not gone on with."""
+
+_FIRST_WITHOUT_PREFILL = (4, 6)
+_VERSION = re.compile(r"claude-[a-z]+-(\d{1,2})(?!\d)(?:[-.](\d{1,2})(?!\d))?")
+
 Reasoning: TypeAlias = Literal["effort", "budget"]
 Structured: TypeAlias = Literal["format", "tool"]
 
@@ -52,6 +58,7 @@ class Options:
     reasoning: whether an effort is told as such (adaptive thinking), or as a number of tokens, as older models want it.
     structured: whether a schema goes into `output_config`, or, for older models, into a tool that must be called.
     has_sampling: False for models that refuse temperature, top_p and top_k.
+    has_prefill: False for models that refuse a conversation whose last turn is the assistant's.
     caches_prompts: whether prompts are kept for later calls, which costs more at first and less from then on.
     """
 
@@ -59,7 +66,17 @@ class Options:
     reasoning: Reasoning = "effort"
     structured: Structured = "format"
     has_sampling: bool = True
+    has_prefill: bool = True
     caches_prompts: bool = False
+
+
+def takes_prefill(model: str) -> bool:
+    """Tell models that go on with an answer that was begun, by their name; of an unknown one the API is to say.
+
+    Source: Anthropic, "Migration guide": prefilling assistant messages returns a 400 error on Claude 4.6 models.
+    """
+    version = _VERSION.search(model)
+    return version is None or (int(version[1]), int(version[2] or 0)) < _FIRST_WITHOUT_PREFILL
 
 
 class AnthropicDialect:
@@ -85,11 +102,19 @@ class AnthropicDialect:
         wanted |= {f"{image} image" for image in _foreign_images(request)}
         if any(not text.strip() for text in request.stop):
             wanted.add("stop")
-        if not any(message.role not in ("system", "developer") for message in request.messages):
+        turns = wishes.spoken(request.messages)
+        if not turns:
             wanted.add("messages")
-        if any(_is_empty(message) for message in request.messages):
+        if any(_is_empty(message) for message in turns):
             wanted.add("messages.content")
+        if _is_prefilled(request) and not self._takes_prefill(request):
+            wanted.add(PREFILL)
         return frozenset(wanted)
+
+    def _takes_prefill(self, request: ChatRequest) -> bool:
+        """Source: Anthropic, "Extended thinking" and "Structured outputs", on what goes with prefilling."""
+        has_form = wishes.format_kind(request) == "json_schema" and self._options.structured == "format"
+        return self._options.has_prefill and wishes.effort(request) in (None, "none") and not has_form
 
     def _missing_of_thinking(self, request: ChatRequest, said: dict[str, Json]) -> set[str]:
         if wishes.effort(request) in (None, "none"):
@@ -104,7 +129,7 @@ class AnthropicDialect:
         if self._options.reasoning == "budget":
             limit = request.max_output_tokens
             # A turn of calls that was thought about must be given back with its thoughts, and we do not have them.
-            is_in_turn = request.messages[-1].role == "tool"
+            is_in_turn = [turn.role for turn in wishes.spoken(request.messages)][-1:] == ["tool"]
             if is_in_turn or (limit is not None and _budget_tokens("minimal", limit) < MIN_BUDGET_TOKENS):
                 wanted.add("reasoning_effort")
         return wanted
@@ -245,15 +270,16 @@ def _format(request: ChatRequest, options: Options) -> dict[str, Json]:
 def _messages(messages: Iterable[Message]) -> list[dict[str, Json]]:
     """Write the turns. Neighbours of one role become one: the results of parallel calls must come together."""
     turns: list[dict[str, Json]] = []
-    for message in messages:
-        if message.role in ("system", "developer"):
-            continue
+    for message in wishes.spoken(messages):
         role = "assistant" if message.role == "assistant" else "user"
         blocks = _blocks(message)
         if turns and turns[-1]["role"] == role:
             turns[-1]["content"] += blocks
         else:
             turns.append({"role": role, "content": blocks})
+    if turns and turns[-1]["role"] == "assistant" and "text" in turns[-1]["content"][-1]:
+        # An answer that is begun must not end with white space.
+        turns[-1]["content"][-1]["text"] = turns[-1]["content"][-1]["text"].rstrip()
     return turns
 
 
@@ -284,9 +310,14 @@ def _is_blank(part: Part) -> bool:
 
 def _is_empty(message: Message) -> bool:
     """A turn that says nothing, which the API refuses."""
-    if message.role in ("system", "developer", "tool") or message.tool_calls:
+    if message.role == "tool" or message.tool_calls:
         return False
     return all(_is_blank(part) for part in message.parts)
+
+
+def _is_prefilled(request: ChatRequest) -> bool:
+    """Whether the answer is begun already: the last turn is the assistant's."""
+    return [turn.role for turn in wishes.spoken(request.messages)][-1:] == ["assistant"]
 
 
 def _id(text: str) -> str:

@@ -103,9 +103,10 @@ class GeminiDialect:
         if len(request.stop) > MAX_STOPS:
             wanted.add("stop")
         wanted |= {f"{image} image" for image in _foreign_images(request)}
-        if not any(message.role not in ("system", "developer") for message in request.messages):
+        turns = wishes.spoken(request.messages)
+        if not turns:
             wanted.add("messages")
-        if any(not _parts(message, {}, signs=False) for message in request.messages if message.role in ROLES):
+        if any(not _parts(message, {}, signs=False) for message in turns if message.role in ROLES):
             wanted.add("messages.content")
         return frozenset(wanted)
 
@@ -223,7 +224,7 @@ def _contents(messages: Iterable[Message], *, signs: bool) -> list[dict[str, Jso
     """Write the turns. Neighbours of one role become one: the results of parallel calls must come together."""
     turns: list[dict[str, Json]] = []
     names: dict[str, str] = {}
-    for message in messages:
+    for message in wishes.spoken(messages):
         if message.role not in ROLES:
             continue
         names |= {call.id: call.name for call in message.tool_calls}

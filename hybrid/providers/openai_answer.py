@@ -36,8 +36,10 @@ FAILED_REASONS = frozenset({"error", "network_error", "insufficient_system_resou
 
 _COST_LIMIT_USD = Decimal(1_000_000)
 
-
-_Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+# Some servers write whole numbers as 3.0, and an index as text.
+_Whole = Annotated[float, msgspec.Meta(ge=0, le=1e12, multiple_of=1)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)] | _Whole
+_Index = int | _Whole | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")]
 
 
 class _Details(msgspec.Struct):
@@ -87,7 +89,7 @@ class _Function(msgspec.Struct):
 
 
 class _ToolPiece(msgspec.Struct):
-    index: int | None = None
+    index: _Index | None = None
     id: str | None = None
     function: _Function | None = None
 
@@ -146,12 +148,13 @@ def _usage(usage: _Usage) -> Usage | None:
         return None
     # xAI and Gemini leave thinking out of completion_tokens and bill it as output; only the total shows it.
     completion = max(usage.completion_tokens or 0, (total or 0) - prompt)
+    written = details.cache_write_tokens
     return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cached_tokens=details.cached_tokens or usage.prompt_cache_hit_tokens or usage.cached_tokens or 0,
-        cache_write_tokens=details.cache_write_tokens,
-        reasoning_tokens=inner.reasoning_tokens or 0,
+        prompt_tokens=int(prompt),
+        completion_tokens=int(completion),
+        cached_tokens=int(details.cached_tokens or usage.prompt_cache_hit_tokens or usage.cached_tokens or 0),
+        cache_write_tokens=None if written is None else int(written),
+        reasoning_tokens=int(inner.reasoning_tokens or 0),
         cost_usd=cost,
     )
 
@@ -280,7 +283,8 @@ class _ChoiceSoFar:
             self._is_refusal = True
             events.append(TextDelta(delta.refusal, choice=self._index))
         for position, piece in enumerate(delta.tool_calls or ()):
-            key = position if piece.index is None and choice.delta is None else piece.index
+            at = None if piece.index is None else int(piece.index)
+            key = position if at is None and choice.delta is None else at
             events.append(self._tool(key, piece, answer_id))
         self.has_content = self.has_content or bool(events)
         return events
@@ -322,8 +326,8 @@ class _Answer:
             # Not decoded once more: what was passed over until here may be a number that no float holds.
             body = data.encode() if isinstance(data, str) else data
             raise self._failures.from_fault(Fault.from_json(chunk.error) if chunk.error else Fault.from_body(body))
-        if chunk.usage is not None:
-            # The last one counts: some servers send a running total with every chunk.
+        if chunk.usage is not None and chunk.usage != _Usage():
+            # The last one counts: some servers send a running total with every chunk. One that tells nothing is none.
             self._usage = _usage(chunk.usage)
         events: list[Event] = []
         for choice in chunk.choices or ():

@@ -177,7 +177,7 @@ def unspeakable(request: ChatRequest, known: frozenset[str]) -> set[str]:
         if any(isinstance(part, OtherPart) for part in message.parts):
             wanted.add("messages.content")
     # Written into what the model itself said, a name would come back as the beginning of its answer.
-    if len({message.name or None for message in request.messages if message.role == "assistant"}) > 1:
+    if len({message.name or None for message in spoken(request.messages) if message.role == "assistant"}) > 1:
         wanted.add("messages.name")
     if format_kind(request) == "grammar":
         wanted.add("response_format")
@@ -187,6 +187,19 @@ def unspeakable(request: ChatRequest, known: frozenset[str]) -> set[str]:
     if choices(request) > 1:
         wanted.add("n")
     return wanted
+
+
+def spoken(messages: Iterable[Message]) -> list[Message]:
+    """The turns of a conversation, without the system's and without assistants' that say nothing.
+
+    An empty answer tells nothing, and no API that is stricter than OpenAI's takes one.
+    """
+    turns = (message for message in messages if message.role not in ("system", "developer"))
+    return [turn for turn in turns if turn.role != "assistant" or turn.tool_calls or _says_something(turn)]
+
+
+def _says_something(message: Message) -> bool:
+    return any(not isinstance(part, TextPart) or part.text.strip() for part in message.parts)
 
 
 def named(message: Message) -> Message:

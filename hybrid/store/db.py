@@ -156,7 +156,13 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     )
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.create_function("casefold", 1, _casefold, deterministic=True)  # SQLite's lower() knows ASCII alone
     return connection
+
+
+def _casefold(text: str | None) -> str | None:
+    """A tag as it is told apart from others, in SQL as everywhere."""
+    return None if text is None else text.casefold()
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:

@@ -16,28 +16,28 @@ from hybrid.store.money import usd_of
 _DAYS = """
 SELECT date(reserved_at_us / 1000000, 'unixepoch', 'localtime') AS day, SUM(settled_nusd) AS nusd
 FROM reservations LEFT JOIN requests ON requests.id = reservations.request_id
-WHERE settled_nusd IS NOT NULL AND reserved_at_us >= :since_us AND (:tag IS NULL OR requests.tag = :tag)
+WHERE settled_nusd IS NOT NULL AND reserved_at_us >= :since_us AND (:tag IS NULL OR casefold(requests.tag) = :tag)
 GROUP BY day"""
 
 _FIRST_DAY = """
 SELECT date(MIN(created_at_us) / 1000000, 'unixepoch', 'localtime') AS day FROM requests
-WHERE :tag IS NULL OR tag = :tag"""
+WHERE :tag IS NULL OR casefold(tag) = :tag"""
 
 _REASONS = """
 SELECT reason, COUNT(*) AS requests,
     COALESCE(SUM((SELECT SUM(settled_nusd) FROM reservations WHERE request_id = requests.id)), 0) AS nusd
 FROM requests
-WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag)
+WHERE created_at_us >= :since_us AND (:tag IS NULL OR casefold(tag) = :tag)
 GROUP BY reason HAVING nusd > 0 ORDER BY nusd DESC, reason"""
 
 # Escalated drafts have the confidence they were judged by; so have those that stayed for want of money.
 _TAGS = """
-SELECT tag, route IS 'cloud' AS is_paid, COUNT(*) AS requests, AVG(confidence) AS confidence,
+SELECT casefold(tag) AS folded, route IS 'cloud' AS is_paid, COUNT(*) AS requests, AVG(confidence) AS confidence,
     COALESCE(SUM((SELECT SUM(settled_nusd) FROM reservations WHERE request_id = requests.id)), 0) AS nusd
 FROM requests
-WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag) AND confidence IS NOT NULL
+WHERE created_at_us >= :since_us AND (:tag IS NULL OR casefold(tag) = :tag) AND confidence IS NOT NULL
     AND ((route = 'cloud' AND reason = 'confidence') OR (route = 'local' AND degraded = 'budget'))
-GROUP BY tag, is_paid ORDER BY tag, is_paid"""
+GROUP BY folded, is_paid ORDER BY folded, is_paid"""
 
 _LAMBDA = """
 SELECT json_extract(decision_json, '$.facts.budget_lambda') AS price FROM (
@@ -58,6 +58,7 @@ class ReasonCost:
 class DoubtOfTag:
     """Doubted drafts of one tag, escalated (`is_paid`) or kept for want of money; None: those without a tag.
 
+    tag: case-folded.
     confidence: the mean of the scores their local drafts had.
     """
 
@@ -94,6 +95,7 @@ def read_insights(
     connection = connect_reader(path)
     if connection is None:
         return None
+    tag = None if tag is None else tag.casefold()
     scope = {"since_us": 0 if since is None else to_us(since), "tag": tag}
     with closing(connection), store_errors(path, "read"):
         connection.execute("BEGIN")  # one snapshot
@@ -113,7 +115,7 @@ def read_insights(
 
 def _doubt(row: sqlite3.Row) -> DoubtOfTag:
     return DoubtOfTag(
-        tag=row["tag"],
+        tag=row["folded"],
         is_paid=bool(row["is_paid"]),
         requests=row["requests"],
         confidence=row["confidence"],

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from hybrid.errors import CommandError, StoreError, Unauthorized
 from hybrid.store.db import connect_reader, connect_writer, from_us, store_errors, to_us
@@ -34,6 +34,8 @@ _RULES = (
     "is_private",
 )  # fmt: skip
 """The columns of a key's rules, in the order of `_stored`."""
+
+_THE_VALID = "WHERE name = ? AND revoked_at_us IS NULL"
 
 _SECRET_BYTES = 32
 _LONGEST_KEY_CHARS = 256
@@ -95,20 +97,45 @@ class ClientKeys:
         """All keys there ever were, oldest first. Raises: StoreError."""
         return tuple(_key(row) for row in self._select("SELECT * FROM client_keys ORDER BY id"))
 
-    def change(self, name: str, rules: KeyRules) -> None:
-        """Give a valid key other rules; running servers follow them within their refresh time.
+    def change(self, name: str, amend: Callable[[KeyRules], KeyRules]) -> KeyRules:
+        """Give a valid key the rules that `amend` makes of those it has; running servers follow in their refresh time.
 
-        Raises: CommandError, naming the valid ones, if there is no such valid key; StoreError; ValueError.
+        Both in one transaction, so that of two who change different rules at once neither undoes the other's.
+
+        Returns: the rules it has now.
+        Raises: CommandError, naming the valid ones, if there is no such valid key; StoreError; ValueError; what `amend`
+            raises, and nothing is changed.
         """
-        statement = f"UPDATE client_keys SET {', '.join(f'{column} = ?' for column in _RULES)}"  # noqa: S608
-        self._update(statement, _stored(rules), name)
+        changed = None
+        with closing(connect_writer(self._path)) as connection, store_errors(self._path, "write"):
+            connection.execute("BEGIN IMMEDIATE")  # closed without its COMMIT it changes nothing
+            row = connection.execute(f"SELECT * FROM client_keys {_THE_VALID}", (name,)).fetchone()  # noqa: S608
+            if row is not None:
+                changed = amend(_key(row).rules)
+                columns = ", ".join(f"{column} = ?" for column in _RULES)
+                connection.execute(
+                    f"UPDATE client_keys SET {columns} {_THE_VALID}",  # noqa: S608 - fixed texts
+                    (*_stored(changed), name),
+                )
+            connection.execute("COMMIT")
+        self._forget()
+        if changed is None:
+            self._unknown(name)
+        return changed
 
     def revoke(self, name: str) -> None:
         """End a key's validity; running servers notice within their refresh time. The name becomes free.
 
         Raises: CommandError, naming the valid ones, if there is no such valid key; StoreError.
         """
-        self._update("UPDATE client_keys SET revoked_at_us = ?", (to_us(datetime.now(UTC)),), name)
+        with closing(connect_writer(self._path)) as connection, store_errors(self._path, "write"):
+            done = connection.execute(
+                f"UPDATE client_keys SET revoked_at_us = ? {_THE_VALID}",  # noqa: S608 - fixed texts
+                (to_us(datetime.now(UTC)), name),
+            )
+        self._forget()
+        if done.rowcount == 0:
+            self._unknown(name)
 
     def has_any(self) -> bool:
         """Whether any key is valid. Raises: StoreError if the file could never be read."""
@@ -156,14 +183,9 @@ class ClientKeys:
             raise Unauthorized("the client key is unknown or revoked; `hybrid keys add NAME` makes one")
         return name
 
-    def _update(self, statement: str, values: tuple[SqlValue, ...], name: str) -> None:
-        """Change the one valid key of that name, or say that there is none."""
-        with closing(connect_writer(self._path)) as connection, store_errors(self._path, "write"):
-            done = connection.execute(f"{statement} WHERE name = ? AND revoked_at_us IS NULL", (*values, name))
-        self._forget()
-        if done.rowcount == 0:
-            valid = ", ".join(key.name for key in self.list() if key.revoked_at is None)
-            raise CommandError(f"no valid key {name!r}; there are: {valid or 'none'}")
+    def _unknown(self, name: str) -> NoReturn:
+        valid = ", ".join(key.name for key in self.list() if key.revoked_at is None)
+        raise CommandError(f"no valid key {name!r}; there are: {valid or 'none'}")
 
     def _valid(self) -> dict[str, ClientKey]:
         with self._lock:

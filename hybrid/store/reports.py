@@ -24,67 +24,75 @@ POWER_CUT, ROW_LOST, AUDITS = "power cut", "row lost", "audits"
 """Keys of groups without a request: what was charged for calls that a power cut may have taken from the ledger, what
 was paid for a request whose row was lost, and for audits, which no client waits for."""
 
-# Fixed texts, the only ones ever put into a statement. A day is one of this machine's time zone.
+# Fixed texts, the only ones ever put into a statement. A day is one of this machine's time zone; tags are told apart
+# without their case, as by budgets.
 _GROUP_KEYS: Mapping[str, str] = {
     "day": "date(created_at_us / 1000000, 'unixepoch', 'localtime')",
     "model": "model",
     "route": "route",
     "key": "client_key",
-    "tag": "tag",
+    "tag": "casefold(tag)",
     "reason": "reason",
     "outcome": "outcome",
 }
 
+# Saved is what the cloud would have cost for the answers, less all that was spent. A row has that of its own spend,
+# from which the first is found again; a cloud's answer that told no usage would have cost the same, no answer nothing.
 _SUMS = """
-SELECT {key} AS group_key, COUNT(*) AS requests,
+WITH told AS (
+    SELECT *, {key} AS group_key,
+        COALESCE((SELECT SUM(settled_nusd) FROM reservations WHERE request_id = requests.id), 0) AS spent_nusd
+    FROM requests
+    WHERE created_at_us >= :since_us AND (:tag IS NULL OR casefold(tag) = :tag) AND dialect <> 'audit')
+SELECT group_key, COUNT(*) AS requests,
     SUM(route IS 'local') AS local, SUM(route IS 'cloud') AS cloud, SUM(route IS 'cache') AS cache,
     SUM(local_prompt_tokens) AS local_prompt, SUM(local_completion_tokens) AS local_completion,
     SUM(cloud_prompt_tokens) AS cloud_prompt, SUM(cloud_completion_tokens) AS cloud_completion,
-    COALESCE(SUM((SELECT SUM(settled_nusd) FROM reservations WHERE request_id = requests.id)), 0) AS spent_nusd,
-    COALESCE(SUM(saved_nusd), 0) AS saved_nusd
-FROM requests
-WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag) AND dialect <> 'audit'
-GROUP BY group_key ORDER BY group_key"""
+    SUM(spent_nusd) AS spent_nusd,
+    SUM(COALESCE(saved_nusd + COALESCE(cost_nusd, 0), CASE route WHEN 'cloud' THEN spent_nusd ELSE 0 END) - spent_nusd)
+        AS saved_nusd
+FROM told GROUP BY group_key ORDER BY group_key"""
 
 _HEDGES = """
 SELECT hedge, COUNT(*) AS requests, COALESCE(SUM(double_nusd), 0) AS double_nusd FROM requests
-WHERE hedge IS NOT NULL AND created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag)
+WHERE hedge IS NOT NULL AND created_at_us >= :since_us AND (:tag IS NULL OR casefold(tag) = :tag)
 GROUP BY hedge ORDER BY hedge"""
 
 # A calibrated draft that was doubted and stayed: for want of money, or because no cloud could be had.
 _UNCOVERED = """
 SELECT degraded, COUNT(*) AS requests FROM requests
 WHERE is_calibrated AND route = 'local' AND degraded IN ('budget', 'cloud_failure', 'capability')
-    AND created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag) AND dialect <> 'audit'
+    AND created_at_us >= :since_us AND (:tag IS NULL OR casefold(tag) = :tag) AND dialect <> 'audit'
 GROUP BY degraded ORDER BY degraded"""
 
 # No client waits for these calls, so they count as money and not as requests.
 _AUDITS = """
 SELECT date(created_at_us / 1000000, 'unixepoch', 'localtime') AS day, SUM(outcome = 'ok') AS audits,
     COALESCE(SUM((SELECT SUM(settled_nusd) FROM reservations WHERE request_id = requests.id)), 0) AS nusd
-FROM requests WHERE created_at_us >= :since_us AND (:tag IS NULL OR tag = :tag) AND dialect = 'audit'
+FROM requests WHERE created_at_us >= :since_us AND (:tag IS NULL OR casefold(tag) = :tag) AND dialect = 'audit'
 GROUP BY day"""
 
 # Money that no request's row stands for: what was charged after a power cut, and calls whose row was lost to a full
-# backlog. A reservation's tag is folded.
+# backlog. A reservation's tag is folded already.
 _ORPHANS = f"""
 SELECT substr(id, 1, {len(POWER_CUT_PREFIX)}) = '{POWER_CUT_PREFIX}' AS is_power_cut,
     date(reserved_at_us / 1000000, 'unixepoch', 'localtime') AS day, SUM(settled_nusd) AS nusd
 FROM reservations
-WHERE reserved_at_us >= :since_us AND settled_nusd > 0 AND (:folded IS NULL OR tag = :folded)
+WHERE reserved_at_us >= :since_us AND settled_nusd > 0 AND (:tag IS NULL OR tag = :tag)
     AND NOT EXISTS (SELECT 1 FROM requests WHERE id = reservations.request_id)
 GROUP BY is_power_cut, day"""  # noqa: S608 - the prefix above
 
 _RESERVED_FOR_TAG = """
 SELECT COALESCE(SUM(reserved_nusd), 0) FROM reservations JOIN requests ON requests.id = reservations.request_id
-WHERE settled_nusd IS NULL AND requests.tag = ?"""
+WHERE settled_nusd IS NULL AND casefold(requests.tag) = ?"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """Sums over the requests that share a key; `key` is None for those that have none (no route: nothing answered).
 
-    Token counts are all that either side spent, escalated drafts included.
+    Token counts are all that either side spent, escalated drafts included. saved_usd: what the reference cloud would
+    have cost for the answers, less `spent_usd`; below zero where more was paid than that.
     """
 
     key: str | None
@@ -109,6 +117,7 @@ class Report:
     uncovered: local answers that a promise would have sent to a cloud, by what kept them: it does not hold for these.
     power_cut_usd: of `spent_usd`, charged for calls that the ledger may have lost with the machine's power.
     audits: local answers that the cloud was asked about afterwards; `audits_usd` of `spent_usd` is for these.
+    saved_usd: as a group's, less all that was spent for none of the requests: audits, power cuts, rows that are lost.
     """
 
     requests: int = 0
@@ -134,13 +143,15 @@ class Report:
 def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | None = None) -> Report | None:
     """Sum up the requests since a moment (None: all), grouped by one of their properties.
 
+    tag: only of this one; tags are told apart without their case, as by budgets.
+
     Returns: None when there is no ledger yet.
     Raises: StoreError if it cannot be read.
     """
     connection = connect_reader(path)
     if connection is None:
         return None
-    since_us = 0 if since is None else to_us(since)
+    since_us, tag = 0 if since is None else to_us(since), None if tag is None else tag.casefold()
     with closing(connection), store_errors(path, "read"):
         connection.execute("BEGIN")  # one snapshot, so that the parts agree while a server writes
         routes, outcomes, reasons, groups = (
@@ -150,11 +161,11 @@ def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | N
         uncovered = connection.execute(_UNCOVERED, {"since_us": since_us, "tag": tag}).fetchall()
         audits = connection.execute(_AUDITS, {"since_us": since_us, "tag": tag}).fetchall()
         audits_usd = usd_of(sum(row["nusd"] for row in audits))
-        folded = None if tag is None else tag.casefold()
-        orphans = connection.execute(_ORPHANS, {"since_us": since_us, "folded": folded}).fetchall()
+        orphans = connection.execute(_ORPHANS, {"since_us": since_us, "tag": tag}).fetchall()
         reserved_nusd = (
             open_nusd(connection) if tag is None else connection.execute(_RESERVED_FOR_TAG, (tag,)).fetchone()[0]
         )
+    apart_usd = usd_of(sum(row["nusd"] for row in orphans)) + audits_usd
     return Report(
         requests=sum(group.requests for group in routes),
         routes={route.value: sum(g.requests for g in routes if g.key == route.value) for route in Route},
@@ -164,9 +175,9 @@ def read_report(path: Path, *, since: datetime | None, by: GroupBy, tag: str | N
         local_completion_tokens=sum(group.local_completion_tokens for group in routes),
         cloud_prompt_tokens=sum(group.cloud_prompt_tokens for group in routes),
         cloud_completion_tokens=sum(group.cloud_completion_tokens for group in routes),
-        spent_usd=sum((group.spent_usd for group in routes), usd_of(sum(row["nusd"] for row in orphans)) + audits_usd),
+        spent_usd=sum((group.spent_usd for group in routes), apart_usd),
         reserved_usd=usd_of(reserved_nusd),
-        saved_usd=sum((group.saved_usd for group in routes), Decimal(0)),
+        saved_usd=sum((group.saved_usd for group in routes), -apart_usd),
         hedges={row["hedge"]: row["requests"] for row in hedges},
         double_usd=usd_of(sum(row["double_nusd"] for row in hedges)),
         groups=_with_apart(groups, by, orphans, audits),
@@ -251,7 +262,8 @@ def _with_apart(
         key = row["day"] if by == "day" else name
         # A model or tag may have that very name: then the money is in its row.
         group = spent.get(key) or _empty(key)
-        spent[key] = replace(group, spent_usd=group.spent_usd + usd_of(row["nusd"]))
+        usd = usd_of(row["nusd"])
+        spent[key] = replace(group, spent_usd=group.spent_usd + usd, saved_usd=group.saved_usd - usd)
     days = sorted(spent.values(), key=lambda group: group.key or "")
     return tuple(days if by == "day" else spent.values())
 

@@ -238,6 +238,43 @@ def test_what_audits_cost_is_seen(report, tmp_path, capsys, by):
     assert by == "day" or ["audits"] == [group["key"] for group in facts["groups"]]
 
 
+SPENT_FOR_NOTHING = [
+    pytest.param("openai", None, None, "-0.004", id="no-answer"),
+    pytest.param("audit", Route.CLOUD, None, "-0.004", id="audit"),
+    pytest.param("openai", Route.LOCAL, None, "-0.004", id="local-answer-of-unknown-use"),
+    pytest.param("openai", Route.CLOUD, None, "0", id="cloud-answer-of-unknown-use"),
+    pytest.param("openai", Route.CLOUD, "0.001", "0.001", id="a-cheaper-cloud"),
+    pytest.param("openai", Route.LOCAL, "-0.001", "-0.001", id="a-hedge-that-was-lost"),
+]
+
+
+@pytest.mark.parametrize(("dialect", "route", "kept_usd", "expected"), SPENT_FOR_NOTHING)
+@pytest.mark.parametrize("by", ["day", "route"])
+def test_what_bought_no_answer_is_not_saved(tmp_path, capsys, by, dialect, route, kept_usd, expected):
+    """Saved is what the cloud would have cost for the answers less all that was spent, in each row and in all."""
+    paid_usd, kept = Decimal("0.004"), None if kept_usd is None else Decimal(kept_usd)
+
+    async def write() -> None:
+        ledger = Ledger(tmp_path / "hybrid.sqlite3")
+        await ledger.start()
+        ledger.open_request(RequestOpened(id="req_1", created_at=NOW, dialect=dialect, requested_model="m"))
+        await ledger.reserve(
+            Reservation(
+                id="rsv_1", request_id="req_1", provider="openai", model="gpt", amount_usd=paid_usd, now=NOW,
+                caps=(CAP,),
+            )
+        )  # fmt: skip
+        await ledger.settle("rsv_1", paid_usd, is_estimated=True)
+        outcome = Outcome.OK if route else Outcome.FAILED
+        ledger.close_request(RequestClosed(id="req_1", outcome=outcome, route=route, cost_usd=paid_usd, saved_usd=kept))
+        await ledger.aclose()
+
+    asyncio.run(write())
+    main(["report", "--json", "--by", by, "--data-dir", str(tmp_path)])
+    facts = decoded(capsys.readouterr().out)
+    assert Decimal(expected) == facts["saved_usd"] == sum(group["saved_usd"] for group in facts["groups"])
+
+
 @pytest.fixture
 def after_a_power_cut(tmp_path, capsys):
     """Run `hybrid report` on a ledger that was started after one: a block of its tag `work` is charged, 0.64 USD."""
@@ -276,8 +313,11 @@ CHARGE_USD = Decimal("0.64")
 def test_the_charge_of_a_power_cut_is_seen(after_a_power_cut, by):
     """In a row of its own, or on its day; so the rows add up to the total, in which it has a line."""
     facts = decoded(after_a_power_cut("--json", "--by", by))
-    assert (CHARGE_USD, CHARGE_USD) == (facts["power_cut_usd"], facts["spent_usd"])
-    assert facts["spent_usd"] == sum(group["spent_usd"] for group in facts["groups"])
+    assert (CHARGE_USD, CHARGE_USD, -CHARGE_USD) == tuple(
+        facts[name] for name in ("power_cut_usd", "spent_usd", "saved_usd")
+    )
+    for name in ("spent_usd", "saved_usd"):
+        assert facts[name] == sum(group[name] for group in facts["groups"])
     [row] = [group for group in facts["groups"] if group["spent_usd"]]
     assert 0 == row["requests"]
     assert row["key"] == "power cut" or by == "day"

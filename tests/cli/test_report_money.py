@@ -34,7 +34,7 @@ async def escalate(ledger: Ledger, name: str, *, tag: str | None, usd: str, conf
                 amount_usd=cost_usd,
                 now=at,
                 caps=(CAP,),
-                tag=tag,
+                tag=None if tag is None else tag.casefold(),
             )
         )
         await ledger.settle(f"rsv_{name}", cost_usd, is_estimated=False)
@@ -49,14 +49,14 @@ async def escalate(ledger: Ledger, name: str, *, tag: str | None, usd: str, conf
 
 @pytest.fixture
 def report(tmp_path, capsys):
-    """Run `hybrid report` on ten days of escalations of three tags."""
+    """Run `hybrid report` on ten days of escalations of three tags, one of which is written in two ways."""
 
     async def fill() -> None:
         ledger = Ledger(tmp_path / "hybrid.sqlite3")
         await ledger.start()
         for number in range(10):
             for tag, usd, confidence in (
-                ("easy", "0.02", 0.3),
+                (("easy", "Easy")[number % 2], "0.02", 0.3),
                 ("hard", "0.03", 0.1),
                 (None, "0", 0.2),
                 ("=2+5", "0", 0.05),
@@ -108,6 +108,15 @@ def test_by_tag(report):
     """--by tag groups by x-hybrid-tag, those without one under null."""
     groups = json.loads(report("--json", "--by", "tag")[1])["groups"]
     assert {None: 10, "=2+5": 10, "easy": 10, "hard": 10, "few": 2} == {g["key"]: g["requests"] for g in groups}
+
+
+@pytest.mark.parametrize("by", ["day", "tag"])
+def test_a_tag_is_one_in_any_case(report, by):
+    """As budgets and private tags have it: --tag finds both, and --by tag is one row of both."""
+    facts = json.loads(report("--json", "--by", by, "--tag", "EASY")[1])
+    assert (10, 0.2) == (facts["requests"], facts["spent_usd"])
+    assert by == "day" or ["easy"] == [group["key"] for group in facts["groups"]]
+    assert [("easy", 10)] == [(one["tag"], one["requests"]) for one in facts["next_dollar"]["save_on_tags"]]
 
 
 def test_csv(report):

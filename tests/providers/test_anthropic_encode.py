@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hybrid.errors import UnsupportedCapability
-from hybrid.providers.anthropic import AnthropicDialect, Options, encode
+from hybrid.providers.anthropic import PREFILL, AnthropicDialect, Options, encode, takes_prefill
 from hybrid.providers.fake import Answer
 from hybrid.types import ImagePart, Message, OtherPart, Sampling, TextPart, ToolCall
 
@@ -15,6 +15,7 @@ from .calls import call, collect, run, user
 from .dialects import ANTHROPIC, meaning_of, provider_of
 
 OBJECT = {"type": "object", "properties": {"a": {"type": "string"}}}
+CLOSED = {**OBJECT, "required": ["a"], "additionalProperties": False}
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("first", "second")]
 CALLED = (
     user("Look"),
@@ -77,6 +78,60 @@ def test_a_turn_of_calls_is_written_as_blocks():
         {"role": "assistant", "content": [{"type": "tool_use", "id": "fc_3a_1", "name": "first", "input": {}}]},
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "fc_3a_1", "content": "seen"}]},
     ] == encode(call(messages=CALLED))["messages"]
+
+
+def said(*texts):
+    """An assistant's message of these texts."""
+    return Message("assistant", tuple(TextPart(text) for text in texts))
+
+
+TURNS = [
+    pytest.param((user("x"), said("{ \n")), [("user", ["x"]), ("assistant", ["{"])], id="begun-answer"),
+    pytest.param((user("x"), said(" a ", " ")), [("user", ["x"]), ("assistant", [" a"])], id="blank-part-at-the-end"),
+    pytest.param((user("x"), said("")), [("user", ["x"])], id="empty-at-the-end"),
+    pytest.param((user("x"), said(), said(" "), user("y")), [("user", ["x", "y"])], id="empty-in-between"),
+    pytest.param(
+        (user("x"), said("a "), user("y")), [("user", ["x"]), ("assistant", ["a "]), ("user", ["y"])], id="past-answer"
+    ),
+]
+
+
+@pytest.mark.parametrize(("messages", "expected"), TURNS)
+def test_what_an_assistant_said_is_written_so_that_it_is_taken(messages, expected):
+    """White space at the very end is cut, and an answer that says nothing is left out."""
+    assert set() == missing(messages=messages)
+    turns = encode(call(messages=messages))["messages"]
+    assert expected == [(turn["role"], [block["text"] for block in turn["content"]]) for turn in turns]
+
+
+BEGUN = (user("x"), said("{"))
+PREFILLS = [
+    pytest.param(Options(has_prefill=False), {"messages": BEGUN}, {PREFILL}, id="a-newer-model"),
+    pytest.param(Options(has_prefill=False), {"messages": (user("x"), said(" "))}, set(), id="nothing-begun"),
+    pytest.param(Options(), {"messages": BEGUN, "extra": {"reasoning_effort": "low"}}, {PREFILL}, id="thinking"),
+    pytest.param(Options(), {"messages": BEGUN, "extra": schema(CLOSED)}, {PREFILL}, id="schema"),
+    pytest.param(Options(), {"messages": (said(" "),)}, {"messages"}, id="nothing-said-at-all"),
+]
+
+
+@pytest.mark.parametrize(("options", "fields", "expected"), PREFILLS)
+def test_where_an_answer_cannot_be_begun(options, fields, expected):
+    """Newer models, thinking and schemas do not go on with the client's words; that is known before the call."""
+    assert expected == missing(options, **fields)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        *(("claude-3-5-sonnet-20241022", True), ("claude-opus-4-20250514", True), ("claude-haiku-4-5-20251001", True)),
+        *(("claude-sonnet-4-5", True), ("claude-opus-4-6", False), ("anthropic/claude-sonnet-4.6", False)),
+        *(("claude-sonnet-4-6-20260217", False), ("claude-opus-5", False), ("claude-sonnet-4-10", False)),
+        ("MiniMax-M2", True),
+    ],
+)
+def test_newer_models_are_known_by_their_names(model, expected):
+    """Claude 4.6 and later refuse an answer that was begun; what else speaks the API says so itself."""
+    assert expected is takes_prefill(model)
 
 
 EFFORTS = [

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from hybrid.errors import ProviderProtocolError
+from hybrid.errors import ProviderProtocolError, ProviderUnavailable
 from hybrid.providers import anthropic_answer, gemini_answer, openai_answer, openai_responses_answer
 from hybrid.providers.failures import Failures
 from hybrid.providers.stream import StreamParser
@@ -117,6 +117,26 @@ def test_a_count_that_is_missing_is_not_zero(api, counts, expected):
         },
     }[api]
     assert Finished(FinishReason.STOP, expected) == whole(api, body)[-1]
+
+
+def test_counts_may_be_written_as_floats():
+    """Servers in languages of one kind of number write 3.0; what we book is whole."""
+    inner = {"prompt_tokens_details": {"cached_tokens": 4.0, "cache_write_tokens": 1.0}}
+    counts = {"prompt_tokens": 9.0, "completion_tokens": 3.0, "completion_tokens_details": {"reasoning_tokens": 2.0}}
+    body = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": counts | inner}
+    used = whole("chat", body)[-1].usage
+    expected = Usage(prompt_tokens=9, completion_tokens=3, cached_tokens=4, cache_write_tokens=1, reasoning_tokens=2)
+    assert (expected, {int, type(None)}) == (used, {type(getattr(used, name)) for name in Usage.__slots__})
+
+
+@pytest.mark.parametrize("last", [{}, {"prompt_tokens": None, "completion_tokens": None}], ids=["empty", "nulls"])
+def test_a_usage_that_tells_nothing_replaces_none(last):
+    """Some servers end with an empty object after the chunk that counted; only a count replaces a count."""
+    told = {"choices": [{"delta": {"content": "Hi"}, "finish_reason": "stop"}]}
+    counted = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}
+    used = Usage(prompt_tokens=9, completion_tokens=3)
+    events = streamed("chat", told, counted, {"choices": [], "usage": last})
+    assert [TextDelta("Hi"), Finished(FinishReason.STOP, used)] == events
 
 
 def test_a_stop_with_every_chunk_is_no_end():
@@ -244,6 +264,25 @@ def test_every_stop_reason_of_anthropic_has_a_meaning(word, expected):
 def test_every_finish_reason_of_gemini_has_a_meaning(word, expected):
     """Each as the API lists it."""
     assert Finished(expected, None) == whole("gemini", {"candidates": [{"finishReason": word}]})[-1]
+
+
+# As Google's own client lists them; what it does not say is an end for no known reason, as elsewhere.
+REFUSED = ("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII")
+REFUSED_IMAGES = ("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION")
+BROKEN_OFF = ("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS", "MISSING_THOUGHT_SIGNATURE")
+NO_IMAGES = ("NO_IMAGE", "IMAGE_OTHER")
+
+
+@pytest.mark.parametrize("word", [*REFUSED, *REFUSED_IMAGES, *BROKEN_OFF, *NO_IMAGES, "OTHER", "NEW_WORD"])
+def test_no_end_of_gemini_but_a_good_one_looks_like_a_stop(word):
+    """What was withheld is a refusal, what went wrong an error; a word that nobody knows yet is an end."""
+    body = {"candidates": [{"content": {"parts": [{"text": "Hi"}]}, "finishReason": word}]}
+    if word in (*BROKEN_OFF, *NO_IMAGES, "OTHER"):
+        with pytest.raises(ProviderUnavailable, match=word):
+            whole("gemini", body)
+        return
+    expected = FinishReason.STOP if word == "NEW_WORD" else FinishReason.CONTENT_FILTER
+    assert [TextDelta("Hi"), Finished(expected, None)] == whole("gemini", body)
 
 
 def test_a_second_candidate_was_not_asked_for():

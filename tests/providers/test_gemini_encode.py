@@ -146,6 +146,17 @@ def test_what_it_cannot_be_told_is_named(fields, expected):
     assert expected == missing(**fields)
 
 
+@pytest.mark.parametrize("text", [(), ("",), (" \n",)], ids=["no-part", "empty", "blank"])
+def test_an_answer_that_says_nothing_is_left_out(text):
+    """Its neighbours of one role become one, and it rules the API out no longer; nor does a name that it lacks."""
+    empty = Message("assistant", tuple(TextPart(one) for one in text))
+    messages = (user("x"), empty, user("y"), Message("assistant", (TextPart("z"),), name="ann"), empty)
+    assert set() == missing(messages=messages)
+    contents = encode(call(messages=messages))["contents"]
+    expected = [("user", ["x", "y"]), ("model", ["z"])]
+    assert expected == [(turn["role"], [part["text"] for part in turn["parts"]]) for turn in contents]
+
+
 def test_calls_carry_a_stand_in_signature_only_for_models_that_want_one():
     """Of parallel calls the first carries it; older models are not bothered with it."""
     calls = (ToolCall("a", "first", "{}"), ToolCall("b", "second", "{}"))

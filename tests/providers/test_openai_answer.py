@@ -209,6 +209,11 @@ PROTOCOL = [
     pytest.param(['{"choices":{}}'], "sent JSON that is no chat completion", id="choices-no-list"),
     pytest.param(['{"x":' + "[" * 100_000], "sent JSON that is no chat completion", id="too-deep"),
     pytest.param(['{"usage":{"prompt_tokens":-1}}'], "sent JSON that is no chat completion", id="negative-usage"),
+    pytest.param(['{"usage":{"prompt_tokens":1.5}}'], "sent JSON that is no chat completion", id="half-a-token"),
+    pytest.param(['{"usage":{"prompt_tokens":-1.0}}'], "sent JSON that is no chat completion", id="less-than-none"),
+    pytest.param(
+        ['{"choices":[{"delta":{"tool_calls":[{"index":0.5}]}}]}'], "sent JSON that is no chat completion", id="index"
+    ),
     pytest.param(
         ['{"choices":[{"index":1,"delta":{"content":"x"}}]}'], "sent choice 1; one was asked for", id="choice"
     ),
@@ -279,6 +284,17 @@ def test_a_call_without_arguments_has_the_empty_object(word, expected):
     for answer in (events, decode(json.dumps(whole).encode(), FAILURES)):
         said = [[event.arguments for event in answer[:-1] if event.index == index] for index in range(3)]
         assert expected == ["".join(pieces) for pieces in said]
+
+
+@pytest.mark.parametrize("at", [("0", "1"), (0.0, 1.0), (0, 1)], ids=repr)
+def test_an_index_may_be_written_as_text(at):
+    """Or as 0.0; pieces with one index are one call all the same."""
+    sent = [(at[0], "a", "{"), (at[1], "b", "{}"), (at[0], None, "}")]
+    calls = [{"index": index, "function": {"name": name, "arguments": said}} for index, name, said in sent]
+    chunk = {"choices": [{"delta": {"tool_calls": calls}, "finish_reason": "tool_calls"}]}
+    events, failure = parsed([f"data: {json.dumps(chunk)}\n\n".encode()])
+    assert failure is None
+    assert [(0, "a", "{"), (1, "b", "{}"), (0, None, "}")] == [(e.index, e.name, e.arguments) for e in events[:-1]]
 
 
 def test_content_without_any_end_is_a_protocol_error():

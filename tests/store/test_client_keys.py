@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+
 import pytest
 
 from hybrid.errors import CommandError, StoreError, Unauthorized
 from hybrid.store.keys import ClientKeys
+from hybrid.types import KeyRules
 
 
 class Clock:
@@ -88,6 +93,29 @@ def test_revoking_what_is_not_there(keys):
     keys.add("phone")
     with pytest.raises(CommandError, match="there are: phone"):
         keys.revoke("laptop")
+
+
+def test_two_who_change_a_key_at_once(keys, path):
+    """What a key has cannot change between its reading and its writing, so neither undoes what the other set."""
+    keys.add("phone")
+
+    def amend(rules):
+        other = sqlite3.connect(path, timeout=0, isolation_level=None)
+        with closing(other), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("UPDATE client_keys SET requests_per_minute = 60")
+        return replace(rules, concurrency=4)
+
+    keys.change("phone", lambda rules: replace(rules, requests_per_minute=60))
+    keys.change("phone", amend)
+    assert KeyRules(requests_per_minute=60, concurrency=4) == ClientKeys(path).rules_of("phone")
+
+
+def test_a_change_that_fails_changes_nothing(keys):
+    """What the amendment raises is raised, and others may change the key then."""
+    keys.add("phone")
+    with pytest.raises(ZeroDivisionError):
+        keys.change("phone", lambda _rules: 1 / 0)
+    assert KeyRules(concurrency=1) == keys.change("phone", lambda rules: replace(rules, concurrency=1))
 
 
 def test_another_process_changes_the_keys(path):
