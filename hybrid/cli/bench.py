@@ -31,7 +31,7 @@ from hybrid.devices.bench import (
     to_profile,
 )
 from hybrid.devices.bench_html import page
-from hybrid.devices.profile import load_profile, merge, save_profile
+from hybrid.devices.profile import load_profile, update_profile
 from hybrid.devices.snapshot import usable_threads
 from hybrid.devices.speed import Figure, Progressed
 from hybrid.errors import CommandError
@@ -118,8 +118,7 @@ def keep(report: BenchReport, json_file: Path | None, html_file: Path | None) ->
     profile = to_profile(report)
     if not (profile.models or profile.read_bytes_s):
         return
-    old = load_profile(folder, profile.hardware_fingerprint, versions=profile.versions, on_note=_say)
-    _say(f"profile: {save_profile(folder, merge(old, profile, on_note=_say))}")
+    _say(f"profile: {update_profile(folder, profile, on_note=_say)}")
 
 
 def _write(path: Path, content: bytes) -> None:
