@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from hybrid.devices.cuda import pci_address
 from hybrid.devices.host import METAL, VENDORS, Engine, EngineDevice, Gpu, Vendor
-from hybrid.devices.probe import Absent, Asked, Failed, run_tool
+from hybrid.devices.probe import Absent, Asked, read_json, run_tool
 
 CHILD = (sys.executable, "-P", "-m", "hybrid.devices.ggml_child")
 BACKEND_VENDORS: dict[str, Vendor] = {
@@ -22,6 +22,14 @@ BACKEND_VENDORS: dict[str, Vendor] = {
     "Metal": "apple",
     "SYCL": "intel",
 }
+
+
+class _Told(msgspec.Struct):
+    backends: tuple[str, ...]
+    devices: tuple[EngineDevice, ...]
+    cpu_features: tuple[str, ...]
+    version: str | None = None
+    commit: str | None = None
 
 
 def ask_ggml() -> Asked:
@@ -54,22 +62,17 @@ def version_of(package: str) -> str | None:
 def parse_devices(text: str, package_version: str | None = None, torch_version: str | None = None) -> Engine:
     """Read what `ggml_child` printed: its last line, for drivers like to greet on stdout.
 
-    Raises: Failed if that is no JSON.
+    Raises: Failed if that is no JSON, or not that of the child.
     """
     lines = text.strip().splitlines()
-    try:
-        told: dict[str, Any] = msgspec.json.decode(lines[-1] if lines else "")
-    except msgspec.DecodeError as exc:
-        raise Failed(f"ggml's device list cannot be read: {exc}") from exc
+    told = read_json(lines[-1] if lines else "", _Told, "ggml_child")
     return Engine(
         package_version=package_version,
-        ggml_version=told.get("version"),
-        ggml_commit=told.get("commit"),
-        backends=tuple(told["backends"]),
-        devices=tuple(
-            EngineDevice(**{**device, "pci": pci_address(device.get("pci") or "")}) for device in told["devices"]
-        ),
-        cpu_features=tuple(told["cpu_features"]),
+        ggml_version=told.version,
+        ggml_commit=told.commit,
+        backends=told.backends,
+        devices=tuple(replace(device, pci=pci_address(device.pci or "")) for device in told.devices),
+        cpu_features=told.cpu_features,
         torch_version=torch_version,
     )
 
