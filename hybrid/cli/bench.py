@@ -31,7 +31,8 @@ from hybrid.devices.bench import (
     to_profile,
 )
 from hybrid.devices.bench_html import page
-from hybrid.devices.profile import load_profile, update_profile
+from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
+from hybrid.devices.profile import load_profile, profile_path, update_profile
 from hybrid.devices.snapshot import usable_threads
 from hybrid.devices.speed import Figure, Progressed
 from hybrid.errors import CommandError
@@ -63,6 +64,7 @@ def bench(
         return
     for path in (json_file, html_file):
         _check_writable(path)
+    _check_profile(profile_path(data_dir(), hardware_fingerprint(hardware_facts())))
     config = load(config_path, os.environ).config
     task = task_of(config, models or [], is_quick=quick)
     try:
@@ -106,6 +108,12 @@ def _check_writable(path: Path | None) -> None:
         raise CommandError(f"{path} is a folder; name the file to write")
     if not os.access(path.absolute().parent, os.W_OK):
         raise CommandError(f"cannot write {path}: its folder is not there or not ours to write")
+
+
+def _check_profile(path: Path) -> None:
+    """Complain before minutes are spent. Raises: CommandError."""
+    if path.is_dir():
+        raise CommandError(f"{path} is a folder, where this machine's profile goes; move it away")
 
 
 def keep(report: BenchReport, json_file: Path | None, html_file: Path | None) -> None:
