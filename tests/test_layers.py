@@ -77,6 +77,7 @@ IMPURE_NAMES = {"now", "utcnow", "today"}
 ENVIRONMENT = {"environ", "environb", "getenv"}
 
 LATE_IMPORTS = {
+    "hybrid.__main__": {"hybrid.cli": "Ctrl-C while it loads must meet a handler"},
     "hybrid.server.run": {"uvloop": "optional: not on every platform"},
     "hybrid.wiring": {
         "hybrid.cloud_kinds": "a machine without a cloud loads no HTTP client",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +157,8 @@ def check_unchanged(path: Path, card: Card | None, on_progress: OnProgress = ign
 def remove(name: str, models_dir: Path) -> int:
     """Delete a model's file, record, what was tuned from it and what pulls have left; returns the freed bytes.
 
-    Raises: CatalogError if there is nothing of that name, or it is being pulled or tuned right now.
+    Raises: CatalogError if there is nothing of that name, it is being pulled or tuned right now, or a folder lies
+        where one of its files goes; then nothing is deleted.
     """
     place = places(name, models_dir)
     tuned = list(tuned_files(place.file))
@@ -167,18 +168,29 @@ def remove(name: str, models_dir: Path) -> int:
     being_tuned = f"another process is tuning {name} right now; wait for it or end it"
     with hold(place.lock), hold(lock_path(place.file), busy=being_tuned):
         workshop = workshop_path(place.file)
+        doomed = [one for path in (tuning_path(place.file), *tuned, place.file) for one in (path, record_path(path))]
+        _check_files(name, doomed)
         files = (place.file, *tuned, *_files_in(workshop), *_files_in(place.partial))
         freed_bytes = sum(path.lstat().st_size for path in files if _exists(path))
         try:
             # The record first: a tuned file that none names is never used.
-            for path in (tuning_path(place.file), *tuned, place.file):
+            for path in doomed:
                 path.unlink(missing_ok=True)
-                record_path(path).unlink(missing_ok=True)
             shutil.rmtree(workshop, ignore_errors=True)
             drop_partial(place)
         except OSError as exc:
-            raise CatalogError(f"cannot remove {name}: {exc}") from exc
+            raise CatalogError(
+                f"cannot remove {name}: {exc.filename}: {exc.strerror}; what came before it is removed, "
+                f"and `hybrid models rm {name}` goes on when that is mended"
+            ) from exc
     return freed_bytes
+
+
+def _check_files(name: str, paths: Iterable[Path]) -> None:
+    """Refuse to delete what we never made, before anything is deleted."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            raise CatalogError(f"cannot remove {name}: {path} is a folder, and no file of ours; nothing was removed")
 
 
 def remove_empty(partial: Path) -> None:

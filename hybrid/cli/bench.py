@@ -31,7 +31,8 @@ from hybrid.devices.bench import (
     to_profile,
 )
 from hybrid.devices.bench_html import page
-from hybrid.devices.profile import load_profile, merge, save_profile
+from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
+from hybrid.devices.profile import load_profile, profile_path, update_profile
 from hybrid.devices.snapshot import usable_threads
 from hybrid.devices.speed import Figure, Progressed
 from hybrid.errors import CommandError
@@ -63,6 +64,7 @@ def bench(
         return
     for path in (json_file, html_file):
         _check_writable(path)
+    _check_profile(profile_path(data_dir(), hardware_fingerprint(hardware_facts())))
     config = load(config_path, os.environ).config
     task = task_of(config, models or [], is_quick=quick)
     try:
@@ -108,6 +110,12 @@ def _check_writable(path: Path | None) -> None:
         raise CommandError(f"cannot write {path}: its folder is not there or not ours to write")
 
 
+def _check_profile(path: Path) -> None:
+    """Complain before minutes are spent. Raises: CommandError."""
+    if path.is_dir():
+        raise CommandError(f"{path} is a folder, where this machine's profile goes; move it away")
+
+
 def keep(report: BenchReport, json_file: Path | None, html_file: Path | None) -> None:
     """Write what was asked for, and the profile; each file whole or not at all."""
     if json_file is not None:
@@ -118,8 +126,7 @@ def keep(report: BenchReport, json_file: Path | None, html_file: Path | None) ->
     profile = to_profile(report)
     if not (profile.models or profile.read_bytes_s):
         return
-    old = load_profile(folder, profile.hardware_fingerprint, versions=profile.versions, on_note=_say)
-    _say(f"profile: {save_profile(folder, merge(old, profile, on_note=_say))}")
+    _say(f"profile: {update_profile(folder, profile, on_note=_say)}")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -68,7 +68,7 @@ def list_models(models_dir: DirOption = None, as_json: JsonOption = False) -> No
     rows = [("NAME", "SIZE", "FORMAT", "CONTEXT", "LICENCE", "STATE"), *map(_row, facts)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
-        print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(printable("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()))
 
 
 @app.command()

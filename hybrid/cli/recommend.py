@@ -49,7 +49,7 @@ def suggestions(
 
 def this_profile() -> Profile | None:
     """Read what was measured on this machine; why it does not hold is told on stderr."""
-    return open_profile(data_dir(), on_note=lambda note: print(f"note: {note}", file=sys.stderr))
+    return open_profile(data_dir(), on_note=lambda note: print(f"note: {printable(note)}", file=sys.stderr))
 
 
 def _measured(path: Path, profile: Profile | None) -> MeasuredSpeed | None:

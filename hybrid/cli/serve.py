@@ -15,6 +15,7 @@ import typer
 
 from hybrid import __version__
 from hybrid.cli.local_model import check_embedding_model, local_model_file
+from hybrid.cli.printable import without_controls
 from hybrid.config import Config, Loaded, load
 from hybrid.engine.supervisor import Supervisor, WorkerState
 from hybrid.errors import ConfigError, HybridError, ModelFileError
@@ -22,6 +23,14 @@ from hybrid.runtime import Runtime
 from hybrid.wiring import embedder_name, running, spawn_local
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class LogLines(logging.Formatter):
+    """Writes control codes out: a message may quote a model's file, a tuning's record or a cloud's answer."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Give the line as a terminal may get it."""
+        return without_controls(super().format(record))
 
 
 @app.command()
@@ -37,11 +46,9 @@ def serve(
 ) -> None:
     """Answer OpenAI-style requests here, and pay a cloud for the hard ones."""
     started_s = time.monotonic()
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(LogLines("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[lines])
     loaded = load(config, os.environ, {"server.host": host, "server.port": port, "local.model": model})
     for warning in loaded.warnings:
         _say(f"warning: {warning}")

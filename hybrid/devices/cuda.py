@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, TypeAlias
 
 import msgspec
 
 from hybrid.devices.host import Gpu
-from hybrid.devices.probe import Absent, Asked, Failed, run_tool
+from hybrid.devices.probe import Absent, Asked, Failed, read_count, read_json, run_tool
 
 MIB = 1 << 20
+_Bytes: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 SMI_FIELDS = "name,pci.bus_id,memory.total,memory.free,driver_version,compute_cap,power.limit"
 SMI = ("nvidia-smi", f"--query-gpu={SMI_FIELDS}", "--format=csv,noheader,nounits")
 OLD_SMI = ("nvidia-smi", f"--query-gpu={SMI_FIELDS.replace(',compute_cap', '')}", "--format=csv,noheader,nounits")
 NVML = (sys.executable, "-P", "-m", "hybrid.devices.nvml_child")
 INTEGRATED = re.compile(r"\b(Orin|Xavier|Tegra|Thor|GB10)\b|\bnvgpu\b", re.IGNORECASE)
 """Names of NVIDIA GPUs that share main memory; their tools tell no memory of the GPU's own."""
+
+
+class _NvmlGpu(msgspec.Struct):
+    name: str | None = None
+    pci: str | None = None
+    memory_total_bytes: _Bytes | None = None
+    memory_free_bytes: _Bytes | None = None
+    compute: tuple[int, int] | None = None
+    power_limit_w: float | None = None
+
+
+class _Told(msgspec.Struct):
+    absent: str | None = None
+    failed: str | None = None
+    driver: str | None = None
+    cuda_version: int | None = None
+    gpus: tuple[_NvmlGpu, ...] = ()
 
 
 def ask_nvml() -> Asked:
@@ -36,29 +53,28 @@ def parse_nvml(text: str) -> tuple[Gpu, ...]:
 
     Raises: Absent, Failed.
     """
-    told: dict[str, Any] = msgspec.json.decode(text)
-    if told.get("absent"):
-        raise Absent(told["absent"])
-    if told.get("failed"):
-        raise Failed(f"NVML: {told['failed']}")
-    return tuple(_from_nvml(gpu, told) for gpu in told["gpus"])
+    told = read_json(text, _Told, "nvml_child")
+    if told.absent:
+        raise Absent(told.absent)
+    if told.failed:
+        raise Failed(f"NVML: {told.failed}")
+    return tuple(_from_nvml(gpu, told) for gpu in told.gpus)
 
 
-def _from_nvml(gpu: Mapping[str, Any], told: Mapping[str, Any]) -> Gpu:
-    version = told.get("cuda_version")
-    major_minor = gpu.get("compute")
+def _from_nvml(gpu: _NvmlGpu, told: _Told) -> Gpu:
+    version, compute = told.cuda_version, gpu.compute
     return _integrated(
         Gpu(
-            name=gpu["name"],
+            name=gpu.name or "NVIDIA GPU",
             vendor="nvidia",
             source="nvml",
-            pci=pci_address(gpu.get("pci") or ""),
-            memory_total_bytes=gpu.get("memory_total_bytes"),
-            memory_free_bytes=gpu.get("memory_free_bytes"),
-            driver=told.get("driver"),
+            pci=pci_address(gpu.pci or ""),
+            memory_total_bytes=gpu.memory_total_bytes,
+            memory_free_bytes=gpu.memory_free_bytes,
+            driver=told.driver,
             runtime=None if version is None else f"CUDA {version // 1000}.{version % 1000 // 10}",
-            compute=None if major_minor is None else f"{major_minor[0]}.{major_minor[1]}",
-            power_limit_w=gpu.get("power_limit_w"),
+            compute=None if compute is None else f"{compute[0]}.{compute[1]}",
+            power_limit_w=gpu.power_limit_w,
         )
     )
 
@@ -91,7 +107,7 @@ def parse_smi(table: str, header: str = "") -> tuple[Gpu, ...]:
         gpus.append(
             _integrated(
                 Gpu(
-                    name=cells[0],
+                    name=cells[0] or "NVIDIA GPU",
                     vendor="nvidia",
                     source="nvidia-smi",
                     pci=pci_address(cells[1]),
@@ -100,7 +116,7 @@ def parse_smi(table: str, header: str = "") -> tuple[Gpu, ...]:
                     driver=cells[4] if re.match(r"\d", cells[4]) else None,
                     runtime=runtime,
                     compute=compute,
-                    power_limit_w=_number(cells[-1]),
+                    power_limit_w=_watts(cells[-1]),
                 )
             )
         )
@@ -115,14 +131,12 @@ def _integrated(gpu: Gpu) -> Gpu:
 
 def _mib(cell: str) -> int | None:
     """Read a cell in MiB; `[N/A]`, `[Not Supported]` and `[Insufficient Permissions]` are unknown."""
-    return int(cell) * MIB if cell.isdigit() else None
+    count = read_count(cell)
+    return None if count is None else count * MIB
 
 
-def _number(cell: str) -> float | None:
-    try:
-        return float(cell)
-    except ValueError:
-        return None
+def _watts(cell: str) -> float | None:
+    return float(cell) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", cell) else None
 
 
 def pci_address(text: str) -> str | None:

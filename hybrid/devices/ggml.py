@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from hybrid.backends.matmul import who_multiplies
+from hybrid.backends.matmul import Multiplier, who_multiplies
 from hybrid.devices.cuda import pci_address
 from hybrid.devices.host import METAL, VENDORS, Engine, EngineDevice, Gpu, Vendor
-from hybrid.devices.probe import Absent, Asked, Failed, run_tool
+from hybrid.devices.probe import Absent, Asked, read_json, run_tool
 
 CHILD = (sys.executable, "-P", "-m", "hybrid.devices.ggml_child")
 BACKEND_VENDORS: dict[str, Vendor] = {
@@ -25,6 +25,14 @@ BACKEND_VENDORS: dict[str, Vendor] = {
 }
 
 
+class _Told(msgspec.Struct):
+    backends: tuple[str, ...]
+    devices: tuple[EngineDevice, ...]
+    cpu_features: tuple[str, ...]
+    version: str | None = None
+    commit: str | None = None
+
+
 def ask_ggml() -> Asked:
     """Ask the installed libraries, in a process of its own.
 
@@ -33,7 +41,9 @@ def ask_ggml() -> Asked:
     folder = library_folder()
     if folder is None:
         raise Absent("llama-cpp-python is not installed (scripts/serve builds it)")
-    engine = parse_devices(run_tool((*CHILD, str(folder))), version_of("llama-cpp-python"), version_of("torch"))
+    engine = parse_devices(
+        run_tool((*CHILD, str(folder))), version_of("llama-cpp-python"), version_of("torch"), who_multiplies()
+    )
     return engine, f"built for {', '.join(engine.backends) or 'nothing'}"
 
 
@@ -52,26 +62,26 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def parse_devices(text: str, package_version: str | None = None, torch_version: str | None = None) -> Engine:
+def parse_devices(
+    text: str,
+    package_version: str | None = None,
+    torch_version: str | None = None,
+    multiplier: Multiplier = "ggml",
+) -> Engine:
     """Read what `ggml_child` printed: its last line, for drivers like to greet on stdout.
 
-    Raises: Failed if that is no JSON.
+    Raises: Failed if that is no JSON, or not that of the child.
     """
     lines = text.strip().splitlines()
-    try:
-        told: dict[str, Any] = msgspec.json.decode(lines[-1] if lines else "")
-    except msgspec.DecodeError as exc:
-        raise Failed(f"ggml's device list cannot be read: {exc}") from exc
+    told = read_json(lines[-1] if lines else "", _Told, "ggml_child")
     return Engine(
         package_version=package_version,
-        ggml_version=told.get("version"),
-        ggml_commit=told.get("commit"),
-        backends=tuple(told["backends"]),
-        devices=tuple(
-            EngineDevice(**{**device, "pci": pci_address(device.get("pci") or "")}) for device in told["devices"]
-        ),
-        cpu_features=tuple(told["cpu_features"]),
-        multiplier=who_multiplies(),
+        ggml_version=told.version,
+        ggml_commit=told.commit,
+        backends=told.backends,
+        devices=tuple(replace(device, pci=pci_address(device.pci or "")) for device in told.devices),
+        cpu_features=told.cpu_features,
+        multiplier=multiplier,
         torch_version=torch_version,
     )
 

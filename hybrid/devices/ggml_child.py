@@ -98,8 +98,8 @@ def _device(ggml: Any, index: Any) -> dict[str, Any]:
     ggml.ggml_backend_dev_get_props(device, ctypes.byref(props))
     registry = ctypes.c_void_p(ggml.ggml_backend_dev_backend_reg(device))
     return {
-        "name": _text(props.name),
-        "description": _text(props.description),
+        "name": _text(props.name) or "",
+        "description": _text(props.description) or "",
         "backend": ggml.ggml_backend_reg_name(registry).decode(),
         "kind": KINDS[props.kind] if 0 <= props.kind < len(KINDS) else "gpu",
         "memory_free_bytes": props.memory_free or None,

@@ -9,9 +9,13 @@ from typing import Any
 import msgspec
 
 from hybrid.devices.host import Gpu
-from hybrid.devices.probe import Absent, Asked, Failed, run_tool
+from hybrid.devices.probe import Absent, Asked, read_json, run_tool, words_of
 
 PROFILER = ("system_profiler", "SPDisplaysDataType", "-json")
+
+
+class _Told(msgspec.Struct):
+    cards: list[dict[str, Any]] = msgspec.field(name="SPDisplaysDataType", default_factory=list)
 
 
 def ask_profiler() -> Asked:
@@ -30,21 +34,17 @@ def ask_profiler() -> Asked:
 def parse_profiler(text: str) -> tuple[Gpu, ...]:
     """Read `system_profiler SPDisplaysDataType -json`.
 
-    Raises: Failed if it is no JSON.
+    Raises: Failed if it is no JSON, or lists no cards as it should.
     """
-    try:
-        told: dict[str, Any] = msgspec.json.decode(text)
-    except msgspec.DecodeError as exc:
-        raise Failed(f"system_profiler printed no JSON: {exc}") from exc
     gpus = []
-    for card in told.get("SPDisplaysDataType", []):
+    for card in read_json(text, _Told, "system_profiler").cards:
         vendor = str(card.get("spdisplays_vendor", "")).lower()  # sppci_vendor_Apple, sppci_vendor_amd, Intel
         is_apple = "apple" in vendor
         metal = re.sub(r"^spdisplays_(metal)?", "", str(card.get("spdisplays_mtlgpufamilysupport", "")))
-        vram = re.match(r"(\d+) (GB|MB)", str(card.get("spdisplays_vram", "")))
+        vram = re.match(r"([0-9]{1,9}) (GB|MB)", str(card.get("spdisplays_vram", "")))
         gpus.append(
             Gpu(
-                name=card.get("sppci_model") or card.get("_name") or "GPU",
+                name=words_of(card.get("sppci_model")) or words_of(card.get("_name")) or "GPU",
                 vendor="apple" if is_apple else "amd" if "amd" in vendor else "intel" if "intel" in vendor else "other",
                 source="system_profiler",
                 shares_memory=is_apple or vram is None,

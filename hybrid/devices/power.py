@@ -17,7 +17,7 @@ class EnergyCounter(Protocol):
     """Joules since some moment; only differences mean anything."""
 
     def joules(self) -> float:
-        """Read it."""
+        """Read it. Raises: OSError or ValueError if it cannot be read any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,10 @@ class NvidiaCounter:
 
     def joules(self) -> float:
         """Ask the driver."""
-        return float(self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)) / 1e3
+        try:
+            return float(self.nvml.nvmlDeviceGetTotalEnergyConsumption(self.handle)) / 1e3
+        except self.nvml.NVMLError as failed:
+            raise OSError(f"NVML gives no energy counter: {failed}") from failed
 
 
 def find_power(*, wants_gpu: bool, powercap: Path = POWERCAP) -> Power:
@@ -71,7 +74,7 @@ def find_power(*, wants_gpu: bool, powercap: Path = POWERCAP) -> Power:
 def _find_rapl(powercap: Path) -> Power:
     domains = []
     for domain in sorted(powercap.glob("intel-rapl:*")):
-        with suppress(OSError):
+        with suppress(OSError, UnicodeDecodeError):
             if (domain / "name").read_text().startswith(_PACKAGE):
                 domains.append(domain)
     if not domains:
@@ -97,6 +100,8 @@ def _find_nvidia() -> Power:
         pynvml.nvmlInit()
         counter = NvidiaCounter(pynvml, pynvml.nvmlDeviceGetHandleByIndex(0))
         counter.joules()
+    except OSError as exc:
+        return Power(None, str(exc))
     except pynvml.NVMLError as exc:
         return Power(None, f"NVML gives no energy counter: {exc}")
     return Power(counter, "NVML, the first GPU: the whole board")
@@ -108,7 +113,10 @@ def _read_uj(path: Path) -> int:
 
 @dataclass(slots=True)
 class EnergyMeter:
-    """Joules and seconds of several stretches of work, added up. With no counter it stays at None."""
+    """Joules and seconds of several stretches of work, added up. With no counter it stays at None.
+
+    So it does with one that fails on the way: what a stretch took is then unknown, and the work goes on.
+    """
 
     counter: EnergyCounter | None
     _used_j: float = 0.0
@@ -118,14 +126,20 @@ class EnergyMeter:
 
     def start(self) -> None:
         """Begin a stretch."""
-        self._from_j = self.counter.joules() if self.counter else 0.0
+        self._from_j = self._read_j()
         self._started_s = time.perf_counter()
 
     def stop(self) -> None:
         """End the stretch."""
         self.seconds += time.perf_counter() - self._started_s
-        if self.counter:
-            self._used_j += self.counter.joules() - self._from_j
+        self._used_j += self._read_j() - self._from_j
+
+    def _read_j(self) -> float:
+        try:
+            return self.counter.joules() if self.counter else 0.0
+        except (OSError, ValueError):
+            self.counter = None
+            return 0.0
 
     @property
     def used_j(self) -> float | None:

@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
 
 from hybrid.devices.host import Probe
 
@@ -21,6 +23,7 @@ REAP_LIMIT_S = 0.2
 """A process that hangs in a driver cannot be killed; after this long it is left to itself."""
 MAX_FILE_BYTES = 4 << 20
 MAX_REASON_CHARACTERS = 200
+MAX_DIGITS = 18
 
 
 class Absent(Exception):
@@ -74,6 +77,32 @@ def _abandon(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()
+
+
+Kind = TypeVar("Kind")
+
+
+def read_json(text: str, kind: type[Kind], who: str) -> Kind:
+    """Read what a tool printed as JSON of a kind.
+
+    Raises: Failed, naming the tool, if it is none, or another.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise Failed(f"{who} printed no JSON that can be read: {exc}") from exc
+
+
+def read_count(value: object) -> int | None:
+    """Read a whole number of bytes or of their like; None for what is none, or more than any machine has."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS:
+        return int(value)
+    return None
+
+
+def words_of(value: object) -> str | None:
+    """Give what a tool names something by; None where it tells nothing, or no text."""
+    return value if isinstance(value, str) and value else None
 
 
 def read_text(path: Path) -> str | None:

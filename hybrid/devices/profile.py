@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
@@ -208,6 +209,29 @@ def save_profile(data_dir: Path, profile: Profile) -> Path:
     return path
 
 
+def update_profile(data_dir: Path, new: Profile, on_note: OnNote = _ignore) -> Path:
+    """Merge what was measured now into this machine's profile.
+
+    Of two processes that do so at once the second waits and reads what the first has written; each would else write
+    what it had read before, and the other's figures be lost.
+
+    Raises: CommandError if the folder cannot be written.
+    """
+    path = profile_path(data_dir, new.hardware_fingerprint)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise CommandError(f"cannot write the profile {path}: {exc.strerror}") from exc
+    try:
+        with suppress(OSError):  # a file system that knows no locks is no reason to lose what was measured
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        old = load_profile(data_dir, new.hardware_fingerprint, versions=new.versions, on_note=on_note)
+        return save_profile(data_dir, merge(old, new, on_note))
+    finally:
+        os.close(lock)
+
+
 def merge(old: Profile | None, new: Profile, on_note: OnNote = _ignore) -> Profile:
     """Keep what an older profile that still holds knows of other models, and its roofs where none were measured now.
 
@@ -263,7 +287,7 @@ def prefill_speed(model: ModelProfile, prompt_tokens: int) -> float | None:
 def decode_speed(model: ModelProfile, sequences: int) -> float | None:
     """Tokens a second that ONE of so many sequences gets; None where nothing was measured."""
     steps = {count: count / speed for count, speed in model.decode_tok_s.items()}
-    if sequences <= min(steps, default=0):
+    if steps and sequences <= min(steps):
         return 1 / steps[min(steps)]
     step_s = _interpolate(steps, sequences)
     return None if step_s is None else 1 / step_s

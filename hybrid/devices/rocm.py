@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from hybrid.devices.cuda import pci_address
 from hybrid.devices.host import Gpu
-from hybrid.devices.probe import Absent, Asked, Failed, read_text, run_tool
+from hybrid.devices.probe import Absent, Asked, read_count, read_json, read_text, run_tool, words_of
 
 ROCM_SMI = (
     "rocm-smi", "--showproductname", "--showbus", "--showmeminfo", "vram", "--showdriverversion", "--json",
@@ -33,38 +31,37 @@ def ask_rocm_smi() -> Asked:
 def parse_rocm_smi(text: str, rocm_version: str | None = None) -> tuple[Gpu, ...]:
     """Read `rocm-smi --json`. Keys changed their case between releases ("Card series", "Card Series").
 
+    A card that is told in no such way is left out, and a fact of it unknown.
+
     Raises: Failed if it is no JSON; older releases print warnings above it, which are skipped.
     """
     start = text.find("{")
     if start < 0:
         return ()
-    try:
-        told: dict[str, dict[str, Any]] = msgspec.json.decode(text[start:])
-    except msgspec.DecodeError as exc:
-        raise Failed(f"rocm-smi printed no JSON: {exc}") from exc
-    cards = {name: {key.lower(): value for key, value in card.items()} for name, card in told.items()}
-    driver = cards.get("system", {}).get("driver version")
+    told = read_json(text[start:], dict[str, Any], "rocm-smi")
+    cards = {
+        name: {key.lower(): value for key, value in card.items()}
+        for name, card in told.items()
+        if isinstance(card, dict)
+    }
+    driver = words_of(cards.get("system", {}).get("driver version"))
     return tuple(_card(cards[name], driver, rocm_version) for name in sorted(cards) if name.startswith("card"))
 
 
 def _card(card: Mapping[str, Any], driver: str | None, rocm_version: str | None) -> Gpu:
-    total, used = _count(card.get("vram total memory (b)")), _count(card.get("vram total used memory (b)"))
-    names = (card.get("card series"), card.get("card model"), card.get("device name"))
+    total, used = read_count(card.get("vram total memory (b)")), read_count(card.get("vram total used memory (b)"))
+    names = (words_of(card.get(key)) for key in ("card series", "card model", "device name"))
     return Gpu(
         name=next((name for name in names if name and name != "N/A" and not name.startswith("0x")), "AMD GPU"),
         vendor="amd",
         source="rocm-smi",
-        pci=pci_address(card.get("pci bus") or ""),
+        pci=pci_address(words_of(card.get("pci bus")) or ""),
         memory_total_bytes=total,
         memory_free_bytes=None if total is None or used is None else max(0, total - used),
         driver=driver,
         runtime=None if rocm_version is None else f"ROCm {rocm_version.split('-')[0]}",
-        compute=card.get("gfx version") or None,
+        compute=words_of(card.get("gfx version")),
     )
-
-
-def _count(value: object) -> int | None:
-    return int(value) if isinstance(value, str) and value.isdigit() else None
 
 
 def ask_amdgpu(root: Path = Path("/")) -> Asked:
@@ -84,8 +81,8 @@ def _is_amd(device: Path) -> bool:
 
 
 def _sysfs(device: Path) -> Gpu:
-    total, used = (_count(read_text(device / f"mem_info_vram_{what}")) for what in ("total", "used"))
-    gtt = _count(read_text(device / "mem_info_gtt_total"))
+    total, used = (read_count(read_text(device / f"mem_info_vram_{what}")) for what in ("total", "used"))
+    gtt = read_count(read_text(device / "mem_info_gtt_total"))
     is_part_of_cpu = total is not None and gtt is not None and total <= INTEGRATED_MAX_BYTES and gtt >= 2 * total
     return Gpu(
         name=read_text(device / "product_name") or f"AMD GPU {read_text(device / 'device') or ''}".strip(),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hybrid.catalog.tuned import Tuning, tuned_path
 from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
-from hybrid.devices.profile import ModelProfile, OnNote, Profile, current_versions, load_profile, merge, save_profile
+from hybrid.devices.profile import ModelProfile, OnNote, Profile, current_versions, update_profile
 from hybrid.devices.snapshot import usable_threads
 from hybrid.errors import CommandError
 from hybrid.fingerprints import model_fingerprint
@@ -53,9 +53,7 @@ def keep_speeds(data_dir: Path, source: Path, tuning: Tuning, *, prompt_tokens: 
     the tuning holds without it."""
     try:
         new = to_profile(source, tuning, prompt_tokens=prompt_tokens, threads=usable_threads())
-        if new is None:
-            return
-        old = load_profile(data_dir, new.hardware_fingerprint, versions=new.versions, on_note=on_note)
-        save_profile(data_dir, merge(old, new, on_note))
+        if new is not None:
+            update_profile(data_dir, new, on_note)
     except (CommandError, OSError) as failed:
         on_note(f"{failed}; so `serve` learns the speeds of {source.name} only while it runs")

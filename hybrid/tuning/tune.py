@@ -107,6 +107,8 @@ def tune(source: Path, options: TuneOptions, *, run: Runner, room: Room, on_step
     """
     if is_tuned(source):
         raise CatalogError(f"{source.name} was made by tuning; tune the model it was made from")
+    if tuning_path(source).is_dir():
+        raise CatalogError(f"{tuning_path(source)} is a folder, where the record of the tuning goes; move it away")
     header = read_header(source)
     with hold(lock_path(source), busy=f"another process is tuning {source.name} right now; wait for it or end it"):
         try:

@@ -12,7 +12,7 @@ from hybrid.catalog import installed, partial_bytes, remove, resolve, sha256_fil
 from hybrid.catalog.lock import hold
 from hybrid.catalog.shelf import Pulled, places, read_record, record_path, write_record
 from hybrid.errors import CatalogError, ModelFileError
-from tests.refusals import full_disk
+from tests.refusals import as_nobody, full_disk, open_folder
 from tests.tiny_gguf import ENTRIES, UINT32, TinyGguf, entry
 
 TINY = TinyGguf().build()
@@ -180,6 +180,28 @@ def test_remove_deletes_the_file_its_record_and_leftovers(tmp_path):
     assert len(TINY) + 1000 == remove("tiny", tmp_path)
     assert [] == [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {} == partial_bytes(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tiny.gguf", "tiny.tuned.json", ".tiny.gguf.json", ".tiny.tuned.json.json"])
+def test_remove_deletes_no_folder_and_then_nothing(tmp_path, name):
+    """A folder where one of a model's files goes is not ours: it is named, and all the rest stays as it was."""
+    for file in ("tiny.gguf", "tiny.tuned.json", "tiny.tuned-Q8_0.gguf"):
+        (tmp_path / file).write_bytes(TINY)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name / "mine").mkdir(parents=True)
+    before = sorted(path for path in tmp_path.iterdir() if path.name != ".partial")
+    with pytest.raises(CatalogError, match=f"cannot remove tiny: .*{name} is a folder, .*nothing was removed"):
+        remove("tiny", tmp_path)
+    assert before == sorted(path for path in tmp_path.iterdir() if path.name != ".partial")
+
+
+def test_remove_in_a_folder_that_is_not_ours_says_so():
+    """Whoever may not write there is told in a sentence, and the model stays."""
+    with open_folder() as folder:
+        (folder / "tiny.gguf").write_bytes(TINY)
+        with as_nobody(), pytest.raises(CatalogError, match=r"cannot write in .*: Permission denied"):
+            remove("tiny", folder)
+        assert (folder / "tiny.gguf").exists()
 
 
 def test_remove_of_nothing_says_what_there_is(tmp_path):

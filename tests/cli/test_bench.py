@@ -16,10 +16,10 @@ import pytest
 
 from hybrid.cli import main
 from hybrid.cli.bench import keep, task_of
-from hybrid.config import Config
+from hybrid.config import Config, data_dir
 from hybrid.devices.bench import BenchReport, report_schema
 from hybrid.devices.fingerprint import hardware_facts, hardware_fingerprint
-from hybrid.devices.profile import Profile, current_versions, load_profile
+from hybrid.devices.profile import Profile, current_versions, load_profile, profile_path
 from hybrid.devices.snapshot import usable_threads
 from tests.e2e.serving import FAKE_MODEL, HYBRID, Serving
 from tests.tiny_gguf import TinyGguf
@@ -64,6 +64,14 @@ def test_a_bench_prints_and_writes_what_it_measured(ran):
     )
     assert "<!doctype html>" in (ran.folder / "b.html").read_text()
     assert [] == [path for path in ran.folder.rglob("*") if "part" in path.name]
+
+
+def test_a_folder_in_the_profiles_place_is_told_at_once(capsys):
+    """The profile could not be kept at the end; nothing is measured."""
+    path = profile_path(data_dir(), hardware_fingerprint(hardware_facts()))
+    path.mkdir(parents=True)
+    assert 1 == main(["bench"])
+    assert f"hybrid: {path} is a folder, where this machine's profile goes; move it away\n" == capsys.readouterr().err
 
 
 def test_a_bench_keeps_a_profile(ran):

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 import hybrid
 from hybrid.cli import COMMANDS, main
 
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
 HEAVY = {"typer", "rich", "msgspec", "starlette", "uvicorn", "httpx2", "numpy", "llama_cpp", "openai", "asyncio"}
 
 
@@ -132,6 +135,33 @@ def test_an_interrupt_is_130_and_silent():
     """Ctrl-C ends a command with 130 and no traceback."""
     script = "import hybrid.cli as c\ndef stop(args): raise KeyboardInterrupt\nc._dispatch = stop\nexit(c.main(['x']))"
     done = python("-c", script)
+    assert (130, "", "") == (done.returncode, done.stdout, done.stderr)
+
+
+INTERRUPTED_WHILE_LOADING = """
+import os, runpy, signal, sys
+class Interrupts:
+    def find_spec(self, name, *_):
+        if name == "hybrid.errors":
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts())
+sys.argv = ["hybrid", "--version"]
+"""
+SCRIPT = metadata.EntryPoint("hybrid", PROJECT["project"]["scripts"]["hybrid"], "console_scripts")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no signals to send here")
+@pytest.mark.parametrize(
+    "start",
+    [
+        pytest.param(f"from {SCRIPT.module} import {SCRIPT.attr} as start\nsys.exit(start())", id="script"),
+        pytest.param("runpy.run_module('hybrid', run_name='__main__')", id="module"),
+    ],
+)
+def test_an_interrupt_while_the_command_loads_is_130_and_silent(start):
+    """Ctrl-C in the first tenth of a second, before our own modules are there, is no traceback either."""
+    done = python("-c", INTERRUPTED_WHILE_LOADING + start)
     assert (130, "", "") == (done.returncode, done.stdout, done.stderr)
 
 

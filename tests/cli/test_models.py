@@ -203,9 +203,10 @@ def test_recommend_takes_what_was_measured_here(tmp_path, starter_model, capsys)
     assert any(row.startswith("smollm2-135m ") and "measured (bench)" in row for row in rows)
     assert any("predicted, bandwidth measured" in row for row in rows)
 
-    save_profile(data_dir(), replace(profile, versions={"hybrid": "0.0.1"}))
+    save_profile(data_dir(), replace(profile, versions={"hybrid": "\x1b[31m"}))
     assert 0 == run("recommend", folder=tmp_path)
     said = capsys.readouterr()
+    assert "\x1b" not in said.err
     assert "measured (bench)" not in said.out
     assert "out of date" in said.err
 

@@ -55,6 +55,18 @@ def test_a_failed_candidate_says_why(folder):
     assert "its process was ended by signal 6" in table(tuning)[3]
 
 
+def test_a_record_never_steers_the_terminal(folder, capsys):
+    """A record that came with a model can say anything; control codes in it are written out."""
+    record = folder / "mine.tuned.json"
+    told = json.loads(record.read_text())
+    told["chosen"]["format"] = "\x1b[31mQ8_0"
+    record.write_text(json.dumps(told))
+    assert (0, 0) == (run("list", folder=folder), run("show", "mine", folder=folder))
+    said = capsys.readouterr()
+    assert "tuned: \\x1b[31mQ8_0" in said.out
+    assert "\x1b" not in said.out + said.err
+
+
 def test_list_tells_what_is_tuned(folder, capsys):
     """One line for the model, none for the file that was made of it."""
     assert 0 == run("list", folder=folder)

@@ -1,8 +1,11 @@
 """What of a foreign text reaches a terminal? Nothing that could move its cursor or name its window."""
 
+import logging
+
 import pytest
 
 from hybrid.cli.printable import printable, without_controls
+from hybrid.cli.serve import LogLines
 
 ASTRONAUT = "\N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET}"
 
@@ -27,3 +30,9 @@ def test_control_codes_of_an_answer_are_written_out(text, shown):
 def test_a_name_keeps_its_printable_characters_alone():
     """A line end in a tag could pretend to be another line."""
     assert "tag\\nspent $0" == printable("tag\nspent $0")
+
+
+def test_a_log_line_holds_no_control_codes():
+    """What a record or a model's file says of itself reaches the log of `hybrid serve` written out."""
+    line = logging.LogRecord("hybrid", logging.WARNING, "", 0, "of %s", ("\x1b[31mred",), None)
+    assert "WARNING of \\x1b[31mred" == LogLines("%(levelname)s %(message)s").format(line)

@@ -88,6 +88,26 @@ def test_a_meter_adds_stretches():
     assert 2.5 == meter.used_j
 
 
+@pytest.mark.parametrize("content", [None, "", "x", b"\xff"], ids=["gone", "empty", "no-number", "no-text"])
+def test_a_counter_that_fails_on_the_way_is_unknown_and_no_error(tmp_path, content):
+    """Its module is unloaded, or it tells no number any more: the joules are None, and the work goes on."""
+    energy = domain(tmp_path, "0", "package-0", 5) / "energy_uj"
+    meter = EnergyMeter(find_power(wants_gpu=False, powercap=tmp_path).counter)
+    for told in ("10", content):
+        meter.start()
+        energy.unlink()
+        if told is not None:
+            energy.write_bytes(told.encode() if isinstance(told, str) else told)
+        meter.stop()
+    assert meter.used_j is None
+
+
+def test_a_domain_whose_name_is_no_text_is_none(tmp_path):
+    """It is passed over, as one that cannot be read is."""
+    (domain(tmp_path, "0", "package-0", 5) / "name").write_bytes(b"\xff")
+    assert find_power(wants_gpu=False, powercap=tmp_path).counter is None
+
+
 @pytest.mark.parametrize("counter", [None, Scripted(1.0, 1.0)], ids=["none", "did-not-move"])
 def test_a_meter_that_saw_nothing_gives_nothing(counter):
     """Unknown is None, not zero joules."""

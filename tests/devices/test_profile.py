@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import msgspec
@@ -19,6 +20,7 @@ from hybrid.devices.profile import (
     prefill_speed,
     profile_path,
     save_profile,
+    update_profile,
 )
 from hybrid.errors import CommandError
 from tests.refusals import as_nobody, full_disk, open_folder
@@ -223,6 +225,33 @@ def test_merging_keeps_other_models_and_roofs():
     assert new == merge(None, new)
 
 
+def test_benches_at_once_lose_nothing(tmp_path):
+    """Eight that end in the same moment, each of another model: the profile is whole afterwards and holds all."""
+    together = threading.Barrier(8)
+    names = [f"f{number:02}" for number in range(8)]
+
+    def update(name: str) -> None:
+        new = replace(PROFILE, models={name: replace(MODEL, model_fingerprint=name, model_name=name)})
+        together.wait(30)
+        update_profile(tmp_path, new)
+
+    threads = [threading.Thread(target=update, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    profile, notes = load(tmp_path)
+    assert profile is not None
+    assert (names, []) == (sorted(profile.models), notes)
+
+
+def test_a_folder_that_takes_no_lock_is_an_error(tmp_path):
+    """A file where the folder of profiles goes is told before anything is read or written."""
+    (tmp_path / "profiles").write_text("a file")
+    with pytest.raises(CommandError, match=r"cannot write the profile .*: File exists"):
+        update_profile(tmp_path, PROFILE)
+
+
 FULL, QUICK, TUNED = MODEL, replace(MODEL, source="quick bench"), replace(MODEL, source="tune")
 
 
@@ -303,7 +332,7 @@ def test_speeds_of_one_or_no_point():
     assert (100.0, 100.0) == (prefill_speed(one, 32), prefill_speed(one, 4096))
     assert (25.0, 25.0) == (decode_speed(one, 1), decode_speed(one, 4))
     none = replace(MODEL, prefill_tok_s={}, decode_tok_s={})
-    assert (None, None) == (prefill_speed(none, 32), decode_speed(none, 1))
+    assert (None, None, None) == (prefill_speed(none, 32), decode_speed(none, 1), decode_speed(none, 0))
 
 
 def test_the_fingerprint_follows_the_hardware(tmp_path):

@@ -200,6 +200,15 @@ def test_one_tuning_of_a_model_at_a_time(source):
         tune_with(source)
 
 
+def test_a_folder_in_the_records_place_is_told_before_anything_is_made(source):
+    """The record could not be put at the end, when minutes had been spent; no job is run."""
+    tuning_path(source).mkdir()
+    trials = Trials()
+    with pytest.raises(CatalogError, match=r"mine.tuned.json is a folder, .*move it away"):
+        tune_with(source, trials)
+    assert [] == trials.seen
+
+
 def test_what_was_tuned_is_not_tuned_again(source):
     """Formats are made from what was shipped, not from what was made of it."""
     made = tuned_path(source, "Q8_0")
