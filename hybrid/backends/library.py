@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import struct
 import sys
 
@@ -31,10 +32,20 @@ def _put_first(pair: Pair | None) -> ctypes.CDLL | None:
     return None if pair is None else ctypes.CDLL(str(pair.ours), mode=ctypes.RTLD_GLOBAL)
 
 
-def _hand_over(ours: ctypes.CDLL, theirs: ctypes.CDLL) -> None:
-    """Give our functions ggml's own, for what they leave to it."""
-    addresses = (ctypes.cast(getattr(theirs, name), ctypes.c_void_p) for name in (*REPLACED, *CALLED))
-    ours.hybrid_matmul_install(*addresses)
+def _fits(ours: ctypes.CDLL, theirs: ctypes.CDLL, pair: Pair) -> bool:
+    """Give our functions ggml's own, for what they leave to it, and see that they are called and right.
+
+    The library in the process may be another than the package's own (LD_LIBRARY_PATH), or hide its names.
+    """
+    hidden = [name for name in (*REPLACED, *CALLED) if not hasattr(theirs, name)]
+    if not hidden:
+        addresses = (ctypes.cast(getattr(theirs, name), ctypes.c_void_p) for name in (*REPLACED, *CALLED))
+        ours.hybrid_matmul_install(*addresses)
+    try:
+        ctypes.CDLL(str(pair.ggml), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError:
+        return False
+    return not hidden and _proves_itself(ours, theirs)
 
 
 def _proves_itself(ours: ctypes.CDLL, theirs: ctypes.CDLL) -> bool:
@@ -77,21 +88,33 @@ _ours = _put_first(_pair)
 
 import llama_cpp as llama  # noqa: E402 - after ours, see above
 
-if _ours is not None and _pair is not None:
-    _theirs = ctypes.CDLL(str(_pair.ggml))
-    _hand_over(_ours, _theirs)
-    if not _proves_itself(_ours, _theirs):
-        log.warning("ggml multiplies alone: our matrix multiplication does not fit the installed llama-cpp-python")
-        _ours = None
+# The names of its dependencies are found through libllama's handle: of those that compute, whichever they are.
+if _ours is not None and _pair is not None and not _fits(_ours, llama.llama_cpp._lib, _pair):
+    log.warning("ggml multiplies alone: our matrix multiplication does not fit the libraries of llama-cpp-python here")
+    _ours = None
+
+_users: list[Multiplier] = []
+"""Who multiplies for each open model. While there is one, nothing is switched: threads of a graph must see the same."""
 
 
 def choose_multiplier(wanted: Matmul) -> Multiplier:
-    """Have ours multiply from now on in this whole process, or ggml; give who it is."""
-    if _ours is None:
-        return "ggml"
-    multiplier = who_multiplies(wanted)
-    _ours.hybrid_matmul_switch(int(multiplier == "hybrid"))
+    """Have ours multiply in this whole process, or ggml, until the last `release_multiplier`; give who it is.
+
+    The first open model decides for those after it.
+    """
+    if not _users:
+        multiplier = who_multiplies(wanted) if _ours is not None else "ggml"
+        if _ours is not None:
+            _ours.hybrid_matmul_switch(int(multiplier == "hybrid"))
+    else:
+        multiplier = _users[0]
+    _users.append(multiplier)
     return multiplier
 
 
-__all__ = ["choose_multiplier", "llama"]
+def release_multiplier() -> None:
+    """A model is closed."""
+    _users.pop()
+
+
+__all__ = ["choose_multiplier", "llama", "release_multiplier"]

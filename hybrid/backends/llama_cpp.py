@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hybrid.backends.base import BackendOptions, BatchEntry, Hear, Interrupted, ModelFacts
-from hybrid.backends.library import choose_multiplier, llama
+from hybrid.backends.library import choose_multiplier, llama, release_multiplier
 from hybrid.backends.llama_batch import LlamaBatch
 from hybrid.backends.llama_cpp_adapters import load_adapters, set_adapter
 from hybrid.backends.llama_cpp_context import load_model, make_context
@@ -62,7 +62,6 @@ class LlamaCppBackend:
         llama.llama_log_set(forward_log, ctypes.c_void_p(0))
         llama.llama_backend_init()
         share_openmp()
-        self._multiplier = choose_multiplier(options.matmul)
         self._model = load_model(options.model_path, options.gpu_layers)
         self._vocab = llama.llama_model_get_vocab(self._model)
         trained = int(llama.llama_model_n_ctx_train(self._model))
@@ -72,6 +71,7 @@ class LlamaCppBackend:
         self._adapters = load_adapters(self._model, options.adapters)
         self._adapter: int | None = None
         self._ctx = make_context(self._model, options, context_tokens, threads)
+        self._multiplier = choose_multiplier(options.matmul)
         self._memory = llama.llama_get_memory(self._ctx)
         self._batch = LlamaBatch(int(llama.llama_n_batch(self._ctx)))
         self._run = LlamaRun(self._ctx, self._vocab, self._batch)
@@ -359,6 +359,7 @@ class LlamaCppBackend:
         """Free context and model, in that order."""
         llama.llama_free(self._ctx)
         llama.llama_model_free(self._model)
+        release_multiplier()
 
 
 def _keeps_every_cell(model: Any) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,7 +31,18 @@ needs_ours = pytest.mark.skipif(matmul.find_pair() is None, reason="no AVX2, no 
 @pytest.fixture(autouse=True)
 def _restored() -> Iterator[None]:
     yield
-    library.choose_multiplier("auto")
+    release_all()
+
+
+def release_all() -> None:
+    while library._users:
+        library.release_multiplier()
+
+
+def have(who: matmul.Matmul) -> matmul.Multiplier:
+    """Let the next models have it; no model is open here."""
+    release_all()
+    return library.choose_multiplier(who)
 
 
 def random(seed: int, *shape: int) -> Array:
@@ -48,7 +61,7 @@ def rounding(weights: Array, columns: Array) -> NDArray[np.float64]:
 def check(kind: str, rows: int, length: int, columns: Array, *, threads: int = 2) -> None:
     data = quantise(kind, random(1, rows, length))
     weights = dequantise(kind, data, (rows, length))
-    assert library.choose_multiplier("hybrid") == "hybrid"
+    assert have("hybrid") == "hybrid"
     ours = multiply(kind, data, rows, columns, threads=threads)
     exact = columns.astype(np.float64) @ weights.astype(np.float64).T
     assert (np.abs(ours - exact) <= rounding(weights, columns)).all()
@@ -84,10 +97,26 @@ def test_a_column_of_zeros_gives_zeros():
     columns = random(5, 6, 64)
     columns[1], columns[2], columns[3] = 0, 1e-38, columns[3] * 1e30
     data = quantise("q4_0", random(1, 16, 64))
-    library.choose_multiplier("hybrid")
+    have("hybrid")
     ours = multiply("q4_0", data, 16, columns)
     assert not ours[1:3].any()
     check("q4_0", 16, 64, columns)
+
+
+@needs_ours
+@pytest.mark.parametrize("kind", OURS)
+@pytest.mark.parametrize("at", [0, 5, 31])
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_stays_none(kind: str, at: int, number: float):
+    """A model that has gone wrong shows it; its neighbours' columns are as they were."""
+    length = BLOCKS.get(kind, 32)
+    columns, data = random(5, 5, length), quantise(kind, random(1, 8, length))
+    have("hybrid")
+    before = multiply(kind, data, 8, columns)
+    columns[2, at] = number
+    after = multiply(kind, data, 8, columns)
+    assert not np.isfinite(after[2]).any()
+    assert np.array_equal(np.delete(before, 2, axis=0), np.delete(after, 2, axis=0))
 
 
 @needs_ours
@@ -103,7 +132,7 @@ def test_the_largest_codes_do_not_overflow(kind: str):
     columns = np.full((6, length), 3.0, dtype=np.float32)
     columns[1] *= -1
     columns[2, ::2] *= -1
-    library.choose_multiplier("hybrid")
+    have("hybrid")
     ours = multiply(kind, data, 8, columns)
     assert np.allclose(ours, columns.astype(np.float64) @ exact.astype(np.float64).T, rtol=1e-4, atol=1e-2)
 
@@ -114,9 +143,9 @@ def test_what_is_not_ours_goes_on_to_ggml():
     for kind, count in [("q2_K", 8), ("q4_1", 3), ("q6_K", 1)]:
         columns = random(6, count, 256)
         data = quantise(kind, random(7, 16, 256))
-        library.choose_multiplier("hybrid")
+        have("hybrid")
         with_ours = multiply(kind, data, 16, columns)
-        library.choose_multiplier("ggml")
+        have("ggml")
         assert np.array_equal(with_ours, multiply(kind, data, 16, columns))
 
 
@@ -124,9 +153,9 @@ def test_what_is_not_ours_goes_on_to_ggml():
 def test_it_can_be_switched_off():
     """Then the result has ggml's rounding, and not ours."""
     columns, data = random(8, 8, 256), quantise("q4_1", random(9, 16, 256))
-    library.choose_multiplier("hybrid")
+    have("hybrid")
     ours = multiply("q4_1", data, 16, columns)
-    assert library.choose_multiplier("ggml") == "ggml"
+    assert have("ggml") == "ggml"
     theirs = multiply("q4_1", data, 16, columns)
     assert not np.array_equal(ours, theirs)
     assert np.allclose(ours, theirs, rtol=0.02, atol=0.2)
@@ -135,7 +164,7 @@ def test_it_can_be_switched_off():
 @needs_ours
 def test_several_graphs_at_once():
     """Two models in one process share nothing that one of them writes."""
-    library.choose_multiplier("hybrid")
+    have("hybrid")
     jobs = [(random(20 + i, 5 + 40 * i, 512), quantise("q4_K", random(30 + i, 64, 512))) for i in range(4)]
     alone = [multiply("q4_K", data, 64, columns) for columns, data in jobs]
     with ThreadPoolExecutor(4) as pool:
@@ -155,7 +184,7 @@ def repacked(kind: str, length: int, rows: int, columns: int) -> tuple[bytes, by
     for _ in range(rows // 8 * (length // (256 if kind == "q4_K" else 32))):
         weights.append(halves(16) + generator.bytes(96 + 1024) if kind == "q4_K" else halves(8) + generator.bytes(128))
     for _ in range(columns // 4 * (length // (256 if kind == "q4_K" else 32))):
-        codes = generator.integers(-127, 128, 1024 if kind == "q4_K" else 128).astype(np.int8)
+        codes = generator.integers(-128, 128, 1024 if kind == "q4_K" else 128).astype(np.int8)
         if kind == "q4_0":
             numbers.append(halves(4) + codes.tobytes())
             continue
@@ -173,7 +202,7 @@ def repacked(kind: str, length: int, rows: int, columns: int) -> tuple[bytes, by
 def test_repacked_weights_as_ggml_has_it(kind: str, name: str, length: int, rows: int, columns: int):
     """On the same bytes, the same products: only float32 sums in another order."""
     weights, numbers = repacked(kind, length, rows, columns)
-    library.choose_multiplier("hybrid")
+    have("hybrid")
     results = []
     stride = rows + 3
     for code in (getattr(ctypes.CDLL(None), name), getattr(ggml(), name)):
@@ -200,16 +229,46 @@ def test_a_model_computes_with_it(starter_model: Path):
     assert 0 < divergence_nats < MOST_DIVERGENCE_NATS
 
 
-def run_python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+@needs_ours
+def test_the_first_open_model_decides(starter_model: Path):
+    """Nothing is switched under a graph that is computed; when the last is closed, the next decides anew."""
+    release_all()
+    first = LlamaCppBackend(BackendOptions(model_path=starter_model, context_tokens=64, slots=1, matmul="ggml"))
+    second = LlamaCppBackend(BackendOptions(model_path=starter_model, context_tokens=64, slots=1, matmul="hybrid"))
+    assert "ggml" == first.facts.multiplier == second.facts.multiplier
+    first.close()
+    second.close()
+    assert library.choose_multiplier("hybrid") == "hybrid"
+
+
+def run_python(code: str, **environment: str) -> str:
+    command = [sys.executable, "-c", code]
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout.strip()
+
+
+CHOSEN = "from hybrid.backends import library; print(library.choose_multiplier('hybrid'))"
+
+
+@needs_ours
+@pytest.mark.parametrize("variable", ["LLAMA_CPP_LIB_PATH", "LD_LIBRARY_PATH"])
+def test_libraries_from_elsewhere_keep_their_own(tmp_path: Path, variable: str):
+    """Nobody has looked at these; theirs are the functions that are called, not those of the package beside them."""
+    pair = matmul.find_pair()
+    assert pair is not None
+    copies = shutil.copytree(pair.ggml.parent, tmp_path / "lib")
+    said = run_python(CHOSEN + "; print(open('/proc/self/maps').read())", **{variable: str(copies)})
+    who, maps = said.split("\n", 1)
+    assert who == "ggml"
+    assert str(copies / "libggml-cpu.so") in maps
+    assert str(pair.ggml) not in maps
 
 
 @needs_ours
 def test_where_llama_cpp_came_first_its_own_stays():
     """The linker has bound to the first definition; that is seen, and said."""
-    late = "import llama_cpp; from hybrid.backends import library; print(library.choose_multiplier('hybrid'))"
-    assert run_python(late) == "ggml"
-    assert run_python(late.removeprefix("import llama_cpp; ")) == "hybrid"
+    assert run_python(f"import llama_cpp; {CHOSEN}") == "ggml"
+    assert run_python(CHOSEN) == "hybrid"
 
 
 @needs_ours
@@ -218,9 +277,8 @@ def test_ours_is_switched_off_where_ggml_does_not_call_it():
     code = (
         "import ctypes; from hybrid.backends import matmul; pair = matmul.find_pair();"
         "first = ctypes.CDLL(str(pair.ggml), mode=ctypes.RTLD_GLOBAL);"
-        "from hybrid.backends import library; print(library.choose_multiplier('hybrid'))"
     )
-    assert run_python(code) == "ggml"
+    assert run_python(code + CHOSEN) == "ggml"
 
 
 def test_knowing_who_multiplies_loads_no_llama_cpp():

@@ -20,14 +20,20 @@ public:
     Buffer(const Buffer&) = delete;
     Buffer& operator=(const Buffer&) = delete;
     ~Buffer() { std::free(at_); }
+    // Null where there is no memory for it.
     uint8_t* of(size_t bytes) {
         if (bytes > bytes_) {
             std::free(at_);
-            bytes_ = (bytes + 4095) / 4096 * 4096;
-            at_ = static_cast<uint8_t*>(std::aligned_alloc(64, bytes_));
-            if (at_ == nullptr) throw std::bad_alloc();
+            const size_t whole_bytes = (bytes + 4095) / 4096 * 4096;
+            at_ = static_cast<uint8_t*>(std::aligned_alloc(64, whole_bytes));
+            bytes_ = at_ == nullptr ? 0 : whole_bytes;
         }
         return at_;
+    }
+    uint8_t* surely_of(size_t bytes) {
+        uint8_t* const at = of(bytes);
+        if (at == nullptr) throw std::bad_alloc();
+        return at;
     }
 
 private:
@@ -97,7 +103,7 @@ void quantise_share(const Product& product, const Tiles& tiles, int thread, int 
 // One panel with the tiles from `begin` to `end`.
 template <class Format>
 void multiply_panel(const Product& product, const Tiles& tiles, int64_t begin, int64_t end, int64_t row, const uint8_t* quantised) {
-    uint8_t* const panel = panel_buffer.of(static_cast<size_t>(product.blocks) * Format::panel_bytes);
+    uint8_t* const panel = panel_buffer.surely_of(static_cast<size_t>(product.blocks) * Format::panel_bytes);
     const int row_count = static_cast<int>(std::min<int64_t>(panel_rows, product.rows - row));
     unpack<Format>(product.weights + row * product.row_bytes, product.row_bytes, row_count, product.blocks, panel);
     for (int64_t t = begin; t < end; ++t) {
@@ -108,7 +114,7 @@ void multiply_panel(const Product& product, const Tiles& tiles, int64_t begin, i
 }
 
 template <class Format>
-void compute(const ggml_compute_params& params, const Product& product, const ThreadPool& pool) {
+bool compute(const ggml_compute_params& params, const Product& product, const ThreadPool& pool) {
     const Tiles tiles(product.columns, tile_columns<Format>());
     if (params.ith == 0) {
         uint8_t* const shared = column_buffer.of(static_cast<size_t>(product.columns) * product.blocks * Format::column_bytes);
@@ -118,6 +124,7 @@ void compute(const ggml_compute_params& params, const Product& product, const Th
     pool.barrier(params.threadpool);
     uint8_t* quantised;
     std::memcpy(&quantised, params.wdata, sizeof quantised);
+    if (quantised == nullptr) return false;  // no memory: seen by all threads alike
     quantise_share<Format>(product, tiles, params.ith, params.nth, quantised);
     pool.barrier(params.threadpool);
 
@@ -131,6 +138,7 @@ void compute(const ggml_compute_params& params, const Product& product, const Th
         for (int64_t p = job % jobs * together; p < std::min(panels, (job % jobs + 1) * together); ++p)
             multiply_panel<Format>(product, tiles, begin, end, p * panel_rows, quantised);
     }
+    return true;
 }
 
 // By one thread, of what ggml repacked.
@@ -140,10 +148,10 @@ void compute_repacked(int length, float* result, size_t stride, const uint8_t* w
     const int supers = length / (Format::blocks * block_length), blocks = supers * Format::blocks;
     const size_t panel_bytes = static_cast<size_t>(Format::blocks) * Format::panel_bytes;
     const size_t tile_bytes = static_cast<size_t>(Format::blocks) * Format::column_bytes * 4;
-    uint8_t* const panel = panel_buffer.of(supers * panel_bytes);
+    uint8_t* const panel = panel_buffer.surely_of(supers * panel_bytes);
     for (int begin = 0; begin < column_count; begin += group_columns) {
         const int tiles = std::min<int>(group_columns, column_count - begin) / 4;
-        uint8_t* const quantised = column_buffer.of(tiles * supers * tile_bytes);
+        uint8_t* const quantised = column_buffer.surely_of(tiles * supers * tile_bytes);
         for (int s = 0; s < tiles * supers; ++s)
             Repacked::columns(columns + (static_cast<size_t>(begin / 4) * supers + s) * Repacked::column_bytes, quantised + s * tile_bytes);
         for (int row = 0; row < row_count; row += panel_rows) {
@@ -161,12 +169,13 @@ bool is_dense(const ggml_tensor& tensor) {
            tensor.nb[2] == tensor.nb[1] * tensor.ne[1] && tensor.nb[3] == tensor.nb[2] * tensor.ne[2];
 }
 
-// The bytes of a row of `length` weights of a format that is ours, else 0.
-size_t bytes_of_row(int type, int64_t length) {
-    const auto of = [length](int blocks, int bytes) -> size_t {
-        return length % (blocks * block_length) == 0 ? static_cast<size_t>(length / (blocks * block_length)) * bytes : 0;
+// Are these whole rows of a format that is ours?
+bool has_our_rows(const ggml_tensor& weights) {
+    const auto of = [&weights](int blocks, size_t bytes) {
+        const int64_t length = blocks * block_length;
+        return weights.ne[0] % length == 0 && weights.nb[0] == bytes && weights.nb[1] >= weights.ne[0] / length * bytes;
     };
-    switch (static_cast<WeightType>(type)) {
+    switch (static_cast<WeightType>(weights.type)) {
         case WeightType::q4_0: return of(Q4_0::blocks, Q4_0::bytes);
         case WeightType::q4_1: return of(Q4_1::blocks, Q4_1::bytes);
         case WeightType::q5_0: return of(Q5_0::blocks, Q5_0::bytes);
@@ -175,7 +184,7 @@ size_t bytes_of_row(int type, int64_t length) {
         case WeightType::q4_k: return of(Q4_K::blocks, Q4_K::bytes);
         case WeightType::q5_k: return of(Q5_K::blocks, Q5_K::bytes);
         case WeightType::q6_k: return of(Q6_K::blocks, Q6_K::bytes);
-        default: return 0;
+        default: return false;
     }
 }
 
@@ -186,13 +195,12 @@ int64_t column_count(const ggml_tensor& numbers) { return numbers.ne[1] * number
 bool is_ours(const ggml_compute_params& params, const ggml_tensor& result, int least_columns) {
     const ggml_tensor &weights = *result.src[0], &numbers = *result.src[1];
     const int floats = static_cast<int>(WeightType::f32);
-    const size_t row_bytes = bytes_of_row(weights.type, weights.ne[0]);
-    return row_bytes > 0 && !params.use_ref && params.wsize >= sizeof(void*) && weights.extra == nullptr && weights.ne[2] == 1 &&
-           weights.ne[3] == 1 && weights.nb[1] >= row_bytes && numbers.type == floats && result.type == floats &&
+    return has_our_rows(weights) && !params.use_ref && params.wsize >= sizeof(void*) && weights.extra == nullptr &&
+           weights.ne[2] == 1 && weights.ne[3] == 1 && numbers.type == floats && result.type == floats &&
            column_count(numbers) >= least_columns && is_dense(numbers) && is_dense(result);
 }
 
-void matmul(const ggml_compute_params& params, const ggml_tensor& result, const ThreadPool& pool) {
+bool matmul(const ggml_compute_params& params, const ggml_tensor& result, const ThreadPool& pool) noexcept {
     const ggml_tensor &weights = *result.src[0], &numbers = *result.src[1];
     const Product product{static_cast<const uint8_t*>(weights.data), weights.nb[1], weights.ne[1], column_count(numbers),
                           static_cast<int>(weights.ne[0] / block_length), static_cast<const float*>(numbers.data),
@@ -206,16 +214,16 @@ void matmul(const ggml_compute_params& params, const ggml_tensor& result, const 
         case WeightType::q4_k: return compute<Q4_K>(params, product, pool);
         case WeightType::q5_k: return compute<Q5_K>(params, product, pool);
         case WeightType::q6_k: return compute<Q6_K>(params, product, pool);
-        default: return;
+        default: return false;
     }
 }
 
-void matmul_q4_k_8x8(int length, float* result, size_t stride, const void* weights, const void* columns, int column_count, int row_count) {
+void matmul_q4_k_8x8(int length, float* result, size_t stride, const void* weights, const void* columns, int column_count, int row_count) noexcept {
     compute_repacked<Q4_K_8x8>(length, result, stride, static_cast<const uint8_t*>(weights), static_cast<const uint8_t*>(columns),
                                column_count, row_count);
 }
 
-void matmul_q4_0_8x8(int length, float* result, size_t stride, const void* weights, const void* columns, int column_count, int row_count) {
+void matmul_q4_0_8x8(int length, float* result, size_t stride, const void* weights, const void* columns, int column_count, int row_count) noexcept {
     compute_repacked<Q4_0_8x8>(length, result, stride, static_cast<const uint8_t*>(weights), static_cast<const uint8_t*>(columns),
                                column_count, row_count);
 }

@@ -22,6 +22,8 @@ std::atomic<int> calls{0};
 
 constexpr int least_columns = 4;  // below, ggml's products of one row and one column are as fast
 
+bool is_ours_on(MultiplyRepacked of_ggml) { return is_on.load(std::memory_order_relaxed) || of_ggml == nullptr; }
+
 }  // namespace
 
 extern "C" {
@@ -46,25 +48,27 @@ void hybrid_matmul_install(void* multiply, void* q4_k_8x8, void* q4_0_8x8, void*
     stock.pool.add_next = reinterpret_cast<int (*)(void*, int)>(add_next);
 }
 
+// Not while a graph is computed: its threads must all see the same.
 void hybrid_matmul_switch(int on) { is_on.store(on != 0); }
 
 // How many multiplications were ours, modulo 2^32.
 int hybrid_matmul_calls() { return calls.load(std::memory_order_relaxed); }
 
 bool ggml_compute_forward_mul_mat_tiled(const ggml_compute_params* params, ggml_tensor* result) {
-    if (!is_on.load(std::memory_order_relaxed) || !hybrid::is_ours(*params, *result, least_columns)) return stock.multiply(params, result);
-    if (params->ith == 0) calls.fetch_add(1, std::memory_order_relaxed);
-    hybrid::matmul(*params, *result, stock.pool);
-    return true;
+    if (is_on.load(std::memory_order_relaxed) && hybrid::is_ours(*params, *result, least_columns)) {
+        if (params->ith == 0) calls.fetch_add(1, std::memory_order_relaxed);
+        if (hybrid::matmul(*params, *result, stock.pool)) return true;
+    }
+    return stock.multiply != nullptr && stock.multiply(params, result);  // false: ggml has other ways
 }
 
 void ggml_gemm_q4_K_8x8_q8_K(int length, float* result, size_t stride, const void* weights, const void* columns, int column_count, int row_count) {
-    const MultiplyRepacked multiply = is_on.load(std::memory_order_relaxed) ? hybrid::matmul_q4_k_8x8 : stock.q4_k_8x8;
+    const MultiplyRepacked multiply = is_ours_on(stock.q4_k_8x8) ? hybrid::matmul_q4_k_8x8 : stock.q4_k_8x8;
     multiply(length, result, stride, weights, columns, column_count, row_count);
 }
 
 void ggml_gemm_q4_0_8x8_q8_0(int length, float* result, size_t stride, const void* weights, const void* columns, int column_count, int row_count) {
-    const MultiplyRepacked multiply = is_on.load(std::memory_order_relaxed) ? hybrid::matmul_q4_0_8x8 : stock.q4_0_8x8;
+    const MultiplyRepacked multiply = is_ours_on(stock.q4_0_8x8) ? hybrid::matmul_q4_0_8x8 : stock.q4_0_8x8;
     multiply(length, result, stride, weights, columns, column_count, row_count);
 }
 

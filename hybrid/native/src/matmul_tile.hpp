@@ -18,14 +18,15 @@ constexpr float least_block = 1e-30F;  // a block of smaller numbers is one of z
 template <class Format>
 void quantise(const float* from, int column, int columns, uint8_t* block) {
     __m256 x[4];
-    __m256 largest = _mm256_setzero_ps();
+    __m256i largest = _mm256_setzero_si256();  // as bits: NaN is larger than all, and stays
     for (int i = 0; i < 4; ++i) {
         x[i] = _mm256_loadu_ps(from + 8 * i);
-        largest = _mm256_max_ps(largest, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x[i]));
+        largest = _mm256_max_epi32(largest, _mm256_castps_si256(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), x[i])));
     }
-    __m128 four = _mm_max_ps(_mm256_castps256_ps128(largest), _mm256_extractf128_ps(largest, 1));
-    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
-    const float most = _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+    const float most = _mm_cvtss_f32(_mm_castsi128_ps(four));
     const float scale = most / 127;
     const __m256 inverse = _mm256_set1_ps(most > least_block ? 127 / most : 0);
     __m256i whole[4];
