@@ -304,6 +304,7 @@ def load_backend(plan: SpeedPlan) -> Backend:
         flash_attention=plan.flash_attention,
         key_cache=plan.key_cache,
         value_cache=plan.value_cache,
+        matmul=plan.matmul,
     )
     if plan.backend == "fake":
         from hybrid.backends.fake import FakeBackend

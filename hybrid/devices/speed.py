@@ -8,6 +8,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from hybrid.backends.matmul import Matmul
+
 Count = Annotated[int, Meta(ge=1, le=1 << 20)]
 
 
@@ -45,7 +47,7 @@ class SpeedPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     first_token_prompt: tokens of the prompt whose first token is waited for; None measures none.
     thread_counts: numbers of threads to compare. rounds: samples of each figure. budget_s: what does not fit into
     this time is left out, and told; the load is not counted.
-    threads, batch_tokens, flash_attention, key_cache, value_cache: as in `backends.base.BackendOptions`.
+    threads, batch_tokens, flash_attention, key_cache, value_cache, matmul: as in `backends.base.BackendOptions`.
     """
 
     model_path: str
@@ -64,6 +66,7 @@ class SpeedPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     flash_attention: bool | None = None
     key_cache: str = "f16"
     value_cache: str = "f16"
+    matmul: Matmul = "auto"
 
 
 class ThreadSpeed(Struct, frozen=True):
