@@ -77,7 +77,7 @@ def main() -> int:
             print(f"  {name:12} ours {ours:7.1f} | ggml {theirs:7.1f} tok/s | ratio {ratio:.2f} {spread}", flush=True)
     if options.json is not None:
         told = {
-            "command": " ".join(["scripts/bench_matmul", *sys.argv[1:]]),
+            "command": " ".join(["scripts/bench_matmul", *(Path(word).name for word in sys.argv[1:])]),
             "date": date.today().isoformat(),  # noqa: DTZ011 - the reader's day
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "multiplier": multiplier_version(),

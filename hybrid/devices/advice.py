@@ -97,9 +97,8 @@ def _slots(model: BenchedModel) -> Iterator[str]:
         return
     best = counts[0]
     for count in counts[1:]:
-        if measured[count] < WORTH_A_SLOT * measured[best]:
-            break
-        best = count
+        if measured[count] >= WORTH_A_SLOT * measured[best]:
+            best = count
     gain = measured[best] / measured[counts[0]]
     if best == counts[0]:
         yield f"{model.speed.name}: decoding several chats together gives no more tokens in all than one alone."

@@ -24,13 +24,13 @@ GPU_ARITHMETIC_SHARE = 0.35
 INT8_SHARE, INT8_SHARE_AVX2 = 0.3, 0.21
 """What ggml's quantised matrix kernels reach of a measured int8 dot-product peak, which has no scales to apply."""
 OUR_SHARES = {
-    "Q4_0": 0.46, "Q4_1": 0.46, "Q4_K": 0.46, "Q5_0": 0.43, "Q5_1": 0.43, "Q5_K": 0.43, "Q6_K": 0.31, "Q8_0": 0.21,
+    "Q4_0": 0.6, "Q4_1": 0.6, "Q4_K": 0.6, "Q5_0": 0.55, "Q5_1": 0.55, "Q5_K": 0.55, "Q6_K": 0.42, "Q8_0": 0.29,
 }  # fmt: skip
 """The same of our own multiplication (native/README.md), by what a weight's code costs it; seen on three models."""
 PLAIN_SHARE_AVX2 = 0.35
 ROW_SHARE, ROW_SHARE_AVX2 = 0.18, 0.09
-"""The same of kernels that multiply one token at a time, whatever the format; seen at 0.08 to 0.1 on three models."""
-FULL_BATCH_TOKENS = 32
+"""The same of kernels that multiply one token at a time, whatever the format; seen at 0.08 to 0.14 on three models."""
+FULL_BATCH_TOKENS, OUR_FULL_BATCH_TOKENS = 32, 24
 """From so many tokens together the matrix kernels reach what they can; below, it is taken to grow evenly."""
 TILED = frozenset({"Q4_0", "Q5_0", "Q8_0", "IQ4_NL"})
 """Formats that llama.cpp's tinyBLAS multiplies in tiles on x86 (llamafile/sgemm.cpp)."""
@@ -56,7 +56,7 @@ class Roof:
     """What a device sustains: bytes read a second, and operations a second on this model's matrices.
 
     layer_s: seconds a step waits in each layer, whatever its size: threads meet after every operation.
-    row_ops_s: as `ops_s`, of a single token; None where it is the same.
+    row_ops_s: as `ops_s`, of a single token; None where it is the same. full_tokens: from so many on it is `ops_s`.
     """
 
     bytes_s: float
@@ -64,12 +64,13 @@ class Roof:
     basis: Basis
     layer_s: float = 0.0
     row_ops_s: float | None = None
+    full_tokens: int = FULL_BATCH_TOKENS
 
     def ops_at(self, tokens: int) -> float:
         """Operations a second on a batch of so many tokens."""
         if self.row_ops_s is None:
             return self.ops_s
-        grown = min(1.0, (tokens - 1) / (FULL_BATCH_TOKENS - 1))
+        grown = min(1.0, (tokens - 1) / (self.full_tokens - 1))
         return self.row_ops_s + (self.ops_s - self.row_ops_s) * grown
 
 
@@ -106,6 +107,7 @@ def cpu_roof(
         basis=basis,
         layer_s=CPU_LAYER_S,
         row_ops_s=ops * (ROW_SHARE_AVX2 if is_avx2_alone else ROW_SHARE) / int8_share,
+        full_tokens=FULL_BATCH_TOKENS if multiplier == "ggml" else OUR_FULL_BATCH_TOKENS,
     )
 
 

@@ -66,11 +66,12 @@ def test_fewer_threads_are_advised_where_they_are_faster():
     [
         ({1: 60.0, 2: 90.0, 4: 120.0, 8: 121.0}, "4 chats together get 2.0 times the tokens of one alone"),
         ({1: 60.0, 2: 61.0}, "no more tokens in all than one alone"),
+        ({1: 60.0, 2: 61.0, 4: 120.0, 8: 180.0}, "8 chats together get 3.0 times the tokens of one alone"),
     ],
-    ids=["up-to-four", "none"],
+    ids=["up-to-four", "none", "two-no-gain"],
 )
 def test_how_many_slots_pay(decode, expected):
-    """Up to where the last doubling still gave a tenth more."""
+    """Up to where a larger number still gave a tenth more, whatever the ones between."""
     assert expected in said(model(speed(decode=decode)))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hybrid.devices.host import Cpu
+from hybrid.devices.host import Cpu, Multiplier
 from hybrid.devices.nominal import cpu_bytes_s, gpu_peak
 from hybrid.devices.rates import Measured, Roof, cpu_roof, fast_share, predict_rate
 from hybrid.devices.shape import ModelShape
@@ -17,39 +18,54 @@ SHAPES = {
     case["shape"]["name"]: ModelShape(**case["shape"])
     for case in json.loads((CAPTURED / "worker-memory.json").read_text())["workers"]
 }
-RECORD = json.loads((Path(__file__).parent.parent.parent / "benchmarks" / "bench-2026-11-29.json").read_text())
+BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
+WITH_GGML = json.loads((BENCHMARKS / "bench-2026-11-29.json").read_text())
+WITH_OURS = json.loads((BENCHMARKS / "bench-2026-11-30b.json").read_text())
 LOOP_OF_THEN = 2.0
 """The int8 peak was measured by a loop of three instructions then, of two now: 300 and 620 Gop/s on one machine."""
 AVX2 = Cpu(isa=("avx", "avx2", "fma", "f16c"))
 
 
-def _measured() -> list[tuple[str, str, int, float]]:
+def _measured(record: dict[str, Any]) -> list[tuple[str, str, int, float]]:
     """Name, kind, tokens and figure of everything that was sampled at least twice."""
     return [
         (model["speed"]["name"], kind, int(count), figure["median"])
-        for model in RECORD["runs"][0]["models"]
+        for model in record["runs"][0]["models"]
         for kind in ("prefill", "decode")
         for count, figure in model["speed"][f"{kind}_tok_s"].items()
         if figure["n"] >= 2
     ]
 
 
-@pytest.mark.parametrize(("name", "kind", "count", "tok_s"), _measured())
-def test_predictions_come_near(name, kind, count, tok_s):
-    """From bandwidth and int8 peak alone, within half of what `hybrid bench` measured on three models with AVX2."""
-    machine = RECORD["runs"][0]["machine"]
+def _predicted(machine: dict[str, Any], name: str, kind: str, count: int, multiplier: Multiplier) -> float:
+    """From bandwidth and int8 peak alone, tokens a second."""
     read = max(one["read_bytes_s"]["median"] for one in machine["bandwidth"])
-    int8 = LOOP_OF_THEN * max(one["all_cores_ops_s"]["median"] for one in machine["int8"])
-    shape = SHAPES[name]
-    roof = cpu_roof(AVX2, 2, None, shape, Measured(cpu_read_bytes_s=read, cpu_int8_ops_s=int8))
+    int8 = max(one["all_cores_ops_s"]["median"] for one in machine["int8"])
+    if multiplier == "ggml":
+        int8 *= LOOP_OF_THEN
+    shape, measured = SHAPES[name], Measured(cpu_read_bytes_s=read, cpu_int8_ops_s=int8)
     is_decode = kind == "decode"
     predicted, _ = predict_rate(
         shape,
-        [(1.0, roof)],
+        [(1.0, cpu_roof(AVX2, 2, None, shape, measured, multiplier))],
         tokens=count,
         logits=count if is_decode else 1,
         cells=count * 32 if is_decode else count / 2,
     )
+    return predicted
+
+
+@pytest.mark.parametrize(("name", "kind", "count", "tok_s"), _measured(WITH_GGML))
+def test_predictions_come_near(name, kind, count, tok_s):
+    """Within half of what `hybrid bench` measured on three models with AVX2."""
+    predicted = _predicted(WITH_GGML["runs"][0]["machine"], name, kind, count, "ggml")
+    assert 1.0 == pytest.approx(predicted / tok_s, abs=0.5)
+
+
+@pytest.mark.parametrize(("name", "kind", "count", "tok_s"), _measured(WITH_OURS))
+def test_predictions_come_near_where_we_multiply(name, kind, count, tok_s):
+    """The same with our own matrix multiplication."""
+    predicted = _predicted(WITH_OURS["runs"][0]["machine"], name, kind, count, "hybrid")
     assert 1.0 == pytest.approx(predicted / tok_s, abs=0.5)
 
 
