@@ -24,7 +24,7 @@ GPU_ARITHMETIC_SHARE = 0.35
 INT8_SHARE, INT8_SHARE_AVX2 = 0.3, 0.21
 """What ggml's quantised matrix kernels reach of a measured int8 dot-product peak, which has no scales to apply."""
 OUR_SHARES = {
-    "Q4_0": 0.6, "Q4_1": 0.6, "Q4_K": 0.6, "Q5_0": 0.55, "Q5_1": 0.55, "Q5_K": 0.55, "Q6_K": 0.42, "Q8_0": 0.29,
+    "Q4_0": 0.5, "Q4_1": 0.5, "Q4_K": 0.5, "Q5_0": 0.46, "Q5_1": 0.46, "Q5_K": 0.46, "Q6_K": 0.36, "Q8_0": 0.25,
 }  # fmt: skip
 """The same of our own multiplication (native/README.md), by what a weight's code costs it; seen on three models."""
 PLAIN_SHARE_AVX2 = 0.35
