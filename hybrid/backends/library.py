@@ -35,7 +35,8 @@ def _put_first(pair: Pair | None) -> ctypes.CDLL | None:
 def _fits(ours: ctypes.CDLL, theirs: ctypes.CDLL, pair: Pair) -> bool:
     """Give our functions ggml's own, for what they leave to it, and see that they are called and right.
 
-    The library in the process may be another than the package's own (LD_LIBRARY_PATH), or hide its names.
+    The library in the process may be another than the package's own (LD_LIBRARY_PATH, LLAMA_CPP_LIB_PATH), or hide
+    its names.
     """
     hidden = [name for name in (*REPLACED, *CALLED) if not hasattr(theirs, name)]
     if not hidden:

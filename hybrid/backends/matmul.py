@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import os
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -58,8 +57,7 @@ def _fitting_ggml() -> Path | None:
         version, package = metadata.version("llama-cpp-python"), importlib.util.find_spec("llama_cpp")
     except metadata.PackageNotFoundError:
         return None
-    is_elsewhere = bool(os.environ.get("LLAMA_CPP_LIB_PATH"))  # the bindings' own word: libraries of who knows where
-    if is_elsewhere or version not in FITTING_VERSIONS or package is None or package.origin is None:
+    if version not in FITTING_VERSIONS or package is None or package.origin is None:
         return None
     path = Path(package.origin).parent / "lib" / "libggml-cpu.so"
     return path if path.is_file() else None
