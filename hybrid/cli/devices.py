@@ -160,6 +160,7 @@ def _engine_line(engine: Engine) -> str:
     ]
     if engine.torch_version:
         parts.append(f"torch {engine.torch_version}")
+    parts.append("our own matrix multiplication" if engine.multiplier == "hybrid" else "ggml's matrix multiplication")
     return ", ".join(parts)
 
 

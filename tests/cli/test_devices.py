@@ -34,6 +34,14 @@ def test_json_has_stable_keys(capsys):
     assert {"name", "outcome", "detail", "took_ms"} == told["probes"][0].keys()
 
 
+def test_who_multiplies_is_told():
+    """Ours, or ggml's where ours does not fit the processor or the llama.cpp."""
+    for who, words in (("hybrid", "our own matrix multiplication"), ("ggml", "ggml's matrix multiplication")):
+        machine = host()
+        machine = replace(machine, engine=replace(machine.engine, package_version="0.3.36", multiplier=who))
+        assert words in "\n".join(lines(machine, judge(machine)))
+
+
 def test_a_gpu_that_is_not_used_is_loud():
     """Its line and the warning have the problem and the command that mends it."""
     machine = host(gpus=(nvidia("NVIDIA GeForce RTX 4090", 24, pci="0000:01:00.0"),))
