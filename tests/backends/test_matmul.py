@@ -70,7 +70,7 @@ def check(kind: str, rows: int, length: int, columns: Array, *, threads: int = 2
 @needs_ours
 @pytest.mark.parametrize("kind", OURS)
 @pytest.mark.parametrize("rows", [1, 7, 8, 61])
-@pytest.mark.parametrize("count", [4, 5, 6, 7, 13])
+@pytest.mark.parametrize("count", [2, 3, 5, 6, 7, 13])
 def test_each_format_within_the_rounding_of_its_columns(kind: str, rows: int, count: int):
     """Whatever remains of eight rows, of a tile of columns."""
     length = 2 * BLOCKS.get(kind, 32)
@@ -139,8 +139,8 @@ def test_the_largest_codes_do_not_overflow(kind: str):
 
 @needs_ours
 def test_what_is_not_ours_goes_on_to_ggml():
-    """Formats we have no code for, and few columns: the same bits with ours on and off."""
-    for kind, count in [("q2_K", 8), ("q4_1", 3), ("q6_K", 1)]:
+    """Formats we have no code for, and single columns: the same bits with ours on and off."""
+    for kind, count in [("q2_K", 8), ("q4_1", 1), ("q6_K", 1)]:
         columns = random(6, count, 256)
         data = quantise(kind, random(7, 16, 256))
         have("hybrid")

@@ -20,7 +20,7 @@ struct Stock {
 std::atomic<bool> is_on{false};
 std::atomic<int> calls{0};
 
-constexpr int least_columns = 4;  // below, ggml's products of one row and one column are as fast
+constexpr int least_columns = 2;  // for one, ggml's products of rows are faster, as nothing need be unpacked for several
 
 bool is_ours_on(MultiplyRepacked of_ggml) { return is_on.load(std::memory_order_relaxed) || of_ggml == nullptr; }
 
