@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,14 @@ def check(kind: str, rows: int, length: int, columns: Array, *, threads: int = 2
     ours = multiply(kind, data, rows, columns, threads=threads)
     exact = columns.astype(np.float64) @ weights.astype(np.float64).T
     assert (np.abs(ours - exact) <= rounding(weights, columns)).all()
+
+
+def test_ours_is_built_wherever_it_can_run():
+    """Else the tests below would be skipped, and nobody would know."""
+    flags = set(Path("/proc/cpuinfo").read_text().split()) if sys.platform == "linux" else set()
+    can_run = platform.machine() == "x86_64" and {"avx2", "fma", "f16c"} <= flags
+    fits = metadata.version("llama-cpp-python") in matmul.FITTING_VERSIONS
+    assert (matmul.find_pair() is not None) == (can_run and fits)
 
 
 @needs_ours
