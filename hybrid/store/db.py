@@ -6,19 +6,24 @@ import contextlib
 import errno
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote
 
 from hybrid.errors import StoreError
 from hybrid.store.migrations import MIGRATIONS, Migration
 
+T = TypeVar("T")
+
 DATABASE_NAME = "hybrid.sqlite3"
 
 _APPLICATION_ID = 0x48594252  # "HYBR", so that nobody's other database is taken for ours
 _BUSY_PAUSE_S = 0.01
+_CHUNK_ROWS = (64, 16, 4, 1)
 _BUSY_TIMEOUT_S = 5.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -112,6 +117,39 @@ def connect_reader(path: Path, migrations: Sequence[Migration] = MIGRATIONS) -> 
     return connection
 
 
+class Reader:
+    """The reading side: one connection, opened when it is first needed, used by one thread at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._lock = threading.Lock()
+
+    def read(self, query: Callable[[sqlite3.Connection], T], empty: T) -> T:
+        """Ask something, in one snapshot; `empty` where there is no file yet. Raises: StoreError."""
+        with self._lock, store_errors(self._path, "read"):
+            if self._connection is None:
+                self._connection = connect_reader(self._path)
+            if self._connection is None:
+                return empty
+            try:
+                self._connection.execute("BEGIN")
+                answer = query(self._connection)
+                self._connection.execute("COMMIT")
+            except sqlite3.Error:
+                self._connection.close()
+                self._connection = None
+                raise
+        return answer
+
+    def close(self) -> None:
+        """Close the file; a later reading opens it anew."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+
 def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
     """Apply the steps the file has not had, each in its own transaction with its record.
 
@@ -128,6 +166,15 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+
+def in_chunks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut rows into pieces of few sizes: each is one statement, and SQLite keeps the latest statements it has read."""
+    begin = 0
+    for size in _CHUNK_ROWS:
+        while len(rows) - begin >= size:
+            yield rows[begin : begin + size]
+            begin += size
 
 
 def to_us(moment: datetime) -> int:

@@ -7,18 +7,20 @@ to a row of its own; should a power cut take that row, the block as it was befor
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import uuid4
 
-from hybrid.store import money
-from hybrid.store.db import to_us
+from hybrid.store import money, rows
+from hybrid.store.db import in_chunks, to_us
+from hybrid.store.draws import Draw, Line
 from hybrid.store.migrations import SPEND_WIDTHS_US
 from hybrid.store.records import Grant, Reservation, Reserved
 from hybrid.types import Cap
 
-CALLS = 64
+CALLS = 128
 """A block holds the worst cases of so many calls like the one that opens it, where there is money for it."""
 LEAST_CALLS = 4
 """One that could hold fewer is not opened: opening it waits for the disk as a call of its own does."""
@@ -85,7 +87,7 @@ def draw(connection: sqlite3.Connection, owner_id: int, wish: Reservation, boot_
     Raises: sqlite3.IntegrityError if the id was used before.
     """
     whose, amount_nusd = whose_of(wish), money.cost_nusd(wish.amount_usd)
-    blocks = _blocks(connection)
+    blocks = blocks_in(connection)
     block = blocks.get(whose)
     if block is None or not _is_of(block, wish, boot_id) or block.left_nusd < amount_nusd:
         return None
@@ -118,23 +120,88 @@ def fill(connection: sqlite3.Connection, owner_id: int, wish: Reservation, boot_
 
     Returns: whether there is a block now.
     """
-    whose = whose_of(wish)
-    blocks = _blocks(connection)
-    own = blocks.pop(whose, None)
+    blocks = blocks_in(connection)
+    own = blocks.pop(whose_of(wish), None)
     kept_nusd = own.left_nusd if own is not None and _is_of(own, wish, boot_id) else 0
-    rooms = money.rooms(connection, wish.caps)
-    free_nusd = min(room_nusd - _held_nusd(blocks, cap) for room_nusd, cap in rooms)
+    free_nusd, wanted_nusd = _plan(connection, wish, blocks)
     if free_nusd < 0:
         close(connection)
-        blocks, kept_nusd = {}, 0
-    wanted_nusd = block_nusd(
-        money.cost_nusd(wish.amount_usd),
-        room_nusd=min(room_nusd for room_nusd, _ in rooms),
-        others_nusd=sum(block.left_nusd for block in blocks.values()),
-    )
+        kept_nusd, (_, wanted_nusd) = 0, _plan(connection, wish, {})
     left_nusd = max(wanted_nusd, min(kept_nusd, free_nusd)) if _may_have_block(wish) else 0
-    _put(connection, owner_id, whose, Block(boot_id, _quarter_us(wish), left_nusd, left_nusd))
+    _put(connection, owner_id, wish, boot_id, left_nusd)
     return left_nusd > 0
+
+
+def top_up(connection: sqlite3.Connection, owner_id: int, wish: Reservation, boot_id: str) -> int | None:
+    """`fill` for a block that others draw on meanwhile: it only grows.
+
+    Returns: by how much, in nano-USD; None where it would have to shrink or be replaced, and nothing was changed.
+    """
+    blocks = blocks_in(connection)
+    own = blocks.pop(whose_of(wish), None)
+    if own is None or not _is_of(own, wish, boot_id):
+        return None
+    free_nusd, wanted_nusd = _plan(connection, wish, blocks)
+    if free_nusd < own.left_nusd:
+        return None
+    left_nusd = max(own.left_nusd, wanted_nusd)
+    _put(connection, owner_id, wish, boot_id, left_nusd)
+    return left_nusd - own.left_nusd
+
+
+def enter(connection: sqlite3.Connection, owner_id: int, draws: Sequence[Draw]) -> None:
+    """Write reservations that their owner granted out of blocks before; those that are there already are left alone."""
+    drawn_nusd: Counter[Whose] = Counter()
+    for some in in_chunks(draws):
+        for draw in _inserted(connection, owner_id, some):
+            drawn_nusd[draw.block_key, draw.block_tag] += draw.nusd
+    for (client_key, tag), nusd in drawn_nusd.items():
+        connection.execute(
+            "UPDATE escrow SET left_nusd = MAX(0, left_nusd - ?) WHERE client_key = ? AND tag = ?",
+            (nusd, client_key, tag),
+        )
+
+
+def enter_lines(connection: sqlite3.Connection, owner_id: int, lines: Sequence[Line]) -> None:
+    """`enter` for what stands in another process's log, with the rows of the requests."""
+    for line in lines:
+        if line.arrival is not None:
+            rows.insert_opened(connection, owner_id, line.arrival, is_known_ignored=True)
+    enter(connection, owner_id, [line.draw for line in lines])
+
+
+def _inserted(connection: sqlite3.Connection, owner_id: int, draws: Sequence[Draw]) -> Sequence[Draw]:
+    """Write reservations by one statement, or one by one where some are there already. Gives those that were not."""
+    values = [
+        (
+            *(draw.id, draw.request_id, owner_id, draw.provider, draw.model, draw.reserved_at_us, draw.nusd),
+            *(draw.client_key, draw.tag),
+        )
+        for draw in draws
+    ]
+    into = (
+        "INSERT INTO reservations"
+        " (id, request_id, owner_id, provider, model, reserved_at_us, reserved_nusd, client_key, tag) VALUES "
+    )
+    one = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    try:
+        connection.execute(into + ", ".join([one] * len(values)), [item for row in values for item in row])
+    except sqlite3.IntegrityError:
+        once = f"{into}{one} ON CONFLICT (id) DO NOTHING"
+        return [draw for draw, row in zip(draws, values, strict=True) if connection.execute(once, row).rowcount]
+    return draws
+
+
+def claim(connection: sqlite3.Connection, owner_id: int, lines_of: Callable[[int], Sequence[Line]]) -> None:
+    """Make all blocks this owner's: others draw on them no more, and what they drew is in the file.
+
+    lines_of: revokes an owner's logs, and gives what stands in them.
+    """
+    others = connection.execute("SELECT DISTINCT owner_id FROM escrow WHERE owner_id IS NOT ?", (owner_id,)).fetchall()
+    for (other_id,) in others:
+        enter_lines(connection, other_id, lines_of(other_id))
+    if others:
+        connection.execute("UPDATE escrow SET owner_id = ?", (owner_id,))
 
 
 def close(connection: sqlite3.Connection) -> None:
@@ -172,22 +239,37 @@ def recover(connection: sqlite3.Connection, boot_id: str | None, now_us: int) ->
     return charged_nusd
 
 
-def _put(connection: sqlite3.Connection, owner_id: int, whose: Whose, block: Block) -> None:
-    if block.left_nusd == 0:
+def _plan(connection: sqlite3.Connection, wish: Reservation, others: Mapping[Whose, Block]) -> tuple[int, int]:
+    """What the caps leave free beside other blocks, below 0 if these hold too much, and how large one may be."""
+    rooms = money.rooms(connection, wish.caps)
+    free_nusd = min(room_nusd - _held_nusd(others, cap) for room_nusd, cap in rooms)
+    wanted_nusd = block_nusd(
+        money.cost_nusd(wish.amount_usd),
+        room_nusd=min(room_nusd for room_nusd, _ in rooms),
+        others_nusd=sum(block.left_nusd for block in others.values()),
+    )
+    return free_nusd, wanted_nusd
+
+
+def _put(connection: sqlite3.Connection, owner_id: int, wish: Reservation, boot_id: str, left_nusd: int) -> None:
+    """Have the block that a reservation draws on hold so much."""
+    whose = whose_of(wish)
+    if left_nusd == 0:
         connection.execute("DELETE FROM escrow WHERE client_key = ? AND tag = ?", whose)
         return
     connection.execute(
         "INSERT OR REPLACE INTO escrow (client_key, tag, owner_id, boot_id, start_us, size_nusd, left_nusd)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*whose, owner_id, block.boot_id, block.start_us, block.size_nusd, block.left_nusd),
+        (*whose, owner_id, boot_id, _quarter_us(wish), left_nusd, left_nusd),
     )
 
 
-def _blocks(connection: sqlite3.Connection) -> dict[Whose, Block]:
-    rows: Sequence[sqlite3.Row] = connection.execute(
+def blocks_in(connection: sqlite3.Connection) -> dict[Whose, Block]:
+    """Give the open blocks, as the file has them."""
+    found: Sequence[sqlite3.Row] = connection.execute(
         "SELECT client_key, tag, boot_id, start_us, size_nusd, left_nusd FROM escrow"
     ).fetchall()
-    return {(row[0], row[1]): Block(row[2], row[3], row[4], row[5]) for row in rows}
+    return {(row[0], row[1]): Block(row[2], row[3], row[4], row[5]) for row in found}
 
 
 def _held_nusd(blocks: Mapping[Whose, Block], cap: Cap) -> int:

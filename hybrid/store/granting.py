@@ -1,65 +1,131 @@
-"""Which reservations wait for the disk, and when are blocks filled and given back? The ledger's side of the escrow."""
+"""Which reservations wait for the disk, and when are blocks filled and given back? The ledger's side of the escrow.
+
+Most draws on a block are made here, in memory, and written to a log beside the database (`draws`), which learns of
+them soon after. Whatever looks at the blocks in the database first ends that and takes over what was drawn; when its
+transaction is over, drawing in memory goes on from what the blocks hold then.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
 
 from hybrid.errors import StoreError
-from hybrid.store import escrow, money
-from hybrid.store.records import Grant, Reservation
-from hybrid.store.writer import NEEDS_DISK, NeedsDisk, Write
+from hybrid.store import escrow, money, rows
+from hybrid.store.db import from_us, to_us
+from hybrid.store.draws import Arrival, Draw, DrawLog, Line, Log, logs_beside, revoke
+from hybrid.store.records import Grant, Reservation, Reserved
+from hybrid.store.writer import NEEDS_DISK, Kind, NeedsDisk, Write
 
 IDLE_S = 10.0
 """How long after the last reservation the blocks are given back."""
 
+T = TypeVar("T")
+_Caps: TypeAlias = tuple[tuple[Any, ...], ...]
+
+
+@dataclass(slots=True)
+class _Held:
+    """A block that is drawn on in memory: what it has left, and the caps under which it was set aside."""
+
+    start: datetime
+    end: datetime
+    size_nusd: int
+    left_nusd: int
+    caps: _Caps
+
+    def serves(self, wish: Reservation, amount_nusd: int) -> bool:
+        """Whether a reservation is one that the block was set aside for; see `escrow.draw`."""
+        return (
+            amount_nusd <= self.left_nusd
+            and self.start <= wish.now < self.end
+            and self.caps == _caps_of(wish)
+            and all(cap.window.start <= self.start and self.end <= cap.window.end for cap in wish.caps)
+        )
+
 
 class Granter:
-    """Makes the writes that reserve: out of a block where one is open, else by themselves, and then opening one.
+    """Grants reservations out of blocks in memory, and makes the writes of all others, which open and fill the blocks.
 
     Args:
-        submit: puts a write in line. owner_id: who writes; asked in the writer's thread.
+        database: beside which the log lies. submit: puts a write in line, from any thread. linger: the same for one
+            that may wait for others, from the event loop. is_failing: whether the database could not be written last.
+        owner_id: who writes; asked in the writer's thread.
         boot_id: of this boot of the machine; None: there are no blocks, each reservation waits for the disk.
     """
 
     def __init__(
         self,
+        database: Path,
+        *,
         submit: Callable[[Write], None],
+        linger: Callable[[Write], None],
+        is_failing: Callable[[], bool],
         owner_id: Callable[[], int],
         boot_id: str | None,
-        *,
         idle_s: float = IDLE_S,
     ) -> None:
-        self._submit, self._owner_id, self._boot_id, self._idle_s = submit, owner_id, boot_id, idle_s
+        self._database, self._boot_id, self._idle_s = database, boot_id, idle_s
+        self._submit, self._linger, self._is_failing, self._owner_id = submit, linger, is_failing, owner_id
         self._open: set[escrow.Whose] = set()  # a guess, of what this process last saw; the file decides
         self._filling: set[escrow.Whose] = set()
         self._used_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._lock = threading.Lock()  # for all below: the event loop draws, the writer's thread does the rest
+        self._draws = Kind(1, lambda connection, _: self._enter_pending(connection))
+        self._log = DrawLog(database)
+        self._held: dict[escrow.Whose, _Held] = {}
+        self._pending: list[Draw] = []  # granted, and not in the database for certain; the oldest first
+        self._entered = 0  # how many of them the present transaction has
+        self._is_in_line = False
+        self._caps: dict[escrow.Whose, _Caps] = {}
+        self._blocks: dict[escrow.Whose, escrow.Block] | None = None  # as the present transaction leaves them
+        self._added: list[tuple[escrow.Whose, int]] = []  # to blocks that are drawn on meanwhile, by the transaction
+
+    # ---- from the event loop
+
+    def draw(self, wish: Reservation, arrival: Arrival | None) -> Reserved | None:
+        """Grant a reservation at once, out of a block in memory, for good; None where that cannot be.
+
+        arrival: the request's row, where the database may not have it yet.
+        Raises: StoreError if the ledger is closed.
+        """
+        if not self._held or self._is_failing():
+            return None
+        grant = self._drawn(wish, arrival)
+        if grant is None:
+            return None
+        if not self._is_in_line:
+            self._is_in_line = True
+            self._linger(
+                Write(self._enter_pending, "what was drawn", is_kept=True, is_never_refused=True, kind=self._draws)
+            )
+        self._used()
+        return grant
 
     def write(self, wish: Reservation, answer: Future[Grant]) -> Write:
-        """Make the write of one reservation. Called from the event loop."""
+        """Make the write of one reservation that `draw` did not grant."""
         what = f"reservation {wish.id}"
         if self._boot_id is None:
-            return Write(
-                lambda connection: money.reserve(connection, self._owner_id(), wish),
-                what,
-                answer,
-                must_survive_power_cut=True,
-            )
+            return Write(lambda connection: self._alone(connection, wish), what, answer, must_survive_power_cut=True)
         boot_id = self._boot_id
-        self._used_s = time.monotonic()
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._give_back_idle)
+        self._used()
         is_open = escrow.whose_of(wish) in self._open
         return Write(
             lambda connection: self._reserve(connection, wish, boot_id),
             what,
             answer,
             must_survive_power_cut=not is_open,
-            quick=(lambda connection: self._draw(connection, wish, boot_id)) if is_open else None,
+            quick=(lambda connection: self._draw_there(connection, wish, boot_id)) if is_open else None,
         )
 
     def stop(self) -> None:
@@ -68,28 +134,10 @@ class Granter:
             self._timer.cancel()
             self._timer = None
 
-    def _reserve(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> Grant:
-        whose = escrow.whose_of(wish)
-        self._filling.discard(whose)
-        grant, has_block = escrow.reserve(connection, self._owner_id(), wish, boot_id)
-        if has_block:
-            self._open.add(whose)
-        return grant
-
-    def _draw(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> Grant | NeedsDisk:
-        drawn, whose = escrow.draw(connection, self._owner_id(), wish, boot_id), escrow.whose_of(wish)
-        if drawn is None:
-            self._open.discard(whose)
-            return NEEDS_DISK
-        if drawn.is_low and whose not in self._filling:
-            # In line behind this batch: its callers have been told by then, and their calls are out meanwhile.
-            self._filling.add(whose)
-            self._submit_if_open(lambda connection: self._fill(connection, wish, boot_id), "filling a block ahead")
-        return drawn.grant
-
-    def _fill(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> None:
-        self._filling.discard(escrow.whose_of(wish))
-        escrow.fill(connection, self._owner_id(), wish, boot_id)
+    def _used(self) -> None:
+        self._used_s = time.monotonic()
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._idle_s, self._give_back_idle)
 
     def _give_back_idle(self) -> None:
         left_s = self._idle_s - (time.monotonic() - self._used_s)
@@ -98,10 +146,196 @@ class Granter:
             return
         self._timer = None
         self._open.clear()
-        self._submit_if_open(escrow.close, "giving idle blocks back")
+        self._submit_if_open(self.close, "giving idle blocks back")
+
+    # ---- in the writer's thread, within a transaction
+
+    def close(self, connection: sqlite3.Connection) -> None:
+        """Give all blocks back. The transaction must wait for the disk."""
+        self._with_blocks(connection, lambda: escrow.close(connection))
+
+    def take_over(self, connection: sqlite3.Connection, owner_id: int) -> list[Log]:
+        """Enter what stands in all logs beside the database, at a start; nothing is drawn in memory any more.
+
+        Returns: the logs of the dead, to be removed when the transaction is kept. Raises: OSError.
+        """
+        dead: list[Log] = []
+        with self._lock:
+            self._held.clear()
+            self._entered = 0
+        self._enter_pending(connection, owner_id)
+        for log in logs_beside(self._database):
+            mark = rows.ProcessMark(log.pid, log.started_s)
+            if log.owner_id == owner_id:
+                continue
+            # One of another database that was here before says nothing of this one.
+            if rows.is_registered(connection, log.owner_id, mark):
+                escrow.enter_lines(connection, log.owner_id, revoke(log))
+            if not rows.is_alive(mark):
+                dead.append(log)
+        return dead
+
+    def ended(self, *, is_kept: bool) -> None:
+        """Hear that the transaction is over: kept, or undone."""
+        with self._lock:
+            if is_kept:
+                del self._pending[: self._entered]
+                if self._blocks is not None:
+                    self._held = {
+                        whose: _held(block, self._caps[whose])
+                        for whose, block in self._blocks.items()
+                        if whose in self._caps
+                    }
+                    self._log.drop_old()
+                elif self._added:
+                    self._serve_added()
+            else:
+                self._held.clear()
+            self._entered, self._blocks = 0, None
+            self._added.clear()
+
+    def _serve_added(self) -> None:
+        for whose, added_nusd in self._added:
+            if (held := self._held.get(whose)) is not None:
+                held.left_nusd += added_nusd
+                held.size_nusd = max(held.size_nusd, held.left_nusd)
+
+    def remove_log(self) -> None:
+        """Remove the log at the end, if the database has all of it."""
+        if not self._pending:
+            self._log.remove()
+
+    def _alone(self, connection: sqlite3.Connection, wish: Reservation) -> Grant:
+        self._claim(connection)
+        return money.reserve(connection, self._owner_id(), wish)
+
+    def _reserve(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> Grant:
+        whose = escrow.whose_of(wish)
+        self._filling.discard(whose)
+        self._caps[whose] = _caps_of(wish)
+        grant, has_block = self._with_blocks(
+            connection, lambda: escrow.reserve(connection, self._owner_id(), wish, boot_id)
+        )
+        if has_block:
+            self._open.add(whose)
+        return grant
+
+    def _drawn(self, wish: Reservation, arrival: Arrival | None) -> Reserved | None:
+        """Draw in memory, from either thread."""
+        whose, amount_nusd = escrow.whose_of(wish), money.cost_nusd(wish.amount_usd)
+        with self._lock:
+            held = self._held.get(whose)
+            if held is None or not held.serves(wish, amount_nusd):
+                return None
+            draw = _draw_of(wish, whose, amount_nusd)
+            if not self._log.append(draw, arrival):
+                self._held.clear()
+                return None
+            self._pending.append(draw)
+            held.left_nusd -= amount_nusd
+        if held.left_nusd < held.size_nusd // 2 and whose not in self._filling:
+            self._fill_ahead(wish, whose)
+        return Reserved(money.usd_of(amount_nusd))
+
+    def _draw_there(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> Grant | NeedsDisk:
+        if (grant := self._drawn(wish, None)) is not None:  # while it was in line a block was opened or filled
+            self._enter_pending(connection)
+            return grant
+        whose = escrow.whose_of(wish)
+        self._caps[whose] = _caps_of(wish)
+        drawn = self._with_blocks(connection, lambda: escrow.draw(connection, self._owner_id(), wish, boot_id))
+        if drawn is None:
+            self._open.discard(whose)
+            return NEEDS_DISK
+        if drawn.is_low and whose not in self._filling:
+            self._fill_ahead(wish, whose)
+        return drawn.grant
+
+    def _fill_ahead(self, wish: Reservation, whose: escrow.Whose) -> None:
+        """Have a block filled behind what is in line: its callers have been told by then, and their calls are out."""
+        assert self._boot_id is not None
+        boot_id = self._boot_id
+        self._filling.add(whose)
+
+        def fill(connection: sqlite3.Connection) -> None:
+            self._filling.discard(whose)
+            if not self._top_up(connection, wish, boot_id):
+                self._caps[whose] = _caps_of(wish)
+                self._with_blocks(connection, lambda: escrow.fill(connection, self._owner_id(), wish, boot_id))
+
+        self._submit_if_open(fill, "filling a block ahead")
+
+    def _top_up(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> bool:
+        """Add to a block while it is drawn on; False where it must not be. What is added serves at the end."""
+        whose = escrow.whose_of(wish)
+        held = self._held.get(whose)
+        if held is None or held.caps != _caps_of(wish) or not self._log.is_open or self._log.is_large:
+            return False
+        self._enter_pending(connection)
+        self._claim(connection)
+        added_nusd = escrow.top_up(connection, self._owner_id(), wish, boot_id)
+        if added_nusd is None:
+            return False
+        self._added.append((whose, added_nusd))
+        return True
+
+    def _with_blocks(self, connection: sqlite3.Connection, act: Callable[[], T]) -> T:
+        """Do something with the blocks of the database: all that was drawn is in it, and nobody draws in memory."""
+        with self._lock:
+            self._held.clear()
+        self._enter_pending(connection)
+        self._claim(connection)
+        with suppress(OSError):  # without a log nothing is drawn in memory
+            self._log.ready(self._owner_id(), *_mark())
+        try:
+            return act()
+        finally:
+            self._blocks = escrow.blocks_in(connection)
+
+    def _claim(self, connection: sqlite3.Connection) -> None:
+        def lines_of(owner_id: int) -> Sequence[Line]:
+            return [line for log in logs_beside(self._database, owner_id) for line in revoke(log)]
+
+        escrow.claim(connection, self._owner_id(), lines_of)
+
+    def _enter_pending(self, connection: sqlite3.Connection, owner_id: int | None = None) -> None:
+        with self._lock:
+            draws = self._pending[self._entered :]
+            self._entered, self._is_in_line = len(self._pending), False
+        escrow.enter(connection, self._owner_id() if owner_id is None else owner_id, draws)
 
     def _submit_if_open(self, apply: Callable[[sqlite3.Connection], None], what: str) -> None:
         try:
             self._submit(Write(apply, what, must_survive_power_cut=True))
         except StoreError:
             self._filling.clear()  # closing gives the blocks back itself
+
+
+def _held(block: escrow.Block, caps: _Caps) -> _Held:
+    start, end = from_us(block.start_us), from_us(block.start_us + escrow.QUARTER_US)
+    return _Held(start, end, block.size_nusd, block.left_nusd, caps)
+
+
+def _caps_of(wish: Reservation) -> _Caps:
+    """What of a reservation's caps stays the same while nobody changes them: all but where their windows lie."""
+    return tuple((cap.name, cap.limit_usd, cap.client_key, cap.tag, cap.is_rolling) for cap in wish.caps)
+
+
+def _draw_of(wish: Reservation, whose: escrow.Whose, amount_nusd: int) -> Draw:
+    return Draw(
+        id=wish.id,
+        request_id=wish.request_id,
+        provider=wish.provider,
+        model=wish.model,
+        reserved_at_us=to_us(wish.now),
+        nusd=amount_nusd,
+        client_key=wish.client_key,
+        tag=wish.tag,
+        block_key=whose[0],
+        block_tag=whose[1],
+    )
+
+
+def _mark() -> tuple[int, float]:
+    mark = rows.this_process()
+    return mark.pid, mark.started_s

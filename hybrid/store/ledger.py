@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hybrid.errors import StoreError
-from hybrid.store import escrow, labels, money, rows, samples
-from hybrid.store.db import connect_reader, store_errors, to_us
+from hybrid.store import kinds, labels, money, rows, samples
+from hybrid.store.db import Reader, to_us
 from hybrid.store.granting import IDLE_S, Granter
+from hybrid.store.opening import take_over
 from hybrid.store.records import (
     Balance,
     Grant,
@@ -31,7 +30,7 @@ from hybrid.store.records import (
     StoreHealth,
 )
 from hybrid.store.samples import Sample
-from hybrid.store.writer import Write, Writer, outcome
+from hybrid.store.writer import Kind, Write, Writer, outcome
 from hybrid.types import Cap, Window
 
 __all__ = [
@@ -54,7 +53,7 @@ SAMPLES_S = 1.0
 """How long measured numbers are gathered before they are written; each call makes one or two."""
 WRITTEN_S = 1.0
 """How long a reading waits for what is in line before it."""
-LINGER_S = 0.005
+LINGER_S = 0.02
 """How long a write that nobody waits for waits for others, to be written with them."""
 
 
@@ -90,14 +89,28 @@ class Ledger:
         self._owner_id: int | None = None
         self._recovery: Recovery | None = None
         self._writer = Writer(
-            path, on_open=self._take_over, max_pending=max_pending_writes, retry_after_s=retry_after_s
+            path,
+            on_open=self._take_over,
+            on_end=lambda is_kept: self._granter.ended(is_kept=is_kept),
+            max_pending=max_pending_writes,
+            retry_after_s=retry_after_s,
         )
         self._boot_id = boot_id
         self._measured: list[Sample] = []
+        self._arrived: dict[str, rows.SqlValues] = {}  # of requests that have not ended
+        self._set_aside: dict[str, int] = {}  # nano-USD of calls that are out
+        self._arrivals = kinds.arrivals(self._owner)
         self._wake_in_s: float | None = None  # how soon the writer is woken, if it is to be
-        self._granter = Granter(self._writer.submit, self._owner, boot_id if has_escrow else None, idle_s=idle_s)
-        self._reader: sqlite3.Connection | None = None
-        self._reader_lock = threading.Lock()
+        self._granter = Granter(
+            path,
+            submit=self._writer.submit,
+            linger=self._submit,
+            is_failing=lambda: self._writer.is_failing,
+            owner_id=self._owner,
+            boot_id=boot_id if has_escrow else None,
+            idle_s=idle_s,
+        )
+        self._reader = Reader(path)
 
     async def start(self) -> Recovery:
         """Open the file, making or migrating it, and clean up after dead processes.
@@ -115,8 +128,13 @@ class Ledger:
 
         Raises: ValueError if its time has no zone; StoreError if the ledger is closed.
         """
-        values = rows.opened_values(row)
-        self._tell(lambda connection: rows.insert_opened(connection, self._owner(), values), f"the arrival of {row.id}")
+        self._arrived[row.id] = values = rows.opened_values(row)
+        self._tell(
+            lambda connection: rows.insert_opened(connection, self._owner(), values),
+            f"the arrival of {row.id}",
+            kind=self._arrivals,
+            row=values,
+        )
 
     def close_request(self, row: RequestClosed) -> None:
         """Write down how a request ended, soon and in order. Only the first time counts.
@@ -124,12 +142,13 @@ class Ledger:
         Raises: ValueError if an amount is no amount; StoreError if the ledger is closed.
         """
         values = rows.closed_values(row, to_us(self._clock()))
+        self._arrived.pop(row.id, None)
 
         def apply(connection: sqlite3.Connection) -> None:
-            if not rows.update_closed(connection, values):
+            if not rows.update_closed(connection, values) and not rows.is_closed_so(connection, values):
                 _LOG.warning("%s ended (%s), but no open row of it is in the ledger", row.id, row.outcome)
 
-        self._tell(apply, f"the end of {row.id}")
+        self._tell(apply, f"the end of {row.id}", kind=kinds.ENDS, row=values)
 
     def append_samples(self, measured: Sequence[Sample]) -> None:
         """Write down measured numbers, within a second."""
@@ -169,14 +188,20 @@ class Ledger:
 
         Cancelled while it waits, it leaves no reservation behind.
 
-        Raises: StoreError if it could not be written (then no call may leave) or its id was used before;
+        Raises: StoreError if it could not be written (then no call may leave) or its id is found used before;
             ValueError if it has no cap, no amount, or a cap's window does not hold its time.
         """
+        if (drawn := self._granter.draw(wish, self._arrived.get(wish.request_id))) is not None:
+            self._set_aside[wish.id] = money.cost_nusd(drawn.amount_usd)
+            return drawn
         money.check(wish)
         answer: Future[Grant] = Future()
         self._submit(self._granter.write(wish, answer))
         try:
-            return await outcome(answer)
+            grant = await outcome(answer)
+            if isinstance(grant, Reserved):
+                self._set_aside[wish.id] = money.cost_nusd(grant.amount_usd)
+            return grant
         except asyncio.CancelledError:
             if not answer.cancel():
                 self._settle_later(wish.id, 0, "release")
@@ -197,7 +222,8 @@ class Ledger:
         Raises: StoreError if there is no such reservation or it could not be written yet; ValueError if the amount
             is no amount.
         """
-        apply = self._settlement(reservation_id, money.cost_nusd(amount_usd), _settled_by(is_estimated=is_estimated))
+        amount_nusd, by = money.cost_nusd(amount_usd), _settled_by(is_estimated=is_estimated)
+        apply = self._settlement((reservation_id, amount_nusd, by, self._now_us()))
         return await self._ask(apply, f"the settlement of {reservation_id}", is_kept=True, is_never_refused=True)
 
     def settle_soon(self, reservation_id: str, amount_usd: Decimal, *, is_estimated: bool) -> None:
@@ -212,7 +238,7 @@ class Ledger:
 
         Raises: StoreError as `settle`.
         """
-        apply = self._settlement(reservation_id, 0, "release")
+        apply = self._settlement((reservation_id, 0, "release", self._now_us()))
         return await self._ask(apply, f"the release of {reservation_id}", is_kept=True, is_never_refused=True)
 
     def release_soon(self, reservation_id: str) -> None:
@@ -248,7 +274,7 @@ class Ledger:
             with suppress(StoreError, TimeoutError):
                 async with asyncio.timeout(WRITTEN_S):
                     await self.flush()
-        return await asyncio.to_thread(self._read, query, empty)
+        return await asyncio.to_thread(self._reader.read, query, empty)
 
     async def spent_usd(self, window: Window) -> Decimal:
         """What was settled of the reservations made within the window. Raises: as `balance`."""
@@ -272,7 +298,7 @@ class Ledger:
 
             def leave(connection: sqlite3.Connection) -> None:
                 rows.unregister(connection, owner_id, now_us)
-                escrow.close(connection)
+                self._granter.close(connection)
 
             what = "the end of this process"
             try:
@@ -285,10 +311,8 @@ class Ledger:
 
     def _close(self) -> None:
         self._writer.close()
-        with self._reader_lock:
-            if self._reader is not None:
-                self._reader.close()
-                self._reader = None
+        self._granter.remove_log()
+        self._reader.close()
 
     def _owner(self) -> int:
         assert self._owner_id is not None  # the writer calls _take_over before any write
@@ -297,49 +321,35 @@ class Ledger:
     def _take_over(self, connection: sqlite3.Connection) -> None:
         """In the writer's thread, whenever the file was opened: register, and clean up after the dead."""
         now_us = to_us(self._clock())
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("BEGIN IMMEDIATE")
-        charged_nusd = escrow.recover(connection, self._boot_id, now_us)
-        recovery = replace(rows.recover(connection, now_us), power_cut_usd=money.usd_of(charged_nusd))
-        owner_id = self._owner_id
-        if owner_id is None or not rows.is_registered(connection, owner_id, self._mark):
-            owner_id = rows.register(connection, self._mark, now_us)
-        connection.execute("COMMIT")
-        self._owner_id = owner_id
+        self._owner_id, recovery = take_over(
+            connection, self._granter, self._mark, self._owner_id, boot_id=self._boot_id, now_us=now_us
+        )
         self._recovery = self._recovery or recovery
-        if recovery.lost_requests or recovery.settled_reservations:
-            _LOG.warning(
-                "an earlier process died: %d requests marked lost, %d reservations settled at their worst case, %s USD",
-                recovery.lost_requests,
-                recovery.settled_reservations,
-                recovery.settled_usd,
+
+    def _settlement(self, settlement: money.Settlement) -> Callable[[sqlite3.Connection], bool]:
+        """Make what writes a settlement, and see that it does not cost more than was set aside."""
+        reservation_id, amount_nusd, _, _ = settlement
+        reserved_nusd = self._set_aside.pop(reservation_id, None)
+        if reserved_nusd is not None and amount_nusd > reserved_nusd:
+            _LOG.error(
+                "reservation %s cost %s USD, more than the %s USD set aside: its bound is wrong",
+                reservation_id,
+                money.usd_of(amount_nusd),
+                money.usd_of(reserved_nusd),
             )
-        if charged_nusd:
-            _LOG.warning(
-                "the machine went down while money was set aside ahead: %s USD are charged, the most that calls can"
-                " have cost which the ledger may have lost",
-                recovery.power_cut_usd,
-            )
+        return lambda connection: money.settle(connection, *settlement) is not None
 
-    def _settlement(self, reservation_id: str, amount_nusd: int, by: str) -> Callable[[sqlite3.Connection], bool]:
-        now_us = to_us(self._clock())
-
-        def apply(connection: sqlite3.Connection) -> bool:
-            reserved_nusd = money.settle(connection, reservation_id, amount_nusd, by, now_us)
-            if reserved_nusd is not None and amount_nusd > reserved_nusd:
-                _LOG.error(
-                    "reservation %s cost %s USD, more than the %s USD set aside: its bound is wrong",
-                    reservation_id,
-                    money.usd_of(amount_nusd),
-                    money.usd_of(reserved_nusd),
-                )
-            return reserved_nusd is not None
-
-        return apply
-
-    def _tell(self, apply: Callable[[sqlite3.Connection], Any], what: str, *, is_never_refused: bool = False) -> None:
+    def _tell(
+        self,
+        apply: Callable[[sqlite3.Connection], Any],
+        what: str,
+        *,
+        kind: Kind | None = None,
+        row: Any = None,
+        is_never_refused: bool = False,
+    ) -> None:
         """Put a write in line that is kept until it can be done, and wait for nothing."""
-        self._submit(Write(apply, what, is_kept=True, is_never_refused=is_never_refused))
+        self._submit(Write(apply, what, is_kept=True, is_never_refused=is_never_refused, kind=kind, row=row))
 
     def _submit(self, write: Write) -> None:
         """Put a write in line. The writer is woken once for all that come in the same turn of the event loop, and for
@@ -361,11 +371,16 @@ class Ledger:
         self._writer.wake()
 
     def _settle_later(self, reservation_id: str, amount_nusd: int, by: str) -> None:
-        apply, what = self._settlement(reservation_id, amount_nusd, by), f"the settlement of {reservation_id}"
+        what, settlement = f"the settlement of {reservation_id}", (reservation_id, amount_nusd, by, self._now_us())
         try:
-            self._tell(apply, what, is_never_refused=True)
+            self._tell(
+                self._settlement(settlement), what, kind=kinds.SETTLEMENTS, row=settlement, is_never_refused=True
+            )
         except StoreError:
             _LOG.exception("%s came after the ledger was closed; it counts in full", what)
+
+    def _now_us(self) -> int:
+        return to_us(self._clock())
 
     async def _ask(
         self,
@@ -378,22 +393,6 @@ class Ledger:
         answer: Future[T] = Future()
         self._submit(Write(apply, what, answer, is_kept=is_kept, is_never_refused=is_never_refused))
         return await outcome(answer)
-
-    def _read(self, query: Callable[[sqlite3.Connection], T], empty: T) -> T:
-        with self._reader_lock, store_errors(self._path, "read"):
-            if self._reader is None:
-                self._reader = connect_reader(self._path)
-            if self._reader is None:
-                return empty
-            try:
-                self._reader.execute("BEGIN")  # one snapshot for all that is asked
-                answer = query(self._reader)
-                self._reader.execute("COMMIT")
-            except sqlite3.Error:
-                self._reader.close()
-                self._reader = None
-                raise
-        return answer
 
 
 def _settled_by(*, is_estimated: bool) -> str:

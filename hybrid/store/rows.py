@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,29 +16,22 @@ from hybrid.store.db import to_us
 from hybrid.store.money import cost_nusd, saving_nusd, usd_of
 from hybrid.store.records import Recovery, RequestClosed, RequestOpened
 
-SqlValues: TypeAlias = Mapping[str, str | int | float | None]
+SqlValues: TypeAlias = dict[str, str | int | float | None]
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _LABEL_CHARS = 500  # a client writes its own model name and tag; they are labels here, not an archive
 _SAME_START_S = 0.5  # psutil adds a start in clock ticks to a boot time that moves a little as the clock is disciplined
 
-_OPEN = """
-INSERT INTO requests (id, owner_id, created_at_us, dialect, requested_model, client_key, tag, is_stream)
-VALUES (:id, :owner_id, :created_at_us, :dialect, :requested_model, :client_key, :tag, :is_stream)"""
+_OPENED = ("id", "owner_id", "created_at_us", "dialect", "requested_model", "client_key", "tag", "is_stream")
 
 # A row found lost by another process whose owner lives after all is put right by that owner.
-_CLOSE = """
-UPDATE requests SET
-    closed_at_us = :closed_at_us, outcome = :outcome, route = :route, model = :model, provider = :provider,
-    reason = :reason, degraded = :degraded, error_code = :error_code, confidence = :confidence,
-    is_calibrated = :is_calibrated, prompt_tokens = :prompt_tokens, completion_tokens = :completion_tokens,
-    cached_tokens = :cached_tokens, local_prompt_tokens = :local_prompt_tokens,
-    local_completion_tokens = :local_completion_tokens, cloud_prompt_tokens = :cloud_prompt_tokens,
-    cloud_completion_tokens = :cloud_completion_tokens, cost_nusd = :cost_nusd, saved_nusd = :saved_nusd,
-    queue_s = :queue_s, ttft_s = :ttft_s, total_s = :total_s, overhead_s = :overhead_s, decision_json = :decision_json,
-    hedge = :hedge, double_nusd = :double_nusd
-WHERE id = :id AND outcome IN ('open', 'lost')"""
+_CLOSED = (
+    *("closed_at_us", "outcome", "route", "model", "provider", "reason", "degraded", "error_code", "confidence"),
+    *("is_calibrated", "prompt_tokens", "completion_tokens", "cached_tokens", "local_prompt_tokens"),
+    *("local_completion_tokens", "cloud_prompt_tokens", "cloud_completion_tokens", "cost_nusd", "saved_nusd"),
+    *("queue_s", "ttft_s", "total_s", "overhead_s", "decision_json", "hedge", "double_nusd"),
+)
 
 _SETTLE_AT_WORST = """
 UPDATE reservations SET settled_nusd = reserved_nusd, settled_at_us = ?, settled_by = 'recovery'
@@ -145,14 +138,45 @@ def closed_values(row: RequestClosed, now_us: int) -> SqlValues:
     }
 
 
-def insert_opened(connection: sqlite3.Connection, owner_id: int, values: SqlValues) -> None:
-    """Write a request's arrival. Raises: sqlite3.IntegrityError if the id was used before."""
-    connection.execute(_OPEN, {**values, "owner_id": owner_id})
+def insert_opened(
+    connection: sqlite3.Connection, owner_id: int, *opened: SqlValues, is_known_ignored: bool = False
+) -> None:
+    """Write the arrivals of requests, by one statement.
+
+    is_known_ignored: those that are there already are left alone.
+    Raises: sqlite3.IntegrityError if an id was used before, and none is written.
+    """
+    parameters = [(values | {"owner_id": owner_id})[name] for values in opened for name in _OPENED]
+    connection.execute(_insert(len(opened), is_known_ignored=is_known_ignored), parameters)
 
 
-def update_closed(connection: sqlite3.Connection, values: SqlValues) -> bool:
-    """Write a request's end; False if there is no such open request, and nothing changed."""
-    return connection.execute(_CLOSE, values).rowcount == 1
+def update_closed(connection: sqlite3.Connection, *closed: SqlValues) -> int:
+    """Write the ends of requests, by one statement; how many were open. The others are left alone."""
+    parameters = [values[name] for values in closed for name in ("id", *_CLOSED)]
+    return connection.execute(_update(len(closed)), parameters).rowcount
+
+
+def is_closed_so(connection: sqlite3.Connection, values: SqlValues) -> bool:
+    """Whether a request's row is as this end would leave it."""
+    asked = "SELECT 1 FROM requests WHERE id = :id AND closed_at_us = :closed_at_us AND outcome = :outcome"
+    return connection.execute(asked, values).fetchone() is not None
+
+
+@lru_cache(maxsize=16)
+def _insert(count: int, *, is_known_ignored: bool) -> str:
+    line = f"({', '.join('?' * len(_OPENED))})"
+    ending = " ON CONFLICT (id) DO NOTHING" if is_known_ignored else ""
+    return f"INSERT INTO requests ({', '.join(_OPENED)}) VALUES {', '.join([line] * count)}{ending}"  # noqa: S608
+
+
+@lru_cache(maxsize=16)
+def _update(count: int) -> str:
+    line = f"({', '.join('?' * (1 + len(_CLOSED)))})"
+    changes = ", ".join(f"{name} = new.column{number}" for number, name in enumerate(_CLOSED, start=2))
+    return (
+        f"UPDATE requests SET {changes} FROM (VALUES {', '.join([line] * count)}) AS new"  # noqa: S608 - our own names
+        " WHERE requests.id = new.column1 AND outcome IN ('open', 'lost')"
+    )
 
 
 def register(connection: sqlite3.Connection, mark: ProcessMark, now_us: int) -> int:

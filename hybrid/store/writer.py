@@ -9,14 +9,14 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hybrid.errors import StoreError
-from hybrid.store.db import connect_writer, store_errors
+from hybrid.store.db import connect_writer, in_chunks, store_errors
 from hybrid.store.records import StoreHealth
 
 _LOG = logging.getLogger(__name__)
@@ -43,6 +43,20 @@ class NeedsDisk:
 NEEDS_DISK = NeedsDisk()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
+    """Rows that are written together where several of them wait: a statement each would take the interpreter from
+    everybody else, and be kept from it by them, as often as there are rows.
+
+    rank: of the kinds in a transaction, the lower ones come first, and all before what has no kind.
+    apply: writes several by one statement, so all or none. Whatever it raises that is the values' fault has them
+        written one by one; that must do no harm to those which are written.
+    """
+
+    rank: int
+    apply: Callable[[sqlite3.Connection, Sequence[Any]], None]
+
+
 @dataclass(slots=True, eq=False)
 class Write:
     """One thing to write. `apply` runs in the writer's thread, within a transaction shared with its neighbours.
@@ -57,6 +71,7 @@ class Write:
         and give room back.
     quick: tried before `apply`, and enough in a transaction that does not wait for the disk; where it answers
         NEEDS_DISK, `apply` has its turn in one that does.
+    kind, row: what may be written with others of its kind instead of by `apply`; nobody waits for it.
     """
 
     apply: Callable[[sqlite3.Connection], Any]
@@ -66,6 +81,8 @@ class Write:
     is_kept: bool = False
     is_never_refused: bool = False
     quick: Callable[[sqlite3.Connection], Any] | None = None
+    kind: Kind | None = None
+    row: Any = None
 
 
 class Writer:
@@ -73,12 +90,21 @@ class Writer:
 
     Whatever waits when it is free goes into one transaction, so sixty-four reservations at once cost one wait for
     the disk and not sixty-four. The line is bounded. After a failure the connection is opened anew.
+
+    Args:
+        on_end: told of each transaction, in the writer's thread, whether it was kept, before whoever waits is.
     """
 
     def __init__(
-        self, path: Path, *, on_open: Callable[[sqlite3.Connection], None], max_pending: int, retry_after_s: float
+        self,
+        path: Path,
+        *,
+        on_open: Callable[[sqlite3.Connection], None],
+        on_end: Callable[[bool], None] = lambda _: None,
+        max_pending: int,
+        retry_after_s: float,
     ) -> None:
-        self._path, self._on_open = path, on_open
+        self._path, self._on_open, self._on_end = path, on_open, on_end
         self._max_pending, self._retry_after_s = max_pending, retry_after_s
         self._line: deque[Write] = deque()
         self._wake = threading.Condition()
@@ -128,6 +154,11 @@ class Writer:
         """The last failure, if any is still unmended, and how much waits."""
         with self._wake:
             return StoreHealth(self._error, len(self._line), self._dropped)
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last write failed."""
+        return self._error is not None
 
     @property
     def is_behind(self) -> bool:
@@ -185,8 +216,11 @@ class Writer:
             connection = self._connect()
             self._set_durability(connection, waits_for_disk)
             connection.execute("BEGIN IMMEDIATE")
-            done = [(write, *_apply(write, connection, waits_for_disk=waits_for_disk)) for write in batch]
+            done = _apply_kinds([write for write in batch if write.kind is not None], connection)
+            others = [write for write in batch if write.kind is None]
+            done += [(write, *_apply(write, connection, waits_for_disk=waits_for_disk)) for write in others]
             connection.execute("COMMIT")
+            self._on_end(True)
         with self._wake:
             if self._error:
                 _LOG.warning("the ledger %s can be written again", self._path)
@@ -224,6 +258,7 @@ class Writer:
     def _fail(self, batch: list[Write], error: StoreError) -> None:
         """Tell those who wait, put back what is kept, and start afresh: a broken connection may stay broken."""
         self._disconnect()
+        self._on_end(False)
         with self._wake:
             if self._error is None:
                 _LOG.error("%s; cloud calls are refused until it works again", error)
@@ -247,6 +282,18 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
+
+
+def _apply_kinds(writes: list[Write], connection: sqlite3.Connection) -> list[tuple[Write, Any, Exception | None]]:
+    done: list[tuple[Write, Any, Exception | None]] = []
+    for kind in sorted({write.kind for write in writes if write.kind is not None}, key=lambda kind: kind.rank):
+        for some in in_chunks([write for write in writes if write.kind is kind]):
+            try:
+                kind.apply(connection, [write.row for write in some])
+                done += [(write, None, None) for write in some]
+            except _ONE_WRITES_FAULT:
+                done += [(write, *_apply(write, connection, waits_for_disk=False)) for write in some]
+    return done
 
 
 def _apply(write: Write, connection: sqlite3.Connection, *, waits_for_disk: bool) -> tuple[Any, Exception | None]:

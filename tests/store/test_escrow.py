@@ -246,7 +246,7 @@ def test_a_block_is_a_small_share(amount, room, others):
 
 
 def filled(connection: sqlite3.Connection, **more: object) -> int:
-    """Open a block of 64 cents by a first call; give the owner."""
+    """Open a block of 128 cents by a first call; give the owner."""
     owner_id = rows.register(connection, DEAD, 0)
     grant, has_block = escrow.reserve(connection, owner_id, wish("first", **more), BOOT)  # type: ignore[arg-type]
     assert (Reserved(CENT), True) == (grant, has_block)
@@ -258,9 +258,11 @@ def test_calls_draw_until_the_block_is_used_up():
     with closing(store()) as connection:
         owner_id = filled(connection)
         drawn = [escrow.draw(connection, owner_id, wish(f"r{n}"), BOOT) for n in range(escrow.CALLS + 1)]
-        assert [False] * 32 + [True] * 32 == [one.is_low for one in drawn if one is not None]
+        assert [False] * (escrow.CALLS // 2) + [True] * (escrow.CALLS // 2) == [
+            one.is_low for one in drawn if one is not None
+        ]
         assert drawn[-1] is None
-        assert 65 * 10_000_000 == money.open_nusd(connection)
+        assert (escrow.CALLS + 1) * 10_000_000 == money.open_nusd(connection)
         assert escrow.fill(connection, owner_id, wish("more"), BOOT)
         assert escrow.draw(connection, owner_id, wish("more"), BOOT) is not None
 
@@ -276,11 +278,11 @@ def test_a_charge_counts_wherever_a_lost_call_would(now):
     """On the call's day, in its month and key's budget, and in a rolling window until the call would have left it."""
     with closing(store()) as connection:
         filled(connection, now=now, client_key="k")
-        assert 64 * 10_000_000 == escrow.recover(connection, OTHER_BOOT, 0)
+        assert escrow.CALLS * 10_000_000 == escrow.recover(connection, OTHER_BOOT, 0)
         almost_over = now + timedelta(hours=HOURS) - timedelta(microseconds=1)
         for window in (day_window(now, UTC), month_window(now, UTC), rolling_window(almost_over, HOURS)):
-            assert 64 * 10_000_000 == money.spent_nusd(connection, window, "key:k")
-            assert 64 * 10_000_000 == money.spent_nusd(connection, window)
+            assert escrow.CALLS * 10_000_000 == money.spent_nusd(connection, window, "key:k")
+            assert escrow.CALLS * 10_000_000 == money.spent_nusd(connection, window)
 
 
 @pytest.mark.parametrize(
@@ -291,8 +293,8 @@ def test_a_charge_counts_wherever_a_lost_call_would(now):
         pytest.param({}, OTHER_BOOT, id="another-boot"),
         pytest.param({"client_key": "k"}, BOOT, id="a-key's"),
         pytest.param({"tag": "t"}, BOOT, id="a-tag's"),
-        pytest.param({"amount_usd": Decimal("0.65")}, BOOT, id="too-dear"),
-        pytest.param({"cap_usd": Decimal("0.64")}, BOOT, id="a-cap-was-lowered"),
+        pytest.param({"amount_usd": Decimal("1.29")}, BOOT, id="too-dear"),
+        pytest.param({"cap_usd": Decimal("1.28")}, BOOT, id="a-cap-was-lowered"),
     ],
 )
 def test_what_may_not_draw(more, boot):
