@@ -192,16 +192,18 @@ def _inserted(connection: sqlite3.Connection, owner_id: int, draws: Sequence[Dra
     return draws
 
 
-def claim(connection: sqlite3.Connection, owner_id: int, lines_of: Callable[[int], Sequence[Line]]) -> None:
+def claim(connection: sqlite3.Connection, owner_id: int, lines_of: Callable[[int], Sequence[Line]]) -> bool:
     """Make all blocks this owner's: others draw on them no more, and what they drew is in the file.
 
     lines_of: revokes an owner's logs, and gives what stands in them.
+    Returns: whether any was another's. What the caps have room for is to be looked at anew then.
     """
     others = connection.execute("SELECT DISTINCT owner_id FROM escrow WHERE owner_id IS NOT ?", (owner_id,)).fetchall()
     for (other_id,) in others:
         enter_lines(connection, other_id, lines_of(other_id))
     if others:
         connection.execute("UPDATE escrow SET owner_id = ?", (owner_id,))
+    return bool(others)
 
 
 def close(connection: sqlite3.Connection) -> None:

@@ -87,7 +87,7 @@ class Granter:
         self._pending: list[Draw] = []  # granted, and not in the database for certain; the oldest first
         self._entered = 0  # how many of them the present transaction has
         self._is_in_line = False
-        self._caps: dict[escrow.Whose, _Caps] = {}
+        self._caps: dict[escrow.Whose, _Caps] = {}  # that were found to hold a block beside all else
         self._blocks: dict[escrow.Whose, escrow.Block] | None = None  # as the present transaction leaves them
         self._added: list[tuple[escrow.Whose, int]] = []  # to blocks that are drawn on meanwhile, by the transaction
 
@@ -212,12 +212,12 @@ class Granter:
     def _reserve(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> Grant:
         whose = escrow.whose_of(wish)
         self._filling.discard(whose)
-        self._caps[whose] = _caps_of(wish)
         grant, has_block = self._with_blocks(
             connection, lambda: escrow.reserve(connection, self._owner_id(), wish, boot_id)
         )
         if has_block:
             self._open.add(whose)
+            self._caps[whose] = _caps_of(wish)
         return grant
 
     def _drawn(self, wish: Reservation, arrival: Arrival | None) -> Reserved | None:
@@ -242,11 +242,12 @@ class Granter:
             self._enter_pending(connection)
             return grant
         whose = escrow.whose_of(wish)
-        self._caps[whose] = _caps_of(wish)
         drawn = self._with_blocks(connection, lambda: escrow.draw(connection, self._owner_id(), wish, boot_id))
         if drawn is None:
             self._open.discard(whose)
+            self._caps.pop(whose, None)  # the caps may have no room any more for what it holds
             return NEEDS_DISK
+        self._caps[whose] = _caps_of(wish)
         if drawn.is_low and whose not in self._filling:
             self._fill_ahead(wish, whose)
         return drawn.grant
@@ -259,9 +260,10 @@ class Granter:
 
         def fill(connection: sqlite3.Connection) -> None:
             self._filling.discard(whose)
-            if not self._top_up(connection, wish, boot_id):
+            if self._top_up(connection, wish, boot_id):
+                return
+            if self._with_blocks(connection, lambda: escrow.fill(connection, self._owner_id(), wish, boot_id)):
                 self._caps[whose] = _caps_of(wish)
-                self._with_blocks(connection, lambda: escrow.fill(connection, self._owner_id(), wish, boot_id))
 
         self._submit_if_open(fill, "filling a block ahead")
 
@@ -296,7 +298,8 @@ class Granter:
         def lines_of(owner_id: int) -> Sequence[Line]:
             return [line for log in logs_beside(self._database, owner_id) for line in revoke(log)]
 
-        escrow.claim(connection, self._owner_id(), lines_of)
+        if escrow.claim(connection, self._owner_id(), lines_of):
+            self._caps.clear()
 
     def _enter_pending(self, connection: sqlite3.Connection, owner_id: int | None = None) -> None:
         with self._lock:
