@@ -64,11 +64,14 @@ class HangUp:
     ASGI's own way, to await `receive` beside the work, takes two tasks more for each request.
     """
 
-    __slots__ = ("_serving", "has_happened", "reads_on")
+    __slots__ = ("_serving", "has_body", "has_happened", "reads_on")
 
-    def __init__(self, reads_on: Callable[[], None]) -> None:
-        """`reads_on`: has the connection read again if it stopped for its buffer; a hang-up is seen only by reading."""
-        self.reads_on = reads_on
+    def __init__(self, reads_on: Callable[[], None], has_body: Callable[[], bool]) -> None:
+        """`reads_on`: has the connection read again if it stopped for its buffer; a hang-up is seen only by reading.
+
+        `has_body`: whether the connection has all of the request's body, so that `receive` waits for nothing.
+        """
+        self.reads_on, self.has_body = reads_on, has_body
         self.has_happened = False
         self._serving: asyncio.Task[Any] | None = None
 
@@ -153,6 +156,9 @@ async def read_json_body(scope: Scope, receive: Receive, options: ServerOptions)
     """
     _check_content_type(scope["headers"])
     _check_length(scope["headers"], options.max_body_bytes)
+    hang_up = HangUp.of(scope)
+    if hang_up is not None and hang_up.has_body():
+        return await _read(receive, options.max_body_bytes)
     try:
         async with asyncio.timeout(options.body_deadline_s):
             return await _read(receive, options.max_body_bytes)
@@ -276,9 +282,10 @@ async def _read(receive: Receive, max_bytes: int) -> bytes:
 
 def _check_content_type(headers: Headers) -> None:
     types = [value for name, value in headers if name == b"content-type"]
-    kind, _, charset = types[0].lower().replace(b" ", b"").partition(b";") if len(types) == 1 else (b"", b"", b"")
-    if kind != b"application/json" or charset not in _JSON_CHARSETS:
-        raise UnsupportedMedia("send the body as UTF-8 JSON with the header content-type: application/json")
+    if types != [b"application/json"]:
+        kind, _, charset = types[0].lower().replace(b" ", b"").partition(b";") if len(types) == 1 else (b"", b"", b"")
+        if kind != b"application/json" or charset not in _JSON_CHARSETS:
+            raise UnsupportedMedia("send the body as UTF-8 JSON with the header content-type: application/json")
     encodings = [value.lower() for name, value in headers if name == b"content-encoding"]
     if any(encoding not in (b"", b"identity") for encoding in encodings):
         raise UnsupportedMedia("send the body without a content-encoding: compressed bodies are not taken")
