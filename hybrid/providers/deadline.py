@@ -58,7 +58,7 @@ class Deadline:
         name, limit_s, at = self._nearest
         if self._alarm is None or at < self._alarm_at:
             self._set(at)
-        self._waiter = task = asyncio.current_task()
+        self._waiter = task = asyncio.current_task(self._loop)
         assert task is not None
         others = task.cancelling()
         try:

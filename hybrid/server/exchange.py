@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,16 +91,11 @@ class HangUp:
         if self._serving is not None:
             self._serving.cancel()
 
-    @contextlib.contextmanager
-    def cancelling(self, serving: asyncio.Task[Any]) -> Iterator[None]:
-        """Cancel this task when it happens, at once if it did."""
+    def cancels(self, serving: asyncio.Task[Any] | None) -> None:
+        """Cancel this task when it happens, at once if it did; None: no task any more."""
         self._serving = serving
-        if self.has_happened:
+        if serving is not None and self.has_happened:
             serving.cancel()
-        try:
-            yield
-        finally:
-            self._serving = None
 
 
 class Reply:
@@ -124,7 +119,7 @@ class Reply:
         """Send the status and the headers."""
         self.is_started = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        self.last_write_s = asyncio.get_running_loop().time()
+        self.last_write_s = time.monotonic()
 
     async def write(self, data: bytes) -> None:
         """Send some of the body. Returns when the connection took it, which a slow reader delays."""
@@ -134,7 +129,7 @@ class Reply:
         self._writes += 1
         if self._writes % WRITES_A_TURN == 0:
             await asyncio.sleep(0)
-        self.last_write_s = asyncio.get_running_loop().time()
+        self.last_write_s = time.monotonic()
 
     async def finish(self, data: bytes = b"") -> None:
         """Send the last of the body."""
@@ -181,8 +176,11 @@ async def until_gone(scope: Scope, receive: Receive, work: Coroutine[Any, Any, N
     task = asyncio.current_task()
     assert task is not None
     try:
-        with hang_up.cancelling(task):
+        hang_up.cancels(task)
+        try:
             await work
+        finally:
+            hang_up.cancels(None)
     except asyncio.CancelledError as exc:
         if not hang_up.has_happened:
             raise _taken_back() from exc
@@ -241,7 +239,7 @@ class Pinging:
 
     def _look(self, ping_s: float) -> None:
         loop = asyncio.get_running_loop()
-        left_s = self._reply.last_write_s + ping_s - loop.time()
+        left_s = self._reply.last_write_s + ping_s - time.monotonic()
         if left_s <= 0 and (self._writing is None or self._writing.done()):
             self._writing = loop.create_task(self._reply.write(self._ping))
         self._timer = loop.call_later(left_s if left_s > 0 else ping_s, self._look, ping_s)
