@@ -20,6 +20,12 @@ _SCOPE_KEY = "hybrid.exchange"
 _HANG_UP_KEY = "hybrid.hang_up"
 _JSON_CHARSETS = (b"", b"charset=utf-8", b'charset="utf-8"')
 
+WHOLE = "hybrid.response.whole"
+"""An ASGI message of ours: a status, headers and the whole body. Only a connection that attaches a `HangUp` takes it.
+
+uvicorn asks of each header whether it is well-formed and what it means; of ours all that is known.
+"""
+
 WRITES_A_TURN = 8
 """How many events that are there at once are written before others get a turn."""
 
@@ -101,10 +107,12 @@ class HangUp:
 class Reply:
     """One answer on its way out. Knows how far it got, so that a failure is told in the form that is left."""
 
-    __slots__ = ("_send", "_writes", "is_finished", "is_started", "last_write_s")
+    __slots__ = ("_send", "_takes_whole", "_writes", "is_finished", "is_started", "last_write_s")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, scope: Scope | None = None) -> None:
+        """scope: of the request, for an answer that is not to HEAD and has a body and no connection headers."""
         self._send = send
+        self._takes_whole = scope is not None and HangUp.of(scope) is not None
         self.is_started = False
         self.is_finished = False
         self.last_write_s = 0.0
@@ -112,7 +120,12 @@ class Reply:
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a complete response."""
-        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        headers = [*headers, (b"content-length", b"%d" % len(body))]
+        if self._takes_whole:
+            self.is_started = self.is_finished = True
+            await self._send({"type": WHOLE, "status": status, "headers": headers, "body": body})
+            return
+        await self.start(status, headers)
         await self.finish(body)
 
     async def start(self, status: int, headers: Headers) -> None:
