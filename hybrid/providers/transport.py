@@ -119,7 +119,7 @@ class Transport:
             parser = parser_for(self._media_type(reply))
             size_bytes, chunk = 0, b""
             while not parser.is_finished:
-                chunk = await self._next(reply, deadline)
+                chunk = b"" if reply.is_read else await self._next(reply, deadline)
                 size_bytes += len(chunk)
                 self._check_size(size_bytes)
                 for event in parser.feed(chunk) if chunk else parser.close():
@@ -127,7 +127,7 @@ class Transport:
                     deadline.heard()
                 if parser.failure is not None:
                     raise parser.failure
-            if chunk:
+            if chunk and not reply.is_read:
                 await self._drain(reply)
         finally:
             # A connection that cannot be closed well is gone; that says nothing about the answer.

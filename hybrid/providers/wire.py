@@ -103,6 +103,10 @@ class Reply(Protocol):
     async def read(self) -> bytes:
         """Await the next bytes of the body; none are its end."""
 
+    @property
+    def is_read(self) -> bool:
+        """Whether the body is known to be read to its end, so that `read` would give none at once."""
+
     def close(self) -> None:
         """Be done with it: the connection is used again if the body was read to its end, else closed."""
 
@@ -136,6 +140,10 @@ class _AiohttpReply:
 
     def read(self) -> Coroutine[Any, Any, bytes]:
         return self._content.readany()
+
+    @property
+    def is_read(self) -> bool:
+        return self._content.at_eof()
 
     def close(self) -> None:
         self._connection.close()  # of a body that was read to its end the connection went back to the pool before

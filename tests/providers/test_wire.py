@@ -55,6 +55,7 @@ async def serving(handler):
 async def whole(reply):
     """The status and the body of an answer, which is closed."""
     parts = [part async for part in _parts(reply)]
+    assert reply.is_read
     reply.close()
     return reply.status, b"".join(parts)
 
@@ -118,6 +119,37 @@ def test_a_connection_is_used_again():
     """Once an answer was read to its end."""
     answers, server = outcome(OK, OK, OK, calls=3)
     assert ([(200, b"{}")] * 3, 1) == (answers, server.connections)
+
+
+@pytest.mark.parametrize(("rest", "is_whole"), [(b"cd", True), (b"c", False)])
+def test_a_body_is_read_at_its_end_and_not_before(rest, is_whole):
+    """The end is known with the last piece; of a body that breaks off it never is."""
+
+    async def scenario():
+        goes_on = asyncio.Event()
+
+        async def drip(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab")
+            await goes_on.wait()
+            writer.write(rest)
+            writer.close()
+
+        async with serving(drip) as base_url:
+            wire = AiohttpWire(base_url, connect_s=5.0)
+            reply = await wire.post(base_url, b"", HEADERS, lambda: None)
+            told = [await reply.read(), reply.is_read]
+            goes_on.set()
+            told += [await reply.read(), reply.is_read]
+            if not is_whole:
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await reply.read()
+            told.append(reply.is_read)
+            reply.close()
+            await wire.aclose()
+        return told
+
+    assert [b"ab", False, rest, is_whole, is_whole] == run(scenario())
 
 
 def test_what_only_announces_an_answer_is_passed_over():
