@@ -20,7 +20,8 @@ class Deadline:
     """Which of a call's limits runs out first, and what to say when it does."""
 
     __slots__ = (
-        *("_alarm", "_alarm_at", "_failures", "_has_rung", "_loop", "_phase", "_timeouts", "_total_at", "_waiter"),
+        *("_alarm", "_alarm_at", "_failures", "_has_phases", "_has_rung", "_loop", "_nearest"),
+        *("_timeouts", "_total", "_waiter"),
     )
 
     def __init__(self, failures: Failures, timeouts: Timeouts, *, is_stream: bool) -> None:
@@ -32,32 +33,32 @@ class Deadline:
         self._waiter: asyncio.Task[Any] | None = None
         now = self._loop.time()
         self._failures, self._timeouts = failures, timeouts
-        self._total_at = now + timeouts.total_s
+        self._nearest = self._total = ("total_s", timeouts.total_s, now + timeouts.total_s)
         # An answer fetched whole has no first token to wait for: it may be as long in coming as it may last.
-        self._phase = ("first_token_s", timeouts.first_token_s, now + timeouts.first_token_s) if is_stream else None
+        self._has_phases = is_stream
+        if is_stream:
+            self._began("first_token_s", timeouts.first_token_s, now)
 
     def heard(self) -> None:
         """Say that an event came and was taken: from now on the time between tokens counts."""
-        if self._phase is not None:
-            limit_s = self._timeouts.between_tokens_s
-            self._phase = ("between_tokens_s", limit_s, self._loop.time() + limit_s)
+        if self._has_phases:
+            self._began("between_tokens_s", self._timeouts.between_tokens_s, self._loop.time())
 
     @property
     def left_s(self) -> float:
         """Seconds until the nearest limit."""
         return self._nearest[2] - self._loop.time()
 
-    @property
-    def _nearest(self) -> tuple[str, float, float]:
-        if self._phase is not None and self._phase[2] < self._total_at:
-            return self._phase
-        return "total_s", self._timeouts.total_s, self._total_at
+    def _began(self, name: str, limit_s: float, now: float) -> None:
+        at = now + limit_s
+        self._nearest = (name, limit_s, at) if at < self._total[2] else self._total
 
     async def wait(self, awaitable: Awaitable[T]) -> T:
         """Await within the nearest limit. Raises: ProviderTimeout, which names that limit and its value."""
         name, limit_s, at = self._nearest
-        self._set(at)
-        self._waiter = task = asyncio.current_task()
+        if self._alarm is None or at < self._alarm_at:
+            self._set(at)
+        self._waiter = task = asyncio.current_task(self._loop)
         assert task is not None
         others = task.cancelling()
         try:
@@ -80,10 +81,9 @@ class Deadline:
             self._alarm = None
 
     def _set(self, at: float) -> None:
-        """Have the alarm ring no later than `at`."""
-        if self._alarm is None or at < self._alarm_at:
-            self.close()
-            self._alarm, self._alarm_at = self._loop.call_at(at, self._ring), at
+        """Have the alarm ring at `at` and not at another time."""
+        self.close()
+        self._alarm, self._alarm_at = self._loop.call_at(at, self._ring), at
 
     def _ring(self) -> None:
         """Break the wait off if its limit has come; limits that moved on since are watched further."""

@@ -58,8 +58,10 @@ class HttpProvider:
 
     def missing(self, request: ChatRequest) -> frozenset[str]:
         """Say what the request wants and this provider cannot do. See `base.Provider`."""
-        wanted = {str(need) for need in request.needs - self.capabilities}
-        return frozenset(wanted) | self._dialect.missing(request)
+        missing = self._dialect.missing(request)
+        if request.needs <= self.capabilities:
+            return missing
+        return missing | {str(need) for need in request.needs - self.capabilities}
 
     def stream(self, call: CloudCall) -> AsyncGenerator[Event, None]:
         """Make the call and give its events. See `base.Provider`."""

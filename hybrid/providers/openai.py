@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
@@ -93,15 +94,16 @@ def encode(
     field = (options or Options()).max_tokens_field
     request, sampling, is_stream = call.request, call.request.sampling, call.request.is_stream
     body: dict[str, Json] = {key: value for key, value in request.extra.items() if key not in OURS}
-    names = [name for name in sampling.__slots__ if has_extra_sampling or name not in EXTRA_SAMPLING]
-    said = {name: getattr(sampling, name) for name in names}
+    for name in sampling.__slots__:
+        value = getattr(sampling, name)
+        if value is not None and (has_extra_sampling or name not in EXTRA_SAMPLING):
+            body[name] = value
     if sampling.seed is not None and sampling.seed >= 2**63:
-        said["seed"] = sampling.seed - 2**64  # seeds are unsigned here and signed there: the same 64 bits
-    body |= {name: value for name, value in said.items() if value is not None}
+        body["seed"] = sampling.seed - 2**64  # seeds are unsigned here and signed there: the same 64 bits
     if request.stop:
         body["stop"] = list(request.stop)
-    messages = [_message(message, has_developer=has_developer) for message in request.messages]
-    body |= {"model": call.model, "messages": messages}
+    body["model"] = call.model
+    body["messages"] = [_message(message, has_developer=has_developer) for message in request.messages]
     body[field] = call.max_output_tokens
     body["stream"] = is_stream
     if is_stream:
@@ -110,11 +112,15 @@ def encode(
 
 
 def _message(message: Message, *, has_developer: bool) -> dict[str, Json]:
-    is_plain = len(message.parts) == 1 and isinstance(message.parts[0], TextPart)
-    content: Json = message.text if is_plain else [_part(part) for part in message.parts]
-    if not message.parts:
-        # Only an assistant that called tools may say nothing; elsewhere null is refused and "" is not.
-        content = None if message.tool_calls else ""
+    content: Json
+    match message.parts:
+        case (TextPart(text=text),):
+            content = text
+        case ():
+            # Only an assistant that called tools may say nothing; elsewhere null is refused and "" is not.
+            content = None if message.tool_calls else ""
+        case parts:
+            content = [_part(part) for part in parts]
     role = "system" if message.role == "developer" and not has_developer else message.role
     body: dict[str, Json] = {"role": role, "content": content}
     if message.name is not None:
@@ -138,6 +144,17 @@ def _part(part: Part) -> dict[str, Json]:
     return {"type": part.kind, **part.body}
 
 
+def _unsaid(extra: Mapping[str, Json]) -> set[str]:
+    """Which of a request's further fields the API has not, or not at the listed price."""
+    # The old way of calling functions has no event of ours; the priority tiers cost up to twice the listed price.
+    wanted = {name for name in (*BEYOND_THE_BOUND, "functions", "function_call") if extra.get(name) is not None}
+    if (extra.get("response_format") or {}).get("type") == "grammar":
+        wanted.add("response_format")  # ours: no such format is theirs
+    if extra.get("service_tier") not in (None, "auto", "default", "flex"):
+        wanted.add("service_tier")
+    return wanted
+
+
 class ChatDialect:
     """Chat completions as a `http_provider.Dialect`."""
 
@@ -156,13 +173,7 @@ class ChatDialect:
 
     def missing(self, request: ChatRequest) -> frozenset[str]:
         """Say what the request wants and this API cannot do."""
-        wanted = {name for name in BEYOND_THE_BOUND if request.extra.get(name) is not None}
-        # The old way of calling functions has no event of ours; the priority tiers cost up to twice the listed price.
-        wanted |= {name for name in ("functions", "function_call") if request.extra.get(name) is not None}
-        if (request.extra.get("response_format") or {}).get("type") == "grammar":
-            wanted.add("response_format")  # ours: no such format is theirs
-        if request.extra.get("service_tier") not in (None, "auto", "default", "flex"):
-            wanted.add("service_tier")
+        wanted = _unsaid(request.extra) if request.extra else set()
         if self._max_stops is not None and len(request.stop) > self._max_stops:
             wanted.add("stop")
         if not self._has_extra_sampling:
@@ -171,8 +182,13 @@ class ChatDialect:
 
     def post(self, call: CloudCall) -> Post:
         """Write the call. See `http_provider.Dialect`."""
-        knows = {"has_extra_sampling": self._has_extra_sampling, "has_developer": self._has_developer}
-        return Post("/chat/completions", encode(call, self._options, **knows))
+        body = encode(
+            call,
+            self._options,
+            has_extra_sampling=self._has_extra_sampling,
+            has_developer=self._has_developer,
+        )
+        return Post("/chat/completions", body)
 
     def reader(self, failures: Failures, call: CloudCall) -> Reader:
         """What reads the events of a streamed answer."""

@@ -73,8 +73,10 @@ class Transport:
         if parts.username is not None or parts.password is not None:
             raise ValueError(f"{provider}: base_url holds a user name or password; give the key by api_key_env")
         self._parts = parts
+        self._base_url = urlunsplit(parts._replace(path=parts.path.rstrip("/"), query="", fragment=""))
         self._keys = credential if isinstance(credential, KeyRing) else KeyRing([credential])
         self.failures = Failures(provider, self._keys, may_bill_400)
+        self._translating = translating(self.failures, timeouts.connect_s)
         self._timeouts = timeouts
         agent = {"accept-encoding": "identity", "content-type": "application/json", "user-agent": "hybrid"}
         self._headers = agent | dict(headers or {})
@@ -117,7 +119,7 @@ class Transport:
             parser = parser_for(self._media_type(reply))
             size_bytes, chunk = 0, b""
             while not parser.is_finished:
-                chunk = await self._next(reply, deadline)
+                chunk = b"" if reply.is_read else await self._next(reply, deadline)
                 size_bytes += len(chunk)
                 self._check_size(size_bytes)
                 for event in parser.feed(chunk) if chunk else parser.close():
@@ -125,7 +127,7 @@ class Transport:
                     deadline.heard()
                 if parser.failure is not None:
                     raise parser.failure
-            if chunk:
+            if chunk and not reply.is_read:
                 await self._drain(reply)
         finally:
             # A connection that cannot be closed well is gone; that says nothing about the answer.
@@ -237,7 +239,7 @@ class Transport:
         headers = {**self._headers, **lease.headers}
         for attempt in range(CONNECT_RETRIES + 1):
             try:
-                with translating(self.failures, self._timeouts.connect_s):
+                with self._translating:
                     return await deadline.wait(self._wire.post(url, body, headers, sent))
             except ProviderError as error:
                 if has_left:
@@ -285,7 +287,7 @@ class Transport:
 
     async def _next(self, reply: Reply, deadline: Deadline) -> bytes:
         """Await the next bytes; none are the end."""
-        with translating(self.failures, self._timeouts.connect_s):
+        with self._translating:
             return await deadline.wait(reply.read())
 
     async def _drain(self, reply: Reply) -> None:
@@ -298,7 +300,7 @@ class Transport:
     def _url(self, path: str) -> str:
         path, _, query = path.partition("?")
         query = "&".join(filter(None, (self._parts.query, query)))
-        return urlunsplit(self._parts._replace(path=self._parts.path.rstrip("/") + path, query=query, fragment=""))
+        return f"{self._base_url}{path}?{query}" if query else f"{self._base_url}{path}"
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._max_response_bytes:

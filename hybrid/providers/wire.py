@@ -3,6 +3,11 @@
 aiohttp, not httpx2: a call takes it a sixth of the processor's time, and its pool does not slow down with the number of
 connections. HTTP/2 it does not speak, and little is lost: connections are kept, their number is no concern at a
 gateway's size, and on a shared one a lost packet would hold up every answer.
+
+Of aiohttp its pool and its parser are used, and not its session, request and response: half of what a call took went
+into cookies, redirects, middlewares, bodies of every kind, and a task for each body. What stands below them has names
+without an underscore but no documentation: `TCPConnector.connect`, `ResponseHandler.set_response_params`, `read` and
+`writing_paused`, `StreamReader.on_eof`. `tests/providers/test_wire.py` holds what is sent to what a session sends.
 """
 
 from __future__ import annotations
@@ -10,16 +15,19 @@ from __future__ import annotations
 import asyncio
 import ssl
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Coroutine, Mapping
+from types import TracebackType
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.http import RawResponseMessage
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
+from hybrid.errors import ProviderError
 from hybrid.providers.failures import Failures
 
 Blame = Literal["late_connection", "no_connection", "broke_off", "protocol"]
@@ -45,24 +53,35 @@ BLAME: Mapping[type[Exception], Blame] = {
 }
 """The families of the HTTP library's exceptions, and what each says about the provider. The nearest class counts."""
 
-_on_sent: ContextVar[Callable[[], None] | None] = ContextVar("hybrid_on_sent", default=None)
+WHOLE_WRITE_BYTES = 64 * 1024
+"""A request up to here is copied into one piece: cheaper than to write its head and its body."""
 
 
-@contextmanager
-def translating(failures: Failures, connect_s: float) -> Iterator[None]:
-    """Turn the HTTP library's exceptions into errors.Provider*. Ours and cancellation pass."""
-    try:
-        yield
-    except tuple(BLAME) as exc:
-        blame = blame_of(exc)
+class translating:  # noqa: N801 - used as the function that it looks like
+    """Turn the HTTP library's exceptions into errors.Provider*. Ours and cancellation pass. Keeps no state."""
+
+    __slots__ = ("_connect_s", "_failures")
+
+    def __init__(self, failures: Failures, connect_s: float) -> None:
+        self._failures, self._connect_s = failures, connect_s
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: TracebackType | None) -> None:
+        if exc is not None and (blame := blame_of(exc)) is not None:
+            raise self._told(exc, blame) from exc
+
+    def _told(self, exc: BaseException, blame: Blame) -> ProviderError:
+        failures = self._failures
         what = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
         if blame == "late_connection":
-            raise failures.unsent(failures.timeout(f"no connection within connect_s = {connect_s:g} s")) from exc
+            return failures.unsent(failures.timeout(f"no connection within connect_s = {self._connect_s:g} s"))
         if blame == "no_connection":
-            raise failures.unsent(failures.unavailable(f"cannot be reached: {what}")) from exc
+            return failures.unsent(failures.unavailable(f"cannot be reached: {what}"))
         if blame == "protocol":
-            raise failures.protocol(what) from exc
-        raise failures.unavailable(f"broke off: {what}") from exc
+            return failures.protocol(what)
+        return failures.unavailable(f"broke off: {what}")
 
 
 def blame_of(exc: BaseException) -> Blame | None:
@@ -84,6 +103,10 @@ class Reply(Protocol):
     async def read(self) -> bytes:
         """Await the next bytes of the body; none are its end."""
 
+    @property
+    def is_read(self) -> bool:
+        """Whether the body is known to be read to its end, so that `read` would give none at once."""
+
     def close(self) -> None:
         """Be done with it: the connection is used again if the body was read to its end, else closed."""
 
@@ -104,100 +127,129 @@ class Wire(Protocol):
         """Close all connections."""
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Says when a request has its connection: the last moment at which it is certain that no byte of it has left."""
-
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109 - the library's own name
-        connection = await super().connect(req, traces, timeout)
-        on_sent = _on_sent.get()
-        if on_sent is not None:
-            on_sent()
-        return connection
-
-
 class _AiohttpReply:
-    """A `Reply` over aiohttp's response."""
+    """A `Reply` over aiohttp's connection and the body it parses."""
 
-    __slots__ = ("_response", "headers", "status")
+    __slots__ = ("_connection", "_content", "headers", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
+    def __init__(self, connection: Connection, message: RawResponseMessage, content: aiohttp.StreamReader) -> None:
+        self._connection, self._content = connection, content
+        self.status = message.code
+        self.headers: Mapping[str, str] = message.headers
+        content.on_eof(self._ended)
 
-    async def read(self) -> bytes:
-        return await self._response.content.readany()
+    def read(self) -> Coroutine[Any, Any, bytes]:
+        return self._content.readany()
+
+    @property
+    def is_read(self) -> bool:
+        return self._content.at_eof()
 
     def close(self) -> None:
-        self._response.close()  # of a body that was read to its end the connection went back to the pool before
+        self._connection.close()  # of a body that was read to its end the connection went back to the pool before
+
+    def _ended(self) -> None:
+        """The answer is all here; one that came before its request had left ends the connection."""
+        protocol = self._connection.protocol
+        if protocol is not None and protocol.writing_paused:
+            self._connection.close()
+        else:
+            self._connection.release()
 
 
 class AiohttpWire:
     """The `Wire` in use: opened by the first call, shared by all. Redirects are not followed, cookies not kept."""
 
     def __init__(self, base_url: str, *, connect_s: float) -> None:
+        """base_url: begins with the scheme, host and port that every call goes to."""
         self._is_tls = base_url.startswith("https:")
         self._host = urlsplit(base_url).hostname or ""
+        self._base_url = URL(base_url, encoded=True)
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_s, sock_connect=None, sock_read=None)
-        self._session: aiohttp.ClientSession | None = None
+        self._connector: aiohttp.TCPConnector | None = None
+        self._direct: aiohttp.ClientRequest | None = None
         self._proxy: URL | None = None
         self._proxy_headers: dict[str, str] | None = None
         self._opening = asyncio.Lock()
         self._is_closed = False
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], on_sent: Callable[[], None]) -> Reply:
-        """See `Wire`."""
-        session = self._session or await self._opened()
-        self._check_open(session)
-        token = _on_sent.set(on_sent)
+        """See `Wire`. Raises also: ValueError for a control character in the URL or a header."""
+        connector = self._connector or await self._opened()
+        self._check_open(connector)
+        target = URL(url, encoded=True)
+        head = self._head(target, headers, len(body))
         try:
-            response = await session.post(
-                URL(url, encoded=True),
-                data=body,
-                headers=headers,
-                allow_redirects=False,
-                proxy=self._proxy,
-                proxy_headers=self._proxy_headers,
-            )
-        finally:
-            _on_sent.reset(token)
-        return _AiohttpReply(response)
+            connection = await self._connected(connector, target)
+            try:
+                on_sent()
+                return await _exchanged(connection, head, body)
+            except BaseException:
+                connection.close()
+                raise
+        except HttpProcessingError as exc:
+            asked = aiohttp.RequestInfo(target, "POST", CIMultiDictProxy(CIMultiDict(headers)), target)
+            error = aiohttp.ClientResponseError(asked, (), status=exc.code, message=exc.message, headers=exc.headers)
+            raise error from exc
+        except aiohttp.ClientError:
+            raise
+        except OSError as exc:
+            raise aiohttp.ClientOSError(*exc.args) from exc
 
     async def warm(self, url: str) -> None:
         """See `Wire`."""
-        session = self._session or await self._opened()
-        self._check_open(session)
-        if self._proxy is None and session.connector is not None:
-            request = aiohttp.ClientRequest("POST", URL(url, encoded=True), session=session)
-            connection = await session.connector.connect(request, [], self._timeout)
-            connection.release()
+        connector = self._connector or await self._opened()
+        self._check_open(connector)
+        if self._proxy is None:
+            (await self._connected(connector, URL(url, encoded=True))).release()
+
+    async def _connected(self, connector: aiohttp.TCPConnector, target: URL) -> Connection:
+        """Take a connection from the pool or make one."""
+        # The library writes into the headers of a request by a proxy.
+        place = self._direct or self._place()
+        try:
+            return await connector.connect(place, [], self._timeout)
+        except TimeoutError as exc:
+            raise aiohttp.ConnectionTimeoutError(f"Connection timeout to host {target}") from exc
+
+    def _place(self) -> aiohttp.ClientRequest:
+        """Where connections go, in the form in which the library's pool is asked for one."""
+        return aiohttp.ClientRequest("POST", self._base_url, proxy=self._proxy, proxy_headers=self._proxy_headers)
+
+    def _head(self, target: URL, headers: Mapping[str, str], body_bytes: int) -> bytes:
+        # A proxy is asked for a whole URL, and for none where it only carries what is encrypted.
+        is_proxied = self._proxy is not None and not self._is_tls
+        lines = [
+            f"POST {target if is_proxied else target.raw_path_qs} HTTP/1.1",
+            f"Host: {target.host_port_subcomponent}",
+            *[f"{name}: {value}" for name, value in headers.items()],
+            f"Content-Length: {body_bytes}",
+        ]
+        if not "".join(lines).isprintable():
+            raise ValueError("a control character in the URL or a header of a call")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
     async def aclose(self) -> None:
         """See `Wire`."""
         self._is_closed = True
         async with self._opening:
-            session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+            connector, self._connector = self._connector, None
+        if connector is not None:
+            await connector.close()
 
-    def _check_open(self, session: aiohttp.ClientSession) -> None:
-        if self._is_closed or session.closed:
+    def _check_open(self, connector: aiohttp.TCPConnector) -> None:
+        if self._is_closed or connector.closed:
             raise aiohttp.ClientConnectionError("its connections were closed: we shut down")
 
-    async def _opened(self) -> aiohttp.ClientSession:
+    async def _opened(self) -> aiohttp.TCPConnector:
         async with self._opening:
-            if self._session is None:
+            if self._connector is None:
                 # Loading the certificate store takes some 80 ms, too long for the loop that serves everyone.
                 context = await asyncio.to_thread(_tls_context) if self._is_tls else True
                 self._find_proxy()
-                self._session = aiohttp.ClientSession(
-                    connector=_Connector(limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=context),
-                    cookie_jar=aiohttp.DummyCookieJar(),
-                    timeout=self._timeout,
-                    auto_decompress=False,
-                    skip_auto_headers=("accept",),
-                )
-            return self._session
+                self._direct = self._place() if self._proxy is None else None
+                self._connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, ssl=context)
+            return self._connector
 
     def _find_proxy(self) -> None:
         """Take the proxy that the environment names for this host, once: the library would ask for every call."""
@@ -209,6 +261,24 @@ class AiohttpWire:
         if proxy.user is not None:
             self._proxy_headers = {"proxy-authorization": aiohttp.encode_basic_auth(proxy.user, proxy.password or "")}
         self._proxy = proxy.with_user(None)
+
+
+async def _exchanged(connection: Connection, head: bytes, body: bytes) -> Reply:
+    """Send a request and await the head of its answer."""
+    protocol = connection.protocol
+    transport = None if protocol is None else protocol.transport
+    if protocol is None or transport is None or transport.is_closing():
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+    protocol.set_response_params(read_until_eof=True, auto_decompress=False)
+    if len(body) < WHOLE_WRITE_BYTES:
+        transport.write(head + body)
+    else:
+        transport.writelines((head, body))
+    while True:
+        message, content = await protocol.read()
+        # The other informational answers only announce that another one follows.
+        if not 100 <= message.code < 200 or message.code == 101:
+            return _AiohttpReply(connection, message, content)
 
 
 def _tls_context() -> ssl.SSLContext:

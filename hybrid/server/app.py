@@ -95,7 +95,7 @@ class ChatCompletions:
         request = await self._read(scope, receive)
         items = self._gateway.stream(request, dialect=_DIALECT, arrived_s=arrived_s)
         answer = self._stream if request.is_stream else self._whole
-        reply = Reply(send)
+        reply = Reply(send, scope)
         try:
             await until_gone(scope, receive, answer(request, items, reply))
         except ShuttingDown as exc:
@@ -169,7 +169,7 @@ class EmbeddingsRoute:
             return embeddings.parse(body, scope["headers"], client_key=exchange.client_key)
 
         request, form = await read_recorded(self._gateway, self._options, scope, receive, read, dialect=_DIALECT)
-        await until_gone(scope, receive, self._answer(request, form, exchange.arrived_s, Reply(send)))
+        await until_gone(scope, receive, self._answer(request, form, exchange.arrived_s, Reply(send, scope)))
 
     async def _answer(self, request: EmbeddingRequest, form: embeddings.Format, arrived_s: float, reply: Reply) -> None:
         answer = await self._gateway.embed(request, dialect=_DIALECT, arrived_s=arrived_s)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,12 @@ _LOG = logging.getLogger(__name__)
 _SCOPE_KEY = "hybrid.exchange"
 _HANG_UP_KEY = "hybrid.hang_up"
 _JSON_CHARSETS = (b"", b"charset=utf-8", b'charset="utf-8"')
+
+WHOLE = "hybrid.response.whole"
+"""An ASGI message of ours: a status, headers and the whole body. Only a connection that attaches a `HangUp` takes it.
+
+uvicorn asks of each header whether it is well-formed and what it means; of ours all that is known.
+"""
 
 WRITES_A_TURN = 8
 """How many events that are there at once are written before others get a turn."""
@@ -64,11 +70,14 @@ class HangUp:
     ASGI's own way, to await `receive` beside the work, takes two tasks more for each request.
     """
 
-    __slots__ = ("_serving", "has_happened", "reads_on")
+    __slots__ = ("_serving", "has_body", "has_happened", "reads_on")
 
-    def __init__(self, reads_on: Callable[[], None]) -> None:
-        """`reads_on`: has the connection read again if it stopped for its buffer; a hang-up is seen only by reading."""
-        self.reads_on = reads_on
+    def __init__(self, reads_on: Callable[[], None], has_body: Callable[[], bool]) -> None:
+        """`reads_on`: has the connection read again if it stopped for its buffer; a hang-up is seen only by reading.
+
+        `has_body`: whether the connection has all of the request's body, so that `receive` waits for nothing.
+        """
+        self.reads_on, self.has_body = reads_on, has_body
         self.has_happened = False
         self._serving: asyncio.Task[Any] | None = None
 
@@ -88,25 +97,22 @@ class HangUp:
         if self._serving is not None:
             self._serving.cancel()
 
-    @contextlib.contextmanager
-    def cancelling(self, serving: asyncio.Task[Any]) -> Iterator[None]:
-        """Cancel this task when it happens, at once if it did."""
+    def cancels(self, serving: asyncio.Task[Any] | None) -> None:
+        """Cancel this task when it happens, at once if it did; None: no task any more."""
         self._serving = serving
-        if self.has_happened:
+        if serving is not None and self.has_happened:
             serving.cancel()
-        try:
-            yield
-        finally:
-            self._serving = None
 
 
 class Reply:
     """One answer on its way out. Knows how far it got, so that a failure is told in the form that is left."""
 
-    __slots__ = ("_send", "_writes", "is_finished", "is_started", "last_write_s")
+    __slots__ = ("_send", "_takes_whole", "_writes", "is_finished", "is_started", "last_write_s")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, scope: Scope | None = None) -> None:
+        """scope: of the request, for an answer that is not to HEAD and has a body and no connection headers."""
         self._send = send
+        self._takes_whole = scope is not None and HangUp.of(scope) is not None
         self.is_started = False
         self.is_finished = False
         self.last_write_s = 0.0
@@ -114,14 +120,19 @@ class Reply:
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a complete response."""
-        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
+        headers = [*headers, (b"content-length", b"%d" % len(body))]
+        if self._takes_whole:
+            self.is_started = self.is_finished = True
+            await self._send({"type": WHOLE, "status": status, "headers": headers, "body": body})
+            return
+        await self.start(status, headers)
         await self.finish(body)
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send the status and the headers."""
         self.is_started = True
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        self.last_write_s = asyncio.get_running_loop().time()
+        self.last_write_s = time.monotonic()
 
     async def write(self, data: bytes) -> None:
         """Send some of the body. Returns when the connection took it, which a slow reader delays."""
@@ -131,7 +142,7 @@ class Reply:
         self._writes += 1
         if self._writes % WRITES_A_TURN == 0:
             await asyncio.sleep(0)
-        self.last_write_s = asyncio.get_running_loop().time()
+        self.last_write_s = time.monotonic()
 
     async def finish(self, data: bytes = b"") -> None:
         """Send the last of the body."""
@@ -153,6 +164,9 @@ async def read_json_body(scope: Scope, receive: Receive, options: ServerOptions)
     """
     _check_content_type(scope["headers"])
     _check_length(scope["headers"], options.max_body_bytes)
+    hang_up = HangUp.of(scope)
+    if hang_up is not None and hang_up.has_body():
+        return await _read(receive, options.max_body_bytes)
     try:
         async with asyncio.timeout(options.body_deadline_s):
             return await _read(receive, options.max_body_bytes)
@@ -175,8 +189,11 @@ async def until_gone(scope: Scope, receive: Receive, work: Coroutine[Any, Any, N
     task = asyncio.current_task()
     assert task is not None
     try:
-        with hang_up.cancelling(task):
+        hang_up.cancels(task)
+        try:
             await work
+        finally:
+            hang_up.cancels(None)
     except asyncio.CancelledError as exc:
         if not hang_up.has_happened:
             raise _taken_back() from exc
@@ -235,7 +252,7 @@ class Pinging:
 
     def _look(self, ping_s: float) -> None:
         loop = asyncio.get_running_loop()
-        left_s = self._reply.last_write_s + ping_s - loop.time()
+        left_s = self._reply.last_write_s + ping_s - time.monotonic()
         if left_s <= 0 and (self._writing is None or self._writing.done()):
             self._writing = loop.create_task(self._reply.write(self._ping))
         self._timer = loop.call_later(left_s if left_s > 0 else ping_s, self._look, ping_s)
@@ -276,9 +293,10 @@ async def _read(receive: Receive, max_bytes: int) -> bytes:
 
 def _check_content_type(headers: Headers) -> None:
     types = [value for name, value in headers if name == b"content-type"]
-    kind, _, charset = types[0].lower().replace(b" ", b"").partition(b";") if len(types) == 1 else (b"", b"", b"")
-    if kind != b"application/json" or charset not in _JSON_CHARSETS:
-        raise UnsupportedMedia("send the body as UTF-8 JSON with the header content-type: application/json")
+    if types != [b"application/json"]:
+        kind, _, charset = types[0].lower().replace(b" ", b"").partition(b";") if len(types) == 1 else (b"", b"", b"")
+        if kind != b"application/json" or charset not in _JSON_CHARSETS:
+            raise UnsupportedMedia("send the body as UTF-8 JSON with the header content-type: application/json")
     encodings = [value.lower() for name, value in headers if name == b"content-encoding"]
     if any(encoding not in (b"", b"identity") for encoding in encodings):
         raise UnsupportedMedia("send the body without a content-encoding: compressed bodies are not taken")

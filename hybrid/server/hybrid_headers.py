@@ -36,6 +36,9 @@ class Wishes:
     is_any: bool = False
 
 
+_NONE = Wishes()
+
+
 def read_wishes(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
     """Read the `x-hybrid-*` request headers.
 
@@ -56,7 +59,7 @@ def read_wishes(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
             raise _bad(name, "was sent twice; send it once")
         sent[name] = _text(name, raw_value)
     if not sent:
-        return Wishes()
+        return _NONE
     return Wishes(
         policy=_policy(sent[_POLICY]) if _POLICY in sent else PolicyChoice.AUTO,
         deadline_s=_deadline_s(sent[_DEADLINE]) if _DEADLINE in sent else None,
@@ -70,8 +73,8 @@ def read_wishes(headers: Iterable[tuple[bytes, bytes]]) -> Wishes:
 
 def head_headers(head: Head) -> list[tuple[bytes, bytes]]:
     """Write what is known of an answer as response headers; what is unknown is absent."""
-    own = [(f"{_PREFIX}{name}".encode(), safe_value(value)) for name, value in _facts(head)]
-    return own + rate_limit_headers(head.rate_limits)
+    own = [(name, safe_value(value)) for name, value in _facts(head)]
+    return own + rate_limit_headers(head.rate_limits) if head.rate_limits else own
 
 
 def rate_limit_headers(limits: Iterable[RateLimit]) -> list[tuple[bytes, bytes]]:
@@ -121,22 +124,22 @@ def safe_value(value: str) -> bytes:
     return value.encode("ascii")
 
 
-def _facts(head: Head) -> Iterable[tuple[str, str]]:
-    yield "request-id", head.request_id
-    yield "route", head.route.value
-    yield "model", head.model
-    yield "reason", head.reason
+def _facts(head: Head) -> Iterable[tuple[bytes, str]]:
+    yield b"x-hybrid-request-id", head.request_id
+    yield b"x-hybrid-route", head.route.value
+    yield b"x-hybrid-model", head.model
+    yield b"x-hybrid-reason", head.reason
     if head.confidence is not None:
-        yield "confidence", f"{head.confidence:.4f}"
-        yield "calibration", _calibration(head) or ""
+        yield b"x-hybrid-confidence", f"{head.confidence:.4f}"
+        yield b"x-hybrid-calibration", _calibration(head) or ""
     if head.cost_usd is not None:
-        yield "cost-usd", _plain(head.cost_usd)
+        yield b"x-hybrid-cost-usd", _plain(head.cost_usd)
     if head.saved_usd is not None:
-        yield "saved-usd", _plain(head.saved_usd)
+        yield b"x-hybrid-saved-usd", _plain(head.saved_usd)
     if head.overhead_s is not None:
-        yield "overhead-ms", f"{head.overhead_s * 1000:.2f}"
+        yield b"x-hybrid-overhead-ms", f"{head.overhead_s * 1000:.2f}"
     if head.degraded is not None:
-        yield "degraded", head.degraded
+        yield b"x-hybrid-degraded", head.degraded
 
 
 def _calibration(head: Head) -> str | None:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from hybrid.errors import HybridError, InvalidRequest
 from hybrid.server.errors import Overloaded, envelope, error_headers
-from hybrid.server.exchange import HangUp, Reply
+from hybrid.server.exchange import WHOLE, HangUp, Reply
 
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
@@ -57,10 +58,11 @@ class JoinedWrites:
     Each write is a system call and lets another thread take the interpreter meanwhile.
     """
 
-    __slots__ = ("_loop", "_parts", "_transport")
+    __slots__ = ("_loop", "_parts", "_transport", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
+        self.is_closing = transport.is_closing
         self._parts: list[bytes] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -211,9 +213,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
-        HangUp(self.flow.resume_reading).put(cycle.scope)
+        HangUp(self.flow.resume_reading, lambda: not cycle.more_body).put(cycle.scope)
         if cycle.scope["http_version"] == "1.0":
             app = _unchunked(app, cycle)
+        app = _taking_whole(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -292,6 +295,42 @@ def _unchunked(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
         await app(scope, receive, plain)
 
     return answer
+
+
+def _taking_whole(app: ASGIApp, cycle: RequestResponseCycle) -> ASGIApp:
+    """Let the app send an answer in one message, `exchange.WHOLE`."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        def sent(message: Message) -> Awaitable[None]:
+            return _send_whole(cycle, message) if message["type"] == WHOLE else send(message)
+
+        await app(scope, receive, sent)
+
+    return answer
+
+
+async def _send_whole(cycle: RequestResponseCycle, message: Message) -> None:
+    """Do what `RequestResponseCycle.send` does of the two messages that this one stands for.
+
+    Raises: RuntimeError for a header with a line end in it.
+    """
+    if cycle.flow.write_paused and not cycle.disconnected:
+        await cycle.flow.drain()
+    if cycle.disconnected:
+        return
+    cycle.response_started, cycle.waiting_for_100_continue = True, False
+    headers: list[tuple[bytes, bytes]] = [*cycle.default_headers, *message["headers"]]
+    if not cycle.keep_alive:
+        headers.append((b"connection", b"close"))
+    head = b"\r\n".join([b": ".join(header) for header in headers])
+    if head.count(b"\n") + head.count(b"\r") != 2 * (len(headers) - 1):
+        raise RuntimeError("a header of an answer holds a line end")
+    cycle.transport.write(b"%b%b\r\n\r\n%b" % (STATUS_LINE[message["status"]], head, message["body"]))
+    cycle.response_complete = True
+    cycle.message_event.set()
+    if not cycle.keep_alive:
+        cycle.transport.close()
+    cycle.on_response()
 
 
 def _refusing(error: HybridError) -> ASGIApp:

@@ -38,6 +38,8 @@ class Body:
     def __init__(self):
         self._pieces = [b'{"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}]}', b""]
 
+    is_read = False
+
     async def read(self):
         return self._pieces.pop(0)
 
