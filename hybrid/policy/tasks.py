@@ -97,4 +97,4 @@ def _asks_for_code(asked: str, lower: str) -> bool:
 
 def _has(text: str, words: Iterable[str]) -> bool:
     """Whether any of the words is in the text, as part of another one too."""
-    return any([word in text for word in words])
+    return any(map(text.__contains__, words))
