@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 from hybrid.budgets import key_allowance
@@ -40,17 +40,16 @@ class Admission:
         self._usage: dict[str, KeyUsage] = dict(usage or {})
         self._rules: dict[str, KeyRules] = {}
 
-    @contextmanager
-    def admitted(self, request: ChatRequest | EmbeddingRequest, journal: Journal) -> Iterator[None]:
+    def admitted(self, request: ChatRequest | EmbeddingRequest, journal: Journal) -> AbstractContextManager[None]:
         """Let a request run, and count what it took when it is over, however it ends.
 
-        Raises: ModelNotAllowed, Forbidden, RateLimited; Unauthorized if the key was revoked just now; StoreError if the
-            keys could never be read.
+        Raises: where it is entered: ModelNotAllowed, Forbidden, RateLimited; Unauthorized if the key was revoked just
+            now; StoreError if the keys could never be read.
         """
-        name = request.client_key
-        if name is None:
-            yield
-            return
+        return nullcontext() if request.client_key is None else self._admitted(request.client_key, request, journal)
+
+    @contextmanager
+    def _admitted(self, name: str, request: ChatRequest | EmbeddingRequest, journal: Journal) -> Iterator[None]:
         rules = self._keys.rules_of(name)
         if rules is None:
             raise Unauthorized("the client key was revoked")

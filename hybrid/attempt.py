@@ -30,6 +30,7 @@ from hybrid.journal import Journal
 from hybrid.latencies import LocalRun
 from hybrid.local_answer import HoldExpired, LocalAnswers, count_ends
 from hybrid.local_request import GREEDY, LocalRequest
+from hybrid.policy.latency import tighter_s
 from hybrid.policy.model import Escalate, Limits, Reason, RunLocal, Signals, without_promise
 from hybrid.policy.worth import weigh
 from hybrid.pricing import saved_usd
@@ -290,7 +291,7 @@ class Attempt:
     async def _in_time(self, waited_for: Awaitable[_T], hold_until_s: float | None = None) -> _T:
         """Wait within the request's deadline and, if given, a nearer time to stop holding back."""
         journal, deadline_s = self._journal, self._request.deadline_s
-        until_s = min((s for s in (deadline_s, hold_until_s) if s is not None), default=None)
+        until_s = tighter_s(deadline_s, hold_until_s)
         if until_s is None and journal.route is not None:
             return await waited_for  # its answer has begun: what is waited for now is nobody's overhead
         try:
@@ -320,7 +321,7 @@ class Attempt:
         journal = self._journal
         climb = Climb(self._clouds, decision, self._request, journal, running)
         journal.reason = decision.reason
-        journal.note(f"escalated to {decision.option.provider}/{decision.option.model} ({decision.reason.value})")
+        journal.note(f"escalated to {decision.option.provider}/{decision.option.model} ({decision.reason})")
         usage: Usage | None = None
         patience_until_s = journal.elapsed_s + climb.patience_s if decision.may_fall_back else None
         try:

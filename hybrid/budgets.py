@@ -87,7 +87,7 @@ class Budgets:
         """
         if not options:
             return BudgetView()
-        most_usd = max(option.reserve_usd or Decimal(0) for option in options)
+        most_usd = max([option.reserve_usd or Decimal(0) for option in options])
         whose = (request.client_key, None if request.tag is None else request.tag.casefold())
         try:
             return await self._glances.look(

@@ -16,6 +16,7 @@ from hybrid.errors import (
     UnsupportedCapability,
 )
 from hybrid.journal import Journal
+from hybrid.policy.latency import tighter_s
 from hybrid.policy.model import CloudOption, Escalate
 from hybrid.types import ChatRequest, Event
 
@@ -63,7 +64,7 @@ class Climb:
             self.cloud = cloud = self._clouds.find(option)
             bound_s = self._bound_s(until_s)
             # Who sheds load asks to wait. With another rung at hand nobody does; on the last, as far as there is time.
-            last_wait_s = min(s for s in (cloud.max_wait_s, bound_s) if s is not None)
+            last_wait_s = cloud.max_wait_s if bound_s is None else min(cloud.max_wait_s, bound_s)
             max_wait_s = 0.0 if rungs_left > 1 else last_wait_s
             has_begun = False
             try:
@@ -107,8 +108,8 @@ class Climb:
 
     def _bound_s(self, until_s: float | None) -> float | None:
         """Seconds left for the first event: of the request's deadline, and of the patience it has with all rungs."""
-        until = [s for s in (until_s, self._request.deadline_s) if s is not None]
-        return max(0.0, min(until) - self._journal.elapsed_s) if until else None
+        nearest_s = tighter_s(until_s, self._request.deadline_s)
+        return None if nearest_s is None else max(0.0, nearest_s - self._journal.elapsed_s)
 
     def _share_s(self, cloud: CloudModel, bound_s: float | None, rungs_left: int) -> float | None:
         """How long a stream's first event is waited for, so that what comes after has its share of the time left.

@@ -150,10 +150,13 @@ class CloudHealth:
         """Close the circuits that this call was the probe of."""
         now_s = self._now_s()
         both = (self._providers[trial.provider], self._models[trial.provider, trial.model])
+        is_probe = False
         for breaker, ticket in zip(both, trial.tickets, strict=True):
             if breaker.circuit(now_s) is not Circuit.CLOSED:
+                is_probe = True
                 breaker.succeeded(ticket, now_s)
-        self._tell_changes(trial, None)
+        if is_probe:
+            self._tell_changes(trial, None)
 
     def _tell_changes(self, trial: Trial, failure: ProviderError | None) -> None:
         """Tell which circuits this call opened or closed."""

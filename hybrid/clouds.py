@@ -176,7 +176,11 @@ class Clouds:
         """The models a client's `cloud` or `cloud/NAME` may mean; NAME is a provider, a model, or both."""
         if name is None:
             return self.models
-        return tuple(m for m in self.models if name in (m.provider.name, m.model, f"{m.provider.name}/{m.model}"))
+        return tuple(cloud for cloud in self.models if _is_meant(cloud, name))
+
+    def has(self, name: str | None) -> bool:
+        """Whether `named` gives any, which does not hang on the prices."""
+        return bool(self._models) if name is None else any(_is_meant(cloud, name) for cloud in self._models)
 
     def option(self, cloud: CloudModel, request: ChatRequest, prompt_tokens: int | None) -> CloudOption:
         """Describe a model to the policy, with how it is doing now and how long it usually takes."""
@@ -278,6 +282,10 @@ class Clouds:
             )
         journal.note(f"reserved ${option.reserve_usd} for {option.provider}/{option.model}")
         return reservation
+
+
+def _is_meant(cloud: CloudModel, name: str) -> bool:
+    return name in (cloud.provider.name, cloud.model, f"{cloud.provider.name}/{cloud.model}")
 
 
 def is_worth_falling_back(error: HybridError) -> bool:

@@ -113,7 +113,7 @@ class Journal:
         self.signals, self.limits, self.decision = signals, limits, decision
         self.reason = decision.reason
         self.decided_s = self.elapsed_s
-        self.note(f"decided: {kind_of_decision(decision)} ({decision.reason.value})")
+        self.note(f"decided: {kind_of_decision(decision)} ({decision.reason})")
 
     def judge(self, review: Review) -> None:
         """Record what was made of the draft; one that stands because of its price says so."""
@@ -127,7 +127,7 @@ class Journal:
         self.route, self.model, self.provider = route, model, provider
         self.ttft_s = self.elapsed_s
         self.overhead_s = max(0.0, self.ttft_s - self.waited_s)
-        self.note(f"released from {route.value}: {model}")
+        self.note(f"released from {route}: {model}")
         # What a cloud's answer costs is known at its end, not when it begins.
         return self.head(is_cost_known=route is not Route.CLOUD)
 
@@ -137,12 +137,12 @@ class Journal:
             request_id=self.id,
             route=self.route or Route.LOCAL,
             model=self.model or "",
-            reason=(self.reason or Reason.DEFAULT).value,
+            reason=str(self.reason or Reason.DEFAULT),
             confidence=self.confidence,
             is_calibrated=self.is_calibrated,
             cost_usd=self.cost_usd if is_cost_known else None,
             saved_usd=self.saved_usd,
-            degraded=self.degraded.value if self.degraded else None,
+            degraded=str(self.degraded) if self.degraded else None,
             overhead_s=self.overhead_s,
             rate_limits=self.rate_limits,
         )
@@ -162,8 +162,8 @@ class Journal:
             route=self.route,
             model=self.model,
             provider=self.provider,
-            reason=self.reason.value if self.reason else None,
-            degraded=self.degraded.value if self.degraded else None,
+            reason=str(self.reason) if self.reason else None,
+            degraded=str(self.degraded) if self.degraded else None,
             error_code=self.error_code,
             confidence=self.confidence,
             is_calibrated=self.is_calibrated,

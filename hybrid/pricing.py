@@ -60,7 +60,7 @@ class TokenPrice:
 
     def reached(self, prompt_tokens: int) -> list[TokenPrice]:
         """The prices that prompts of up to `prompt_tokens` may pay, the one of the longest last."""
-        return [self, *(price for start, price in self.steps if prompt_tokens > start)]
+        return [self, *[price for start, price in self.steps if prompt_tokens > start]]
 
 
 def cost_usd(price: TokenPrice, usage: Usage) -> Decimal:
@@ -95,17 +95,19 @@ def tokens_usd(price: TokenPrice, usage: Usage) -> Decimal:
 
 
 def _tokens_usd(price: TokenPrice, usage: Usage, *, cache_write_tokens: int) -> Decimal:
-    if min(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, cache_write_tokens) < 0:
+    prompt_tokens = usage.prompt_tokens
+    if prompt_tokens < 0 or usage.completion_tokens < 0 or usage.cached_tokens < 0 or cache_write_tokens < 0:
         raise ValueError(f"token counts are >= 0; got {usage}")
-    rate = price.reached(usage.prompt_tokens)[-1]
-    cached_tokens = min(usage.cached_tokens, usage.prompt_tokens)
-    written_tokens = min(cache_write_tokens, usage.prompt_tokens - cached_tokens)
-    if usage.cache_write_tokens is None and rate.written_usd_per_mtok < rate.input_usd_per_mtok:
+    rate = price.reached(prompt_tokens)[-1]
+    input_usd, written_usd = rate.input_usd_per_mtok, rate.written_usd_per_mtok
+    cached_tokens = min(usage.cached_tokens, prompt_tokens)
+    written_tokens = min(cache_write_tokens, prompt_tokens - cached_tokens)
+    if usage.cache_write_tokens is None and written_usd < input_usd:
         written_tokens = 0
     micro_usd = (
-        (usage.prompt_tokens - cached_tokens - written_tokens) * rate.input_usd_per_mtok
+        (prompt_tokens - cached_tokens - written_tokens) * input_usd
         + cached_tokens * rate.cached_usd_per_mtok
-        + written_tokens * rate.written_usd_per_mtok
+        + written_tokens * written_usd
         + usage.completion_tokens * rate.output_usd_per_mtok
     )
     return micro_usd.scaleb(-_TOKENS_PER_MTOK_EXPONENT)
@@ -119,12 +121,12 @@ def worst_case_usd(price: TokenPrice, *, prompt_tokens_bound: int, max_output_to
         max_output_tokens: the limit sent with the call, reasoning included.
     Raises: ValueError if a count is negative.
     """
-    if min(prompt_tokens_bound, max_output_tokens) < 0:
+    if prompt_tokens_bound < 0 or max_output_tokens < 0:
         raise ValueError(f"token counts are >= 0; got {prompt_tokens_bound} and {max_output_tokens}")
     # A step may be dearer for the prompt and cheaper for the answer; whichever the true count reaches, this holds.
     rates = price.reached(prompt_tokens_bound)
-    dearest_input = max(rate.dearest_input_usd_per_mtok for rate in rates)
-    dearest_output = max(rate.output_usd_per_mtok for rate in rates)
+    dearest_input = max([rate.dearest_input_usd_per_mtok for rate in rates])
+    dearest_output = max([rate.output_usd_per_mtok for rate in rates])
     micro_usd = prompt_tokens_bound * dearest_input + max_output_tokens * dearest_output
     return micro_usd.scaleb(-_TOKENS_PER_MTOK_EXPONENT)
 

@@ -27,8 +27,8 @@ def promised(
 
     has_adapter: the answer is that of the model with an adapter.
     """
-    asked = [message.text for message in request.messages if message.role == "user"]
-    kind = kind_of(asked[-1] if asked else "", request.needs)
+    asked = next((message.text for message in reversed(request.messages) if message.role == "user"), "")
+    kind = kind_of(asked, request.needs)
     found = promises.find(None if serving is None else serving.facts, kind, request.tag)
     is_limit_own = request.max_output_tokens is None
     made = replace(limits, promise=found.promise, no_promise=found.why, kind=kind, is_limit_own=is_limit_own)

@@ -15,6 +15,8 @@ from hybrid.types import Json
 FORMAT = 2
 """Of the record; raised when an input is written in another way. Rows without one were written before inputs were."""
 
+_KINDS = {RunLocal: "run_local", Escalate: "escalate", Reject: "reject"}
+
 
 class NotReplayable(Exception):
     """The inputs of this decision are not there, or not in a form this version understands."""
@@ -57,7 +59,7 @@ def write_outcome(decision: Decision, review: Review | None) -> dict[str, Json]:
 
 def kind_of_decision(decision: Decision) -> str:
     """Name a decision as rows do."""
-    return {RunLocal: "run_local", Escalate: "escalate", Reject: "reject"}[type(decision)]
+    return _KINDS[type(decision)]
 
 
 def read_inputs(record: Mapping[str, Json]) -> Recorded:

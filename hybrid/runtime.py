@@ -43,6 +43,9 @@ from hybrid.types import (
     Tail,
 )
 
+_POLICIES = {"hybrid": PolicyChoice.AUTO, "local": PolicyChoice.LOCAL_ONLY, "cloud": PolicyChoice.CLOUD_ONLY}
+"""What the first part of a client's model name says."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Target:
@@ -106,11 +109,18 @@ class Runtime:
         """Answer one request; see `server.gateway.Gateway.stream` for the promise."""
         journal = self._journal(dialect, request.model, arrived_s)
         with Recorded(self._ledger, journal, request), self._admission.admitted(request, journal):
-            async with aclosing(self._answer(request, journal)) as items:
-                async for item in items:
-                    if isinstance(item, Tail):
-                        journal.outcome = Outcome.OK
-                    yield item
+            target = self._resolve(request)
+            local = await self._acquire(request, target, journal)
+            attempt: Attempt | None = None
+            try:
+                attempt, items = await self._decided(request, target, local, journal)
+                async with aclosing(items):
+                    async for item in items:
+                        if isinstance(item, Tail):
+                            journal.outcome = Outcome.OK
+                        yield item
+            finally:
+                self._ended(journal, attempt, local)
 
     async def embed(self, request: EmbeddingRequest, *, dialect: str, arrived_s: float) -> Embeddings:
         """Answer one request for embeddings; see `server.gateway.Gateway.embed`."""
@@ -220,16 +230,15 @@ class Runtime:
         name = self._options.aliases.get(request.model, request.model)
         kind, _, rest = name.partition("/")
         rest, adapter = split_name(rest, self._fleet.default, self._options.adapters if kind == "local" else ())
-        wanted = {"hybrid": PolicyChoice.AUTO, "local": PolicyChoice.LOCAL_ONLY, "cloud": PolicyChoice.CLOUD_ONLY}
         is_known = (
             name == "hybrid"
             or (name == "local" and self._fleet.default is not None)
             or (kind == "local" and rest in self._fleet.names)
-            or (kind == "cloud" and bool(self._clouds.named(rest or None)) and not name.endswith("/"))
+            or (kind == "cloud" and self._clouds.has(rest or None) and not name.endswith("/"))
         )
         if not is_known:
             raise ModelNotFound(request.model, [model.name for model in self.models()])
-        policy = wanted[kind]
+        policy = _POLICIES[kind]
         if request.policy is not PolicyChoice.AUTO and policy not in (PolicyChoice.AUTO, request.policy):
             raise InvalidRequest(
                 f"model {request.model!r} means {policy.value}, the x-hybrid-policy header says {request.policy.value}",
@@ -265,7 +274,7 @@ class Runtime:
     ) -> Signals:
         """Gather everything the decision may know: the one place that reads clock, queue, speeds and ledger."""
         is_private = journal.is_private or (request.tag or "").casefold() in self._options.private_tags
-        prompt_tokens, refusal = await self._count_prompt(request, local, journal)
+        prompt_tokens, refusal = (None, None) if local is None else await self._count_prompt(request, local, journal)
         options = () if is_private else self._cloud_options(request, target, prompt_tokens)
         load, name = local.load if local is not None else None, self._local_name(target)
         money = await self._budgets.look(request, options, journal)
@@ -319,14 +328,14 @@ class Runtime:
         return LocalRequest(request=request, facts=facts, max_reasoning_tokens=self._options.max_reasoning_tokens)
 
     async def _count_prompt(
-        self, request: ChatRequest, local: Supervisor | None, journal: Journal
+        self, request: ChatRequest, local: Supervisor, journal: Journal
     ) -> tuple[int | None, InvalidRequest | None]:
         """Tokenize in the worker. Gives the count, or why the local model refuses the request, or neither.
 
         That the worker failed at it is noted as the local model's problem: another route may answer.
         """
         asked = self._in_local_terms(request, local)
-        if local is None or request.needs - asked.capabilities:
+        if request.needs - asked.capabilities:
             return None, None
         left_s = None if request.deadline_s is None else request.deadline_s - journal.elapsed_s
         try:
@@ -345,20 +354,12 @@ class Runtime:
 
     # ---- the path
 
-    async def _answer(self, request: ChatRequest, journal: Journal) -> AsyncGenerator[Item, None]:
-        target = self._resolve(request)
-        local = await self._acquire(request, target, journal)
-        attempt: Attempt | None = None
-        try:
-            attempt, items = await self._decided(request, target, local, journal)
-            async with aclosing(items):
-                async for item in items:
-                    yield item
-        finally:
-            if attempt is not None and journal.outcome is Outcome.OK and (answered := attempt.answered()) is not None:
-                self._audits.answered(answered, journal)
-            if local is not None:
-                local.release(journal.id)
+    def _ended(self, journal: Journal, attempt: Attempt | None, local: Supervisor | None) -> None:
+        """Have an answer that is out compared with the cloud's, and give the local model free."""
+        if attempt is not None and journal.outcome is Outcome.OK and (answered := attempt.answered()) is not None:
+            self._audits.answered(answered, journal)
+        if local is not None:
+            local.release(journal.id)
 
     async def _decided(
         self, request: ChatRequest, target: _Target, local: Supervisor | None, journal: Journal

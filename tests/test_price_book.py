@@ -83,6 +83,33 @@ def test_a_price_changes_at_midnight_of_the_users_clock(caplog):
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "is_there"),
+    [
+        pytest.param(None, True, id="any"),
+        pytest.param("big", True, id="the-cloud"),
+        pytest.param("m", True, id="the-model"),
+        pytest.param("big/m", True, id="both"),
+        pytest.param("big/other", False, id="another-model"),
+        pytest.param("other", False, id="another-cloud"),
+        pytest.param("", False, id="nothing"),
+    ],
+)
+def test_which_clouds_are_there_is_known_without_prices(name, is_there):
+    """A name means a model whether or not a price is known for it, and no price is looked up to tell."""
+
+    def no_clock():
+        pytest.fail("a price was looked up")
+
+    model = CloudModel(
+        provider=OpenAIProvider("big", base_url=CLOUD.base_url, api_key=None), model="m",
+        price=None, max_output_tokens=10,
+    )  # fmt: skip
+    prices = PriceBook(config(), clock=no_clock)
+    assert is_there is Clouds([model], None, lambda _now, _request: (), prices=prices).has(name)
+    assert not Clouds([], None, lambda _now, _request: (), prices=prices).has(name)
+
+
 def test_a_price_is_looked_up_once_a_day():
     """Within a day the same value is given, not another like it."""
     book = PriceBook(config(dollars(1)), clock=Clock())

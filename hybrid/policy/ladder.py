@@ -73,7 +73,7 @@ def in_order(options: Sequence[CloudOption], signals: Signals, limits: Limits) -
     By price: those that usually answer within the request's limits of time, then the cheaper for this request, then
     the better and the quicker as far as either is known. A price that is not known to differ decides nothing.
     """
-    if limits.cloud_order is CloudOrder.LISTED:
+    if limits.cloud_order is CloudOrder.LISTED or len(options) == 1:
         return list(options)
 
     def key(option: CloudOption) -> tuple[bool, Decimal, float, float]:

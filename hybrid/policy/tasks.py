@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 from hybrid.types import Capability
@@ -40,6 +40,15 @@ _WRITE_CODE = re.compile(
     r"\b(write|implement|complete|fix|refactor|finish)\b[^.?!\n]{0,60}\b(function|method|class|program|script|code)\b",
     re.IGNORECASE,
 )
+_OPTION_MARKS = tuple(f"A{mark}" for mark in ".):")
+_CODE_WORDS = ("def ", "class ", "import ", "#include", "fn ", "func ", "function ")
+_WRITE_WORDS = ("write", "implement", "complete", "fix", "refactor", "finish")
+_CODE_NOUNS = ("function", "method", "class", "program", "script", "code")
+_HOW_MANY_WORDS = ("how ", "what ", "calculate", "compute")
+"""What a text must have for the pattern to be found in it. Looking for such words is a hundred times as quick, and a
+long prompt without them took milliseconds."""
+_ALSO_ASCII = "\u0130\u0131\u017f\u212a"
+"""Letters that a pattern which ignores case takes for an i, an s or a k, and `str.lower` does not."""
 
 
 def options_in(question: str) -> tuple[str, ...]:
@@ -47,6 +56,8 @@ def options_in(question: str) -> tuple[str, ...]:
 
     Returns: two to ten letters, or none where the text offers no such options.
     """
+    if not _has(question, _OPTION_MARKS):
+        return ()
     letters = [match.group(1) for match in _OPTION.finditer(question[-LONGEST_QUESTION_CHARS:])]
     # Of several questions in one text only the last is asked; the others are examples.
     start = max((place for place, letter in enumerate(letters) if letter == "A"), default=None)
@@ -71,8 +82,19 @@ def kind_of(question: str, needs: Collection[Capability] = ()) -> TaskKind:
     if options_in(question):
         return TaskKind.CHOICE
     asked = question[-LONGEST_QUESTION_CHARS:]
-    if _CODE.search(asked) or _WRITE_CODE.search(asked):
+    lower = asked.lower()
+    if (_has(asked, _CODE_WORDS) and _CODE.search(asked)) or _asks_for_code(asked, lower):
         return TaskKind.CODE
-    if _HOW_MANY.search(asked) and any(char.isdigit() for char in asked):
-        return TaskKind.NUMBER
-    return TaskKind.TEXT
+    # None of these words has a letter of `_ALSO_ASCII`.
+    is_how_many = _has(lower, _HOW_MANY_WORDS) and _HOW_MANY.search(asked) is not None
+    return TaskKind.NUMBER if is_how_many and any(char.isdigit() for char in asked) else TaskKind.TEXT
+
+
+def _asks_for_code(asked: str, lower: str) -> bool:
+    may_ask = (_has(lower, _WRITE_WORDS) and _has(lower, _CODE_NOUNS)) or _has(asked, _ALSO_ASCII)
+    return may_ask and _WRITE_CODE.search(asked) is not None
+
+
+def _has(text: str, words: Iterable[str]) -> bool:
+    """Whether any of the words is in the text, as part of another one too."""
+    return any(map(text.__contains__, words))

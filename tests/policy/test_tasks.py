@@ -1,7 +1,11 @@
 """What kind of question a request is, and which options it offers."""
 
+import re
+import sys
+
 import pytest
 
+from hybrid.policy import tasks
 from hybrid.policy.tasks import TaskKind, kind_of, options_in
 from hybrid.types import Capability
 
@@ -51,3 +55,24 @@ def test_a_huge_prompt_is_read_at_its_end():
     """A question at the end of a long document is found, and a hostile one takes no long time."""
     assert tuple("ABCD") == options_in("x " * 1_000_000 + "\n" + CAPITAL)
     assert () == options_in("A" * 1_000_000 + "\nA. " * 5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("WRITE A FUNCTION", id="large"),
+        pytest.param("wr\u0130te a funct\u0131on", id="other-letters-that-are-an-i"),
+        pytest.param("write a \u017fcript", id="a-long-s"),
+        pytest.param("x = 1\n  import numpy", id="a-line-of-it"),
+    ],
+)
+def test_code_is_seen_however_it_is_written(text):
+    """The words that a pattern is only tried for are those that it would find."""
+    assert kind_of(text) is TaskKind.CODE
+
+
+def test_the_letters_that_are_no_ascii_and_match_it_are_known():
+    """A pattern that ignores case takes four other letters for ASCII ones, and lower-case text has them still."""
+    others = "".join(map(chr, range(128, sys.maxunicode + 1)))
+    assert set(tasks._ALSO_ASCII) == set(re.findall("[a-z]", others, re.IGNORECASE))
+    assert not set("skiSKI") & set("".join(tasks._HOW_MANY_WORDS))
