@@ -130,13 +130,14 @@ async def _announce(
     started_s: float,
 ) -> None:
     """Say what was found and where we listen, once the local model is there."""
-    from hybrid.server.run import settle_collector
+    from hybrid.server.run import settle_collector, share_interpreter
 
     url = await bound
     await _settled(local, has_cloud=runtime.has_cloud)
     for line in _banner(loaded, local, is_offline=is_offline):
         _say(line)
     settle_collector()
+    share_interpreter()
     _say(f"ready in {time.monotonic() - started_s:.1f} s: {url}  (Ctrl-C stops)")
 
 

@@ -11,19 +11,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 from urllib.parse import quote
 
 from hybrid.errors import StoreError
 from hybrid.store.migrations import MIGRATIONS, Migration
 
 T = TypeVar("T")
+SqlValue: TypeAlias = str | int | float | None
 
 DATABASE_NAME = "hybrid.sqlite3"
 
 _APPLICATION_ID = 0x48594252  # "HYBR", so that nobody's other database is taken for ours
 _BUSY_PAUSE_S = 0.01
-_CHUNK_ROWS = (64, 16, 4, 1)
+_CHUNK_ROWS = (1, 16, 128)
 _BUSY_TIMEOUT_S = 5.0
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -169,12 +170,21 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Mig
 
 
 def in_chunks(rows: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Cut rows into pieces of few sizes: each is one statement, and SQLite keeps the latest statements it has read."""
-    begin = 0
-    for size in _CHUNK_ROWS:
-        while len(rows) - begin >= size:
-            yield rows[begin : begin + size]
-            begin += size
+    """Cut rows into what one statement takes."""
+    for begin in range(0, len(rows), _CHUNK_ROWS[-1]):
+        yield rows[begin : begin + _CHUNK_ROWS[-1]]
+
+
+def as_values(rows: Sequence[Sequence[SqlValue]]) -> tuple[str, list[SqlValue]]:
+    """Make one statement's `VALUES` of a chunk: its text, and its parameters.
+
+    There are few such texts, as the connection keeps those it has read: rows without values fill up the last ones. So
+    whoever takes them has to leave out those whose `column1` is null.
+    """
+    width, room = len(rows[0]), next(size for size in _CHUNK_ROWS if size >= len(rows))
+    line = f"({', '.join('?' * width)})"
+    parameters = [value for row in rows for value in row]
+    return f"VALUES {', '.join([line] * room)}", parameters + [None] * (width * (room - len(rows)))
 
 
 def to_us(moment: datetime) -> int:

@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 import msgspec
 
-SIZE_BYTES = 256 * 1024
+SIZE_BYTES = 1024 * 1024
 """A log is mapped whole. When it is half full, a new one follows it as the blocks are next filled."""
 _HEAD_BYTES = 128
 """The first line, padded, which says whose log it is; behind it the state, then the lines of draws."""

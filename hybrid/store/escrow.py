@@ -14,14 +14,16 @@ from typing import TypeAlias
 from uuid import uuid4
 
 from hybrid.store import money, rows
-from hybrid.store.db import in_chunks, to_us
+from hybrid.store.db import as_values, in_chunks, to_us
 from hybrid.store.draws import Draw, Line
 from hybrid.store.migrations import SPEND_WIDTHS_US
 from hybrid.store.records import Grant, Reservation, Reserved
 from hybrid.types import Cap
 
-CALLS = 128
+CALLS = 64
 """A block holds the worst cases of so many calls like the one that opens it, where there is money for it."""
+MOST_CALLS = 4096
+"""Or of up to so many, where calls come so quickly that they would use it up before it can be filled again."""
 LEAST_CALLS = 4
 """One that could hold fewer is not opened: opening it waits for the disk as a call of its own does."""
 SHARE = 20
@@ -58,15 +60,16 @@ class Drawn:
     is_low: bool
 
 
-def block_nusd(amount_nusd: int, *, room_nusd: int, others_nusd: int) -> int:
+def block_nusd(amount_nusd: int, *, room_nusd: int, others_nusd: int, calls: int = CALLS) -> int:
     """How much a block is to hold; 0: none is worth while. Pure.
 
     Args:
         amount_nusd: the worst case of the call that asks.
         room_nusd: what is left of the tightest cap, of which all blocks together take a small share.
         others_nusd: what the other blocks hold.
+        calls: how many like it the block is for.
     """
-    most_nusd = min(CALLS * amount_nusd, room_nusd // SHARE - others_nusd)
+    most_nusd = min(calls * amount_nusd, room_nusd // SHARE - others_nusd)
     return most_nusd if most_nusd >= LEAST_CALLS * amount_nusd else 0
 
 
@@ -112,7 +115,7 @@ def reserve(connection: sqlite3.Connection, owner_id: int, wish: Reservation, bo
     return grant, isinstance(grant, Reserved) and fill(connection, owner_id, wish, boot_id)
 
 
-def fill(connection: sqlite3.Connection, owner_id: int, wish: Reservation, boot_id: str) -> bool:
+def fill(connection: sqlite3.Connection, owner_id: int, wish: Reservation, boot_id: str, calls: int = CALLS) -> bool:
     """Open or fill the block that calls like this one draw on. The transaction must wait for the disk.
 
     So it carries all rows that were drawn before, and the block need no longer stand in for them. A block of an
@@ -123,16 +126,18 @@ def fill(connection: sqlite3.Connection, owner_id: int, wish: Reservation, boot_
     blocks = blocks_in(connection)
     own = blocks.pop(whose_of(wish), None)
     kept_nusd = own.left_nusd if own is not None and _is_of(own, wish, boot_id) else 0
-    free_nusd, wanted_nusd = _plan(connection, wish, blocks)
+    free_nusd, wanted_nusd = _plan(connection, wish, blocks, calls)
     if free_nusd < 0:
         close(connection)
-        kept_nusd, (_, wanted_nusd) = 0, _plan(connection, wish, {})
+        kept_nusd, (_, wanted_nusd) = 0, _plan(connection, wish, {}, calls)
     left_nusd = max(wanted_nusd, min(kept_nusd, free_nusd)) if _may_have_block(wish) else 0
     _put(connection, owner_id, wish, boot_id, left_nusd)
     return left_nusd > 0
 
 
-def top_up(connection: sqlite3.Connection, owner_id: int, wish: Reservation, boot_id: str) -> int | None:
+def top_up(
+    connection: sqlite3.Connection, owner_id: int, wish: Reservation, boot_id: str, calls: int = CALLS
+) -> int | None:
     """`fill` for a block that others draw on meanwhile: it only grows.
 
     Returns: by how much, in nano-USD; None where it would have to shrink or be replaced, and nothing was changed.
@@ -141,7 +146,7 @@ def top_up(connection: sqlite3.Connection, owner_id: int, wish: Reservation, boo
     own = blocks.pop(whose_of(wish), None)
     if own is None or not _is_of(own, wish, boot_id):
         return None
-    free_nusd, wanted_nusd = _plan(connection, wish, blocks)
+    free_nusd, wanted_nusd = _plan(connection, wish, blocks, calls)
     if free_nusd < own.left_nusd:
         return None
     left_nusd = max(own.left_nusd, wanted_nusd)
@@ -172,7 +177,7 @@ def enter_lines(connection: sqlite3.Connection, owner_id: int, lines: Sequence[L
 
 def _inserted(connection: sqlite3.Connection, owner_id: int, draws: Sequence[Draw]) -> Sequence[Draw]:
     """Write reservations by one statement, or one by one where some are there already. Gives those that were not."""
-    values = [
+    lines = [
         (
             *(draw.id, draw.request_id, owner_id, draw.provider, draw.model, draw.reserved_at_us, draw.nusd),
             *(draw.client_key, draw.tag),
@@ -181,14 +186,15 @@ def _inserted(connection: sqlite3.Connection, owner_id: int, draws: Sequence[Dra
     ]
     into = (
         "INSERT INTO reservations"
-        " (id, request_id, owner_id, provider, model, reserved_at_us, reserved_nusd, client_key, tag) VALUES "
+        " (id, request_id, owner_id, provider, model, reserved_at_us, reserved_nusd, client_key, tag)"
+        " SELECT * FROM ({}) WHERE column1 NOT NULL"
     )
-    one = "(?, ?, ?, ?, ?, ?, ?, ?, ?)"
     try:
-        connection.execute(into + ", ".join([one] * len(values)), [item for row in values for item in row])
+        values, parameters = as_values(lines)
+        connection.execute(into.format(values), parameters)
     except sqlite3.IntegrityError:
-        once = f"{into}{one} ON CONFLICT (id) DO NOTHING"
-        return [draw for draw, row in zip(draws, values, strict=True) if connection.execute(once, row).rowcount]
+        once = into.format(as_values(lines[:1])[0]) + " ON CONFLICT (id) DO NOTHING"
+        return [draw for draw, line in zip(draws, lines, strict=True) if connection.execute(once, line).rowcount]
     return draws
 
 
@@ -241,7 +247,9 @@ def recover(connection: sqlite3.Connection, boot_id: str | None, now_us: int) ->
     return charged_nusd
 
 
-def _plan(connection: sqlite3.Connection, wish: Reservation, others: Mapping[Whose, Block]) -> tuple[int, int]:
+def _plan(
+    connection: sqlite3.Connection, wish: Reservation, others: Mapping[Whose, Block], calls: int
+) -> tuple[int, int]:
     """What the caps leave free beside other blocks, below 0 if these hold too much, and how large one may be."""
     rooms = money.rooms(connection, wish.caps)
     free_nusd = min(room_nusd - _held_nusd(others, cap) for room_nusd, cap in rooms)
@@ -249,6 +257,7 @@ def _plan(connection: sqlite3.Connection, wish: Reservation, others: Mapping[Who
         money.cost_nusd(wish.amount_usd),
         room_nusd=min(room_nusd for room_nusd, _ in rooms),
         others_nusd=sum(block.left_nusd for block in others.values()),
+        calls=calls,
     )
     return free_nusd, wanted_nusd
 

@@ -14,43 +14,21 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
 from hybrid.errors import StoreError
 from hybrid.store import escrow, money, rows
-from hybrid.store.db import from_us, to_us
+from hybrid.store.db import to_us
 from hybrid.store.draws import Arrival, Draw, DrawLog, Line, Log, logs_beside, revoke
+from hybrid.store.holding import Caps, Fills, Held, caps_of, held_of
 from hybrid.store.records import Grant, Reservation, Reserved
 from hybrid.store.writer import NEEDS_DISK, Kind, NeedsDisk, Write
 
 IDLE_S = 10.0
 """How long after the last reservation the blocks are given back."""
-
 T = TypeVar("T")
-_Caps: TypeAlias = tuple[tuple[Any, ...], ...]
-
-
-@dataclass(slots=True)
-class _Held:
-    """A block that is drawn on in memory: what it has left, and the caps under which it was set aside."""
-
-    start: datetime
-    end: datetime
-    size_nusd: int
-    left_nusd: int
-    caps: _Caps
-
-    def serves(self, wish: Reservation, amount_nusd: int) -> bool:
-        """Whether a reservation is one that the block was set aside for; see `escrow.draw`."""
-        return (
-            amount_nusd <= self.left_nusd
-            and self.start <= wish.now < self.end
-            and self.caps == _caps_of(wish)
-            and all(cap.window.start <= self.start and self.end <= cap.window.end for cap in wish.caps)
-        )
 
 
 class Granter:
@@ -78,18 +56,20 @@ class Granter:
         self._submit, self._linger, self._is_failing, self._owner_id = submit, linger, is_failing, owner_id
         self._open: set[escrow.Whose] = set()  # a guess, of what this process last saw; the file decides
         self._filling: set[escrow.Whose] = set()
+        self._fills: dict[escrow.Whose, Fills] = {}
         self._used_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._lock = threading.Lock()  # for all below: the event loop draws, the writer's thread does the rest
         self._draws = Kind(1, lambda connection, _: self._enter_pending(connection))
         self._log = DrawLog(database)
-        self._held: dict[escrow.Whose, _Held] = {}
+        self._held: dict[escrow.Whose, Held] = {}
         self._pending: list[Draw] = []  # granted, and not in the database for certain; the oldest first
         self._entered = 0  # how many of them the present transaction has
+        self._has_entered = False  # whether the present transaction has all of them that there were at some moment
         self._is_in_line = False
-        self._caps: dict[escrow.Whose, _Caps] = {}  # that were found to hold a block beside all else
-        self._blocks: dict[escrow.Whose, escrow.Block] | None = None  # as the present transaction leaves them
-        self._added: list[tuple[escrow.Whose, int]] = []  # to blocks that are drawn on meanwhile, by the transaction
+        self._caps: dict[escrow.Whose, Caps] = {}  # that were found to hold a block beside all else
+        self._next: dict[escrow.Whose, Held] | None = None  # what is held when the present transaction is over
+        self._added: list[tuple[Held, int]] = []  # to blocks that are drawn on meanwhile, by the transaction
 
     # ---- from the event loop
 
@@ -106,9 +86,7 @@ class Granter:
             return None
         if not self._is_in_line:
             self._is_in_line = True
-            self._linger(
-                Write(self._enter_pending, "what was drawn", is_kept=True, is_never_refused=True, kind=self._draws)
-            )
+            self._linger(self._entering())
         self._used()
         return grant
 
@@ -134,6 +112,10 @@ class Granter:
             self._timer.cancel()
             self._timer = None
 
+    def _entering(self) -> Write:
+        what = "what was drawn"
+        return Write(self._enter_pending, what, is_kept=True, is_never_refused=True, kind=self._draws)
+
     def _used(self) -> None:
         self._used_s = time.monotonic()
         if self._timer is None:
@@ -146,13 +128,19 @@ class Granter:
             return
         self._timer = None
         self._open.clear()
+        self._fills.clear()
         self._submit_if_open(self.close, "giving idle blocks back")
 
     # ---- in the writer's thread, within a transaction
 
     def close(self, connection: sqlite3.Connection) -> None:
         """Give all blocks back. The transaction must wait for the disk."""
-        self._with_blocks(connection, lambda: escrow.close(connection))
+
+        def act() -> tuple[None, bool]:
+            escrow.close(connection)
+            return None, False
+
+        self._with_blocks(connection, None, act)
 
     def take_over(self, connection: sqlite3.Connection, owner_id: int) -> list[Log]:
         """Enter what stands in all logs beside the database, at a start; nothing is drawn in memory any more.
@@ -180,25 +168,24 @@ class Granter:
         with self._lock:
             if is_kept:
                 del self._pending[: self._entered]
-                if self._blocks is not None:
-                    self._held = {
-                        whose: _held(block, self._caps[whose])
-                        for whose, block in self._blocks.items()
-                        if whose in self._caps
-                    }
+                self._held = self._held if self._next is None else self._next
+                for held, added_nusd in self._added:
+                    held.left_nusd += added_nusd
+                    held.size_nusd = max(held.size_nusd, held.left_nusd)
+                if self._has_entered:
                     self._log.drop_old()
-                elif self._added:
-                    self._serve_added()
             else:
                 self._held.clear()
-            self._entered, self._blocks = 0, None
+                self._retry()
+            self._entered, self._next, self._has_entered = 0, None, False
             self._added.clear()
 
-    def _serve_added(self) -> None:
-        for whose, added_nusd in self._added:
-            if (held := self._held.get(whose)) is not None:
-                held.left_nusd += added_nusd
-                held.size_nusd = max(held.size_nusd, held.left_nusd)
+    def _retry(self) -> None:
+        """Have what was drawn written by a later transaction, though whoever was to write it now may be gone."""
+        if self._pending and not self._is_in_line:
+            self._is_in_line = True
+            with suppress(StoreError):  # it closes: the log is left for the next start
+                self._submit(self._entering())
 
     def remove_log(self) -> None:
         """Remove the log at the end, if the database has all of it."""
@@ -212,12 +199,10 @@ class Granter:
     def _reserve(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> Grant:
         whose = escrow.whose_of(wish)
         self._filling.discard(whose)
-        grant, has_block = self._with_blocks(
-            connection, lambda: escrow.reserve(connection, self._owner_id(), wish, boot_id)
-        )
+        act = partial(escrow.reserve, connection, self._owner_id(), wish, boot_id)
+        grant, has_block = self._with_blocks(connection, wish, act)
         if has_block:
             self._open.add(whose)
-            self._caps[whose] = _caps_of(wish)
         return grant
 
     def _drawn(self, wish: Reservation, arrival: Arrival | None) -> Reserved | None:
@@ -233,66 +218,94 @@ class Granter:
                 return None
             self._pending.append(draw)
             held.left_nusd -= amount_nusd
-        if held.left_nusd < held.size_nusd // 2 and whose not in self._filling:
+            self._count(whose)
+        if (held.left_nusd < held.size_nusd // 2 or self._log.is_large) and whose not in self._filling:
             self._fill_ahead(wish, whose)
         return Reserved(money.usd_of(amount_nusd))
 
     def _draw_there(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> Grant | NeedsDisk:
+        whose, amount_nusd = escrow.whose_of(wish), money.cost_nusd(wish.amount_usd)
+        if self._next is not None and (held := self._next.get(whose)) is not None and held.serves(wish, amount_nusd):
+            # Looked at a moment ago, for another call of this transaction.
+            escrow.enter(connection, self._owner_id(), [_draw_of(wish, whose, amount_nusd)])
+            held.left_nusd -= amount_nusd
+            return Reserved(money.usd_of(amount_nusd))
         if (grant := self._drawn(wish, None)) is not None:  # while it was in line a block was opened or filled
             self._enter_pending(connection)
             return grant
-        whose = escrow.whose_of(wish)
-        drawn = self._with_blocks(connection, lambda: escrow.draw(connection, self._owner_id(), wish, boot_id))
+
+        def act() -> tuple[escrow.Drawn | None, bool]:
+            drawn = escrow.draw(connection, self._owner_id(), wish, boot_id)
+            return drawn, drawn is not None
+
+        drawn, _ = self._with_blocks(connection, wish, act)
         if drawn is None:
             self._open.discard(whose)
-            self._caps.pop(whose, None)  # the caps may have no room any more for what it holds
             return NEEDS_DISK
-        self._caps[whose] = _caps_of(wish)
+        self._count(whose)
         if drawn.is_low and whose not in self._filling:
             self._fill_ahead(wish, whose)
         return drawn.grant
+
+    def _count(self, whose: escrow.Whose) -> None:
+        fills = self._fills.get(whose)
+        if fills is None:
+            fills = self._fills[whose] = Fills(time.monotonic())
+        fills.calls += 1
 
     def _fill_ahead(self, wish: Reservation, whose: escrow.Whose) -> None:
         """Have a block filled behind what is in line: its callers have been told by then, and their calls are out."""
         assert self._boot_id is not None
         boot_id = self._boot_id
         self._filling.add(whose)
+        calls = self._fills[whose].next_calls(time.monotonic())
 
         def fill(connection: sqlite3.Connection) -> None:
             self._filling.discard(whose)
-            if self._top_up(connection, wish, boot_id):
-                return
-            if self._with_blocks(connection, lambda: escrow.fill(connection, self._owner_id(), wish, boot_id)):
-                self._caps[whose] = _caps_of(wish)
+            if not self._top_up(connection, wish, boot_id, calls):
+                act = partial(escrow.fill, connection, self._owner_id(), wish, boot_id, calls)
+                self._with_blocks(connection, wish, lambda: (None, act()))
 
         self._submit_if_open(fill, "filling a block ahead")
 
-    def _top_up(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> bool:
+    def _top_up(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str, calls: int) -> bool:
         """Add to a block while it is drawn on; False where it must not be. What is added serves at the end."""
         whose = escrow.whose_of(wish)
         held = self._held.get(whose)
-        if held is None or held.caps != _caps_of(wish) or not self._log.is_open or self._log.is_large:
+        if held is None or held.caps != caps_of(wish) or not self._log.is_open:
             return False
-        self._enter_pending(connection)
+        self._enter_pending(connection, has_new_log=self._log.is_large)
         self._claim(connection)
-        added_nusd = escrow.top_up(connection, self._owner_id(), wish, boot_id)
+        added_nusd = escrow.top_up(connection, self._owner_id(), wish, boot_id, calls)
         if added_nusd is None:
             return False
-        self._added.append((whose, added_nusd))
+        self._added.append((held, added_nusd))
         return True
 
-    def _with_blocks(self, connection: sqlite3.Connection, act: Callable[[], T]) -> T:
-        """Do something with the blocks of the database: all that was drawn is in it, and nobody draws in memory."""
+    def _with_blocks(
+        self, connection: sqlite3.Connection, wish: Reservation | None, act: Callable[[], tuple[T, bool]]
+    ) -> tuple[T, bool]:
+        """Do something with the blocks of the database: all that was drawn is in it, and nobody draws in memory.
+
+        act: says, beside its answer, whether the caps of the reservation were found to hold all blocks.
+        """
         with self._lock:
             self._held.clear()
+        self._next = {}
         self._enter_pending(connection)
         self._claim(connection)
         with suppress(OSError):  # without a log nothing is drawn in memory
             self._log.ready(self._owner_id(), *_mark())
-        try:
-            return act()
-        finally:
-            self._blocks = escrow.blocks_in(connection)
+        answer, is_held = act()
+        if wish is not None:
+            whose = escrow.whose_of(wish)
+            self._caps.pop(whose, None)
+            self._caps |= {whose: caps_of(wish)} if is_held else {}
+        blocks = escrow.blocks_in(connection)
+        self._next = {
+            whose: held_of(block, self._caps[whose]) for whose, block in blocks.items() if whose in self._caps
+        }
+        return answer, is_held
 
     def _claim(self, connection: sqlite3.Connection) -> None:
         def lines_of(owner_id: int) -> Sequence[Line]:
@@ -301,10 +314,16 @@ class Granter:
         if escrow.claim(connection, self._owner_id(), lines_of):
             self._caps.clear()
 
-    def _enter_pending(self, connection: sqlite3.Connection, owner_id: int | None = None) -> None:
+    def _enter_pending(
+        self, connection: sqlite3.Connection, owner_id: int | None = None, *, has_new_log: bool = False
+    ) -> None:
+        """Write what was drawn. has_new_log: what is drawn from now on goes into another log."""
         with self._lock:
             draws = self._pending[self._entered :]
-            self._entered, self._is_in_line = len(self._pending), False
+            self._entered, self._is_in_line, self._has_entered = len(self._pending), False, True
+            if has_new_log:
+                with suppress(OSError):
+                    self._log.ready(self._owner_id(), *_mark())
         escrow.enter(connection, self._owner_id() if owner_id is None else owner_id, draws)
 
     def _submit_if_open(self, apply: Callable[[sqlite3.Connection], None], what: str) -> None:
@@ -312,16 +331,6 @@ class Granter:
             self._submit(Write(apply, what, must_survive_power_cut=True))
         except StoreError:
             self._filling.clear()  # closing gives the blocks back itself
-
-
-def _held(block: escrow.Block, caps: _Caps) -> _Held:
-    start, end = from_us(block.start_us), from_us(block.start_us + escrow.QUARTER_US)
-    return _Held(start, end, block.size_nusd, block.left_nusd, caps)
-
-
-def _caps_of(wish: Reservation) -> _Caps:
-    """What of a reservation's caps stays the same while nobody changes them: all but where their windows lie."""
-    return tuple((cap.name, cap.limit_usd, cap.client_key, cap.tag, cap.is_rolling) for cap in wish.caps)
 
 
 def _draw_of(wish: Reservation, whose: escrow.Whose, amount_nusd: int) -> Draw:

@@ -17,13 +17,21 @@ def arrivals(owner_id: Callable[[], int]) -> Kind:
 
 
 def _settle(connection: sqlite3.Connection, settlements: Sequence[money.Settlement]) -> None:
+    _check_once([reservation_id for reservation_id, *_ in settlements])
     if money.settle_all(connection, settlements) != len(settlements):
         raise StoreError("some were settled before, or there is no such reservation")
 
 
 def _end(connection: sqlite3.Connection, closed: Sequence[rows.SqlValues]) -> None:
+    _check_once([values["id"] for values in closed])
     if rows.update_closed(connection, *closed) != len(closed):
         raise StoreError("some had ended before, or there is no such request")
+
+
+def _check_once(ids: Sequence[object]) -> None:
+    """The first of two counts, which one statement would not see to."""
+    if len(set(ids)) != len(ids):
+        raise StoreError("one is there twice")
 
 
 SETTLEMENTS = Kind(2, _settle)

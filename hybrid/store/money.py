@@ -12,7 +12,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import TypeAlias
 
 from hybrid.errors import StoreError
-from hybrid.store.db import to_us
+from hybrid.store.db import as_values, to_us
 from hybrid.store.migrations import SPEND_WIDTHS_US
 from hybrid.store.records import Balance, Grant, Refused, Reservation, Reserved
 from hybrid.types import Cap, Window
@@ -23,6 +23,10 @@ Settlement: TypeAlias = tuple[str, int, str, int]
 EVERYBODY = ""
 """The scope of all spend; a client key's is `key:NAME`, a tag's `tag:TAG`."""
 
+_SETTLE_ALL = (
+    "UPDATE reservations SET settled_nusd = new.column2, settled_by = new.column3, settled_at_us = new.column4"
+    " FROM ({}) AS new WHERE reservations.id = new.column1 AND settled_nusd IS NULL"
+)
 _NUSD_EXPONENT = 9
 _ONE_NUSD_IN_USD = Decimal("1e-9")
 _LIMIT_USD = Decimal("9e9")  # 9e18 nano-USD, just within 64 bits
@@ -176,12 +180,8 @@ def settle(connection: sqlite3.Connection, reservation_id: str, amount_nusd: int
 
 def settle_all(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> int:
     """`settle` for several at once, by one statement; how many were open. The others are left alone."""
-    statement = (
-        "UPDATE reservations SET settled_nusd = new.column2, settled_by = new.column3, settled_at_us = new.column4"
-        " FROM (VALUES {}) AS new WHERE reservations.id = new.column1 AND settled_nusd IS NULL"
-    )
-    lines = ", ".join(["(?, ?, ?, ?)"] * len(settlements))
-    return connection.execute(statement.format(lines), [value for one in settlements for value in one]).rowcount
+    values, parameters = as_values(settlements)
+    return connection.execute(_SETTLE_ALL.format(values), parameters).rowcount
 
 
 def _open_by_scope(connection: sqlite3.Connection, caps: Sequence[Cap]) -> dict[str, int]:

@@ -6,24 +6,23 @@ import os
 import sqlite3
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
 import psutil
 
-from hybrid.store.db import to_us
+from hybrid.store.db import SqlValue, as_values, to_us
 from hybrid.store.money import cost_nusd, saving_nusd, usd_of
 from hybrid.store.records import Recovery, RequestClosed, RequestOpened
 
-SqlValues: TypeAlias = dict[str, str | int | float | None]
+SqlValues: TypeAlias = dict[str, SqlValue]
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 _LABEL_CHARS = 500  # a client writes its own model name and tag; they are labels here, not an archive
 _SAME_START_S = 0.5  # psutil adds a start in clock ticks to a boot time that moves a little as the clock is disciplined
 
-_OPENED = ("id", "owner_id", "created_at_us", "dialect", "requested_model", "client_key", "tag", "is_stream")
+_OPENED = ("id", "created_at_us", "dialect", "requested_model", "client_key", "tag", "is_stream")
 
 # A row found lost by another process whose owner lives after all is put right by that owner.
 _CLOSED = (
@@ -31,6 +30,13 @@ _CLOSED = (
     *("is_calibrated", "prompt_tokens", "completion_tokens", "cached_tokens", "local_prompt_tokens"),
     *("local_completion_tokens", "cloud_prompt_tokens", "cloud_completion_tokens", "cost_nusd", "saved_nusd"),
     *("queue_s", "ttft_s", "total_s", "overhead_s", "decision_json", "hedge", "double_nusd"),
+)
+_OPEN = f"INSERT INTO requests (owner_id, {', '.join(_OPENED)}) SELECT * FROM ({{}}) WHERE column1 NOT NULL"  # noqa: S608
+_OPEN_OR_KNOWN = f"{_OPEN} ON CONFLICT (id) DO NOTHING"
+_CLOSE = (
+    "UPDATE requests SET "  # noqa: S608
+    + ", ".join(f"{name} = new.column{number}" for number, name in enumerate(_CLOSED, start=2))
+    + " FROM ({}) AS new WHERE requests.id = new.column1 AND outcome IN ('open', 'lost')"
 )
 
 _SETTLE_AT_WORST = """
@@ -146,37 +152,20 @@ def insert_opened(
     is_known_ignored: those that are there already are left alone.
     Raises: sqlite3.IntegrityError if an id was used before, and none is written.
     """
-    parameters = [(values | {"owner_id": owner_id})[name] for values in opened for name in _OPENED]
-    connection.execute(_insert(len(opened), is_known_ignored=is_known_ignored), parameters)
+    values, parameters = as_values([[owner_id, *(one[name] for name in _OPENED)] for one in opened])
+    connection.execute((_OPEN_OR_KNOWN if is_known_ignored else _OPEN).format(values), parameters)
 
 
 def update_closed(connection: sqlite3.Connection, *closed: SqlValues) -> int:
     """Write the ends of requests, by one statement; how many were open. The others are left alone."""
-    parameters = [values[name] for values in closed for name in ("id", *_CLOSED)]
-    return connection.execute(_update(len(closed)), parameters).rowcount
+    values, parameters = as_values([[one[name] for name in ("id", *_CLOSED)] for one in closed])
+    return connection.execute(_CLOSE.format(values), parameters).rowcount
 
 
 def is_closed_so(connection: sqlite3.Connection, values: SqlValues) -> bool:
     """Whether a request's row is as this end would leave it."""
     asked = "SELECT 1 FROM requests WHERE id = :id AND closed_at_us = :closed_at_us AND outcome = :outcome"
     return connection.execute(asked, values).fetchone() is not None
-
-
-@lru_cache(maxsize=16)
-def _insert(count: int, *, is_known_ignored: bool) -> str:
-    line = f"({', '.join('?' * len(_OPENED))})"
-    ending = " ON CONFLICT (id) DO NOTHING" if is_known_ignored else ""
-    return f"INSERT INTO requests ({', '.join(_OPENED)}) VALUES {', '.join([line] * count)}{ending}"  # noqa: S608
-
-
-@lru_cache(maxsize=16)
-def _update(count: int) -> str:
-    line = f"({', '.join('?' * (1 + len(_CLOSED)))})"
-    changes = ", ".join(f"{name} = new.column{number}" for number, name in enumerate(_CLOSED, start=2))
-    return (
-        f"UPDATE requests SET {changes} FROM (VALUES {', '.join([line] * count)}) AS new"  # noqa: S608 - our own names
-        " WHERE requests.id = new.column1 AND outcome IN ('open', 'lost')"
-    )
 
 
 def register(connection: sqlite3.Connection, mark: ProcessMark, now_us: int) -> int:

@@ -246,7 +246,7 @@ def test_a_block_is_a_small_share(amount, room, others):
 
 
 def filled(connection: sqlite3.Connection, **more: object) -> int:
-    """Open a block of 128 cents by a first call; give the owner."""
+    """Open a block of 64 cents by a first call; give the owner."""
     owner_id = rows.register(connection, DEAD, 0)
     grant, has_block = escrow.reserve(connection, owner_id, wish("first", **more), BOOT)  # type: ignore[arg-type]
     assert (Reserved(CENT), True) == (grant, has_block)
@@ -293,8 +293,8 @@ def test_a_charge_counts_wherever_a_lost_call_would(now):
         pytest.param({}, OTHER_BOOT, id="another-boot"),
         pytest.param({"client_key": "k"}, BOOT, id="a-key's"),
         pytest.param({"tag": "t"}, BOOT, id="a-tag's"),
-        pytest.param({"amount_usd": Decimal("1.29")}, BOOT, id="too-dear"),
-        pytest.param({"cap_usd": Decimal("1.28")}, BOOT, id="a-cap-was-lowered"),
+        pytest.param({"amount_usd": Decimal("0.65")}, BOOT, id="too-dear"),
+        pytest.param({"cap_usd": Decimal("0.64")}, BOOT, id="a-cap-was-lowered"),
     ],
 )
 def test_what_may_not_draw(more, boot):

@@ -43,8 +43,8 @@ def copied(path: Path, folder: Path) -> Path:
     ("boot_id", "charged_usd"),
     [
         pytest.param(BOOT, Decimal(0), id="same-boot"),
-        pytest.param(OTHER_BOOT, Decimal("1.28"), id="another-boot"),
-        pytest.param(None, Decimal("1.28"), id="unknown-boot"),
+        pytest.param(OTHER_BOOT, Decimal("0.64"), id="another-boot"),
+        pytest.param(None, Decimal("0.64"), id="unknown-boot"),
     ],
 )
 def test_the_block_stands_in_for_what_a_power_cut_took(tmp_path, boot_id, charged_usd):
@@ -61,7 +61,7 @@ def test_the_block_stands_in_for_what_a_power_cut_took(tmp_path, boot_id, charge
         in_memory = copied(path, tmp_path / "memory")
         await ledger.flush()
         [block] = rows_of(path, "escrow")
-        assert 118 * 10_000_000 == block["left_nusd"]
+        assert 54 * 10_000_000 == block["left_nusd"]
         await ledger.aclose()
         assert [] == rows_of(path, "escrow")
         return on_disk, in_memory
@@ -102,7 +102,7 @@ def test_a_block_is_filled_ahead_and_given_back_idle(tmp_path):
             assert Reserved(CENT) == await ledger.reserve(wish(f"r{number}"))
             await ledger.flush()
             [block] = rows_of(path, "escrow")
-            assert 63 * 10_000_000 <= block["left_nusd"]
+            assert 31 * 10_000_000 <= block["left_nusd"]
         while rows_of(path, "escrow"):  # noqa: ASYNC110 - the test's own time limit bounds it
             await asyncio.sleep(0.01)
         assert Reserved(CENT) == await ledger.reserve(wish("again"))
@@ -125,7 +125,7 @@ def test_processes_share_the_blocks(tmp_path):
         await other.reserve(wish("b"))
         assert Reserved(CENT) == await one.reserve(wish("c"))
         [block] = rows_of(path, "escrow")
-        assert 127 * 10_000_000 == block["left_nusd"]
+        assert 63 * 10_000_000 == block["left_nusd"]
         await other.aclose()
         assert Reserved(CENT) == await one.reserve(wish("d"))
         await one.aclose()
