@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 FRESH_S = 0.1
 """How old a figure may be before it is read again behind the request that sees it."""
-MAX_AGE_S = 1.0
+MAX_AGE_S = 3.0
 """And before that request waits for the reading."""
 MAX_KEPT = 1024
 
@@ -23,7 +23,7 @@ class Glances(Generic[T]):
 
     Of budgets: a reservation is granted by the ledger alone, on the disk's own figures. What is read before it only
     tells the policy whether there is hope, and while there is plenty an answer from a moment ago tells the same. Under
-    load a reading for each request was a third of a gateway's time: all that came while one was out made their own.
+    load a reading for each request was a third of a gateway's time: so all that come at once share one.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Glances(Generic[T]):
     ) -> None:
         self._fresh_s, self._max_age_s, self._now_s = fresh_s, max_age_s, now_s
         self._seen: dict[Hashable, tuple[float, T]] = {}
-        self._reading: dict[Hashable, asyncio.Task[None]] = {}
+        self._reading: dict[Hashable, tuple[float, asyncio.Task[T]]] = {}  # since when
 
     async def look(self, of: Hashable, read: Callable[[], Awaitable[T]], *, is_plenty: Callable[[T], bool]) -> T:
         """Give what was read of it a moment ago if that is plenty, else read.
@@ -50,28 +50,34 @@ class Glances(Generic[T]):
             if age_s < self._max_age_s:
                 self._read_behind(of, read)
                 return known[1]
-        return await self._read(of, read)
+        return await asyncio.shield(self._reading_of(of, read))
 
-    async def _read(self, of: Hashable, read: Callable[[], Awaitable[T]]) -> T:
+    def _reading_of(self, of: Hashable, read: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
+        """Begin to read, or join who began a moment ago: of many that come at once each would read the same."""
         began_s = self._now_s()
-        value = await read()
-        if len(self._seen) >= MAX_KEPT:
-            self._seen.clear()
-        self._seen[of] = began_s, value
-        return value
+        under_way = self._reading.get(of)
+        if under_way is not None and began_s - under_way[0] < self._fresh_s:
+            return under_way[1]
+
+        async def renew() -> T:
+            value = await read()
+            if len(self._seen) >= MAX_KEPT:
+                self._seen.clear()
+            self._seen[of] = began_s, value
+            return value
+
+        def ended(task: asyncio.Task[T]) -> None:
+            if self._reading.get(of) == (began_s, task):
+                del self._reading[of]
+            if not task.cancelled() and isinstance(task.exception(), StoreError):
+                self._seen.pop(of, None)  # whoever needs it next reads it, and is told
+
+        task = asyncio.get_running_loop().create_task(renew(), name="glance")
+        task.add_done_callback(ended)
+        self._reading[of] = began_s, task
+        return task
 
     def _read_behind(self, of: Hashable, read: Callable[[], Awaitable[T]]) -> None:
         """Read it for those who come next, once at a time."""
-        if of in self._reading:
-            return
-
-        async def renew() -> None:
-            try:
-                await self._read(of, read)
-            except StoreError:
-                # Whoever needs it next reads it, and is told.
-                self._seen.pop(of, None)
-            finally:
-                del self._reading[of]
-
-        self._reading[of] = asyncio.get_running_loop().create_task(renew(), name="glance")
+        if of not in self._reading:
+            self._reading_of(of, read)

@@ -19,6 +19,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from hybrid.errors import CommandError
+from hybrid.server.accepting import Acceptor
 from hybrid.server.protocol import ConnectionLimits, GuardedProtocol
 
 T = TypeVar("T")
@@ -26,7 +27,7 @@ OnReady = Callable[[str, int], None]
 
 _BACKLOG = 1024
 _YOUNG_OBJECTS = 20_000
-_SWITCH_S = 0.0005
+_SWITCH_S = 0.001
 _CLEAN_UP_S = 10.0
 _FLUSH_S = 1.0
 _POLL_S = 0.005
@@ -80,7 +81,6 @@ async def serve(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        backlog=_BACKLOG,
         timeout_keep_alive=limits.keep_alive_s,
     )
     server = _Server(config, limits, partial(on_ready, host, real_port))
@@ -100,8 +100,7 @@ def share_interpreter() -> None:
     """Have the interpreter change between threads as a server needs it. For a process that does nothing but serve.
 
     The ledger's thread gives the interpreter up at each statement, and waits for it while the event loop is busy: by
-    Python's own setting 5 ms each time, so that under load its line would grow, and with it the wait of the few calls
-    that have to wait for the disk (their p99 was 0.7 s at 64 connections, and is 0.15 s).
+    Python's own setting 5 ms each time, and with it waits who waits for the ledger.
     """
     sys.setswitchinterval(_SWITCH_S)
 
@@ -141,10 +140,16 @@ class _Server(uvicorn.Server):
         self._limits = limits
         self._on_ready = on_ready
         self._is_stopping = asyncio.Event()
+        self._acceptors: list[Acceptor] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])  # it listens on none: connections come in by `accepting`
+        self._acceptors = [Acceptor(sock, self._protocol) for sock in sockets or ()]
         self._on_ready()
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Callable[..., asyncio.Protocol] = cast("Any", self.config.http_protocol_class)
+        return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
     async def main_loop(self) -> None:
         while not await self.on_tick(0):  # once a second: the date header
@@ -157,8 +162,8 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more, let requests finish, cancel what still runs, and wait for its clean-up and last words."""
-        for server in self.servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for sock in sockets or ():
             sock.close()
         for connection in list(self.server_state.connections):

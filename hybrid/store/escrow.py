@@ -97,13 +97,20 @@ def draw(connection: sqlite3.Connection, owner_id: int, wish: Reservation, boot_
     if any(room_nusd < _held_nusd(blocks, cap) for room_nusd, cap in money.rooms(connection, wish.caps)):
         return None
     grant = money.insert(connection, owner_id, wish)
-    connection.execute(
-        "UPDATE escrow SET left_nusd = left_nusd - ? WHERE client_key = ? AND tag = ?", (amount_nusd, *whose)
-    )
+    take(connection, whose, amount_nusd)
     return Drawn(grant, is_low=block.left_nusd - amount_nusd < block.size_nusd // 2)
 
 
-def reserve(connection: sqlite3.Connection, owner_id: int, wish: Reservation, boot_id: str) -> tuple[Grant, bool]:
+def take(connection: sqlite3.Connection, whose: Whose, amount_nusd: int) -> None:
+    """Move money out of a block that has it, for a reservation that is written."""
+    connection.execute(
+        "UPDATE escrow SET left_nusd = left_nusd - ? WHERE client_key = ? AND tag = ?", (amount_nusd, *whose)
+    )
+
+
+def reserve(
+    connection: sqlite3.Connection, owner_id: int, wish: Reservation, boot_id: str, calls: int = CALLS
+) -> tuple[Grant, bool]:
     """Grant a reservation by itself and fill its block. The transaction must wait for the disk.
 
     Blocks refuse nobody: those that a cap has no room for beside this reservation are given back.
@@ -112,7 +119,7 @@ def reserve(connection: sqlite3.Connection, owner_id: int, wish: Reservation, bo
     Raises: sqlite3.IntegrityError if the id was used before.
     """
     grant = money.reserve(connection, owner_id, wish)
-    return grant, isinstance(grant, Reserved) and fill(connection, owner_id, wish, boot_id)
+    return grant, isinstance(grant, Reserved) and fill(connection, owner_id, wish, boot_id, calls)
 
 
 def fill(connection: sqlite3.Connection, owner_id: int, wish: Reservation, boot_id: str, calls: int = CALLS) -> bool:

@@ -11,6 +11,7 @@ import asyncio
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -28,6 +29,9 @@ from hybrid.store.writer import NEEDS_DISK, Kind, NeedsDisk, Write
 
 IDLE_S = 10.0
 """How long after the last reservation the blocks are given back."""
+BURSTS = 4
+"""A block is opened for so many times the reservations that wait in line for it, where they are many."""
+
 T = TypeVar("T")
 
 
@@ -69,6 +73,7 @@ class Granter:
         self._is_in_line = False
         self._caps: dict[escrow.Whose, Caps] = {}  # that were found to hold a block beside all else
         self._next: dict[escrow.Whose, Held] | None = None  # what is held when the present transaction is over
+        self._waiting: Counter[escrow.Whose] = Counter()
         self._added: list[tuple[Held, int]] = []  # to blocks that are drawn on meanwhile, by the transaction
 
     # ---- from the event loop
@@ -97,7 +102,10 @@ class Granter:
             return Write(lambda connection: self._alone(connection, wish), what, answer, must_survive_power_cut=True)
         boot_id = self._boot_id
         self._used()
-        is_open = escrow.whose_of(wish) in self._open
+        whose = escrow.whose_of(wish)
+        is_open = whose in self._open
+        self._wait(whose, 1)
+        answer.add_done_callback(lambda _: self._wait(whose, -1))
         return Write(
             lambda connection: self._reserve(connection, wish, boot_id),
             what,
@@ -199,7 +207,10 @@ class Granter:
     def _reserve(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> Grant:
         whose = escrow.whose_of(wish)
         self._filling.discard(whose)
-        act = partial(escrow.reserve, connection, self._owner_id(), wish, boot_id)
+        calls = max(escrow.CALLS, BURSTS * self._waiting[whose])
+        if (again := self._drawn_again(connection, wish)) is not None:
+            return again
+        act = partial(escrow.reserve, connection, self._owner_id(), wish, boot_id, calls)
         grant, has_block = self._with_blocks(connection, wish, act)
         if has_block:
             self._open.add(whose)
@@ -223,13 +234,29 @@ class Granter:
             self._fill_ahead(wish, whose)
         return Reserved(money.usd_of(amount_nusd))
 
-    def _draw_there(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> Grant | NeedsDisk:
+    def _drawn_again(self, connection: sqlite3.Connection, wish: Reservation) -> Reserved | None:
+        """Draw on a block that was looked at for another call of this transaction; nobody is told before its end."""
         whose, amount_nusd = escrow.whose_of(wish), money.cost_nusd(wish.amount_usd)
-        if self._next is not None and (held := self._next.get(whose)) is not None and held.serves(wish, amount_nusd):
-            # Looked at a moment ago, for another call of this transaction.
-            escrow.enter(connection, self._owner_id(), [_draw_of(wish, whose, amount_nusd)])
-            held.left_nusd -= amount_nusd
-            return Reserved(money.usd_of(amount_nusd))
+        held = None if self._next is None else self._next.get(whose)
+        if held is None or not held.serves(wish, amount_nusd):
+            return None
+        grant = money.insert(connection, self._owner_id(), wish)
+        escrow.take(connection, whose, amount_nusd)
+        held.left_nusd -= amount_nusd
+        self._count(whose)
+        if held.left_nusd < held.size_nusd // 2 and whose not in self._filling:
+            self._fill_ahead(wish, whose)
+        return grant
+
+    def _wait(self, whose: escrow.Whose, change: int) -> None:
+        """Take down that one more reservation waits in line, or one less."""
+        with self._lock:
+            self._waiting[whose] += change
+
+    def _draw_there(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> Grant | NeedsDisk:
+        whose = escrow.whose_of(wish)
+        if (grant := self._drawn_again(connection, wish)) is not None:
+            return grant
         if (grant := self._drawn(wish, None)) is not None:  # while it was in line a block was opened or filled
             self._enter_pending(connection)
             return grant

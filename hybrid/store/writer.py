@@ -109,6 +109,7 @@ class Writer:
         self._line: deque[Write] = deque()
         self._wake = threading.Condition()
         self._asking = 0  # writes in line whose caller wants to know at once whether the disk works
+        self._is_due = False  # until somebody wakes us what is in line waits for more
         self._is_closing = False
         self._is_writing = False
         self._error: str | None = None
@@ -142,12 +143,14 @@ class Writer:
             self._line.append(write)
             self._asking += write.answer is not None
             if wakes:
+                self._is_due = True
                 self._wake.notify()
 
     def wake(self) -> None:
         """Have what is in line written now."""
         with self._wake:
             if self._line:
+                self._is_due = True
                 self._wake.notify()
 
     def health(self) -> StoreHealth:
@@ -203,11 +206,12 @@ class Writer:
         with self._wake:
             while not self._is_closing:
                 pause_s = self._retry_at_s - time.monotonic() if self._error else 0.0
-                if self._line and (pause_s <= 0 or self._asking):
+                if self._line and self._is_due and (pause_s <= 0 or self._asking):
                     break
-                self._wake.wait(pause_s if self._line else None)
+                self._wake.wait(pause_s if self._line and self._is_due else None)
             batch = [self._line.popleft() for _ in range(min(len(self._line), _BATCH_WRITES))]
             self._asking -= sum(write.answer is not None for write in batch)
+            self._is_due = bool(self._line)
             self._is_writing = True
             return batch
 
@@ -268,6 +272,7 @@ class Writer:
                 write.answer = None
                 if write.is_kept and not self._is_closing:
                     self._line.appendleft(write)
+                    self._is_due = True
                 elif write.is_kept:
                     self._drop(write)
         for answer in answers:
