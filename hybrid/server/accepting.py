@@ -17,7 +17,7 @@ _LOG = logging.getLogger(__name__)
 AT_ONCE = 256
 """So many are accepted in one turn of the loop."""
 PAUSE_S = 1.0
-"""How long none is accepted after one could not be: mostly too many files are open, and trying again at once is vain."""
+"""How long none is accepted after one could not be: mostly too many files are open."""
 
 
 class Acceptor:
