@@ -32,7 +32,7 @@ class Acceptor:
         self._listen()
 
     def close(self) -> None:
-        """Accept no more; the socket is the caller's to close."""
+        """Accept no more, and close what was just accepted; the socket is the caller's to close."""
         if not self._is_closed:
             self._is_closed = True
             self._loop.remove_reader(self._sock)
@@ -62,7 +62,13 @@ class Acceptor:
             task.add_done_callback(self._joining.discard)
 
     async def _join(self, connection: socket.socket) -> None:
+        if self._is_closed:
+            connection.close()
+            return
         try:
-            await self._loop.connect_accepted_socket(self._make_protocol, connection)
+            transport, _ = await self._loop.connect_accepted_socket(self._make_protocol, connection)
         except OSError:
             connection.close()  # it went away before anything was read
+            return
+        if self._is_closed:
+            transport.close()

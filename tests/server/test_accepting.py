@@ -107,3 +107,20 @@ def test_after_the_end_none_is_accepted():
 
     assert [] == run_loop(serve())
     listening.close()
+
+
+def test_what_was_accepted_a_moment_before_the_end_is_closed():
+    """Nobody else would close it: whoever ends the server looks through the connections that it knows."""
+    [listening] = bind("127.0.0.1", 0)
+    waiting = client(listening.getsockname())
+
+    async def serve():
+        acceptor = Acceptor(listening, asyncio.Protocol)
+        while not acceptor._joining:  # noqa: ASYNC110 - the test's time limit bounds it
+            await asyncio.sleep(0)
+        acceptor.close()
+        return await asyncio.to_thread(waiting.recv, 1)
+
+    assert b"" == run_loop(serve())
+    waiting.close()
+    listening.close()

@@ -102,10 +102,10 @@ def test_a_log_that_is_being_read_takes_nothing(path):
     assert log.append(DRAW, None)
 
 
-def test_a_draw_waits_for_no_database(path):
-    """With the file held by somebody, calls go on out of the block; killed then, each counts, and has its row."""
+def killed_after_ten_draws(path: Path) -> Path:
+    """The files as a kill leaves them after ten calls that were granted while somebody held the database."""
 
-    async def live(folder: Path) -> Path:
+    async def live() -> Path:
         ledger = ledger_on(path, BOOT)
         await ledger.start()
         await ledger.reserve(wish("first"))
@@ -115,11 +115,16 @@ def test_a_draw_waits_for_no_database(path):
                 ledger.open_request(opened(f"req_{number}", created_at=START))
                 wanted = replace(wish(f"r{number}"), request_id=f"req_{number}")
                 assert Reserved(CENT) == await asyncio.wait_for(ledger.reserve(wanted), 1)
-            copy = copied(path, folder)
+            copy = copied(path, path.parent / "copy")
         await ledger.aclose()
         return copy
 
-    copy = asyncio.run(live(path.parent / "copy"))
+    return asyncio.run(live())
+
+
+def test_a_draw_waits_for_no_database(path):
+    """With the file held by somebody, calls go on out of the block; killed then, each counts, and has its row."""
+    copy = killed_after_ten_draws(path)
     expected = (Recovery(0, 0, Decimal(0)), Balance(reserved_usd=11 * CENT))
     assert expected == asyncio.run(reopened(copy, BOOT))  # its owner is this process, which lives
     assert [f"req_{number}" for number in range(10)] == [row["id"] for row in rows_of(copy)]
@@ -128,20 +133,7 @@ def test_a_draw_waits_for_no_database(path):
 
 def test_after_a_power_cut_the_log_takes_from_the_block(path):
     """What of the log reached the disk counts as calls, and the rest of their block is charged: together no more."""
-
-    async def live(folder: Path) -> Path:
-        ledger = ledger_on(path, BOOT)
-        await ledger.start()
-        await ledger.reserve(wish("first"))
-        await ledger.flush()
-        with held(path):
-            for number in range(10):
-                await ledger.reserve(wish(f"r{number}"))
-            copy = copied(path, folder)
-        await ledger.aclose()
-        return copy
-
-    copy = asyncio.run(live(path.parent / "copy"))
+    copy = killed_after_ten_draws(path)
     charged = Decimal("0.54")
     expected = (Recovery(0, 0, Decimal(0), charged), Balance(charged, 11 * CENT))
     assert expected == asyncio.run(reopened(copy, OTHER_BOOT))
