@@ -219,6 +219,8 @@ class AiohttpWire:
     def _head(self, target: URL, headers: Mapping[str, str], body_bytes: int) -> bytes:
         # A proxy is asked for a whole URL, and for none where it only carries what is encrypted.
         is_proxied = self._proxy is not None and not self._is_tls
+        if is_proxied and self._proxy_headers is not None:
+            headers = {**headers, **self._proxy_headers}
         lines = [
             f"POST {target if is_proxied else target.raw_path_qs} HTTP/1.1",
             f"Host: {target.host_port_subcomponent}",

@@ -211,12 +211,12 @@ def test_nothing_adds_a_header(path, headers):
 
 
 def test_a_proxy_is_asked_for_the_whole_address(monkeypatch):
-    """Over plain HTTP; and its connection is used again."""
+    """Over plain HTTP, with its own password; and its connection is used again."""
 
     async def scenario():
         proxy = Server([OK, OK])
         async with serving(proxy.serve) as address:
-            monkeypatch.setenv("http_proxy", address)
+            monkeypatch.setenv("http_proxy", address.replace("://", "://me:secret@"))
             wire = AiohttpWire("http://cloud.example/v1", connect_s=5.0)
             told = [await posted(wire, "http://cloud.example/v1/chat?a=b") for _ in range(2)]
             await wire.aclose()
@@ -226,6 +226,7 @@ def test_a_proxy_is_asked_for_the_whole_address(monkeypatch):
     assert ([(200, b"{}")] * 2, 1) == (told, proxy.connections)
     start, host, *_ = proxy.sent[1].split(b"\r\n")
     assert (b"POST http://cloud.example/v1/chat?a=b HTTP/1.1", b"Host: cloud.example") == (start, host)
+    assert b"proxy-authorization: basic bwu6c2vjcmv0" in proxy.sent[1].lower()  # me:secret
 
 
 def test_a_proxy_only_carries_what_is_encrypted(monkeypatch):
