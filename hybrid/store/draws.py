@@ -77,7 +77,7 @@ class DrawLog:
         self._file = -1
         self._map: mmap.mmap | None = None
         self._used_bytes = 0
-        self._number = 0
+        self._owner_id, self._number = -1, 0
         self._old: list[Path] = []
 
     @property
@@ -96,13 +96,14 @@ class DrawLog:
         To be called within a transaction that has all draws of the present one, as another process looks for logs
         within one of its own. The old log is kept until `drop_old`. Raises: OSError.
         """
-        if self.is_open and not self.is_large:
+        if self.is_open and not self.is_large and owner_id == self._owner_id:
             return
         self._retire()
-        self._number += 1
-        path = self._database.with_name(f"{self._database.name}-draws-{owner_id}-{self._number}")
+        self._owner_id, self._number = owner_id, self._number + 1
+        # The same number may be an owner in another file that lay here.
+        path = self._database.with_name(f"{self._database.name}-draws-{owner_id}-{pid}-{self._number}")
+        self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         self._old.append(path)  # until it is whole
-        self._file = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600)
         # The room is taken now: a disk that is full would end the process at a copy into the map.
         os.posix_fallocate(self._file, 0, SIZE_BYTES)
         head = msgspec.json.encode([owner_id, pid, started_s]) + b"\n"

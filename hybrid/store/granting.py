@@ -23,7 +23,7 @@ from hybrid.errors import StoreError
 from hybrid.store import escrow, money, rows
 from hybrid.store.db import to_us
 from hybrid.store.draws import Arrival, Draw, DrawLog, Line, Log, logs_beside, revoke
-from hybrid.store.holding import Caps, Fills, Held, caps_of, held_of
+from hybrid.store.holding import Fills, Held, Looked, caps_of, held_of
 from hybrid.store.records import Grant, Reservation, Reserved
 from hybrid.store.writer import NEEDS_DISK, Kind, NeedsDisk, Write
 
@@ -64,14 +64,14 @@ class Granter:
         self._used_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._lock = threading.Lock()  # for all below: the event loop draws, the writer's thread does the rest
-        self._draws = Kind(1, lambda connection, _: self._enter_pending(connection))
+        self._draws = Kind(1, lambda connection, _: self._enter_in_line(connection))
         self._log = DrawLog(database)
         self._held: dict[escrow.Whose, Held] = {}
         self._pending: list[Draw] = []  # granted, and not in the database for certain; the oldest first
         self._entered = 0  # how many of them the present transaction has
         self._has_entered = False  # whether the present transaction has all of them that there were at some moment
-        self._is_in_line = False
-        self._caps: dict[escrow.Whose, Caps] = {}  # that were found to hold a block beside all else
+        self._is_in_line = self._comes_back = False
+        self._caps: dict[escrow.Whose, Looked] = {}  # that were found to hold a block beside all else
         self._next: dict[escrow.Whose, Held] | None = None  # what is held when the present transaction is over
         self._waiting: Counter[escrow.Whose] = Counter()
         self._added: list[tuple[Held, int]] = []  # to blocks that are drawn on meanwhile, by the transaction
@@ -122,7 +122,7 @@ class Granter:
 
     def _entering(self) -> Write:
         what = "what was drawn"
-        return Write(self._enter_pending, what, is_kept=True, is_never_refused=True, kind=self._draws)
+        return Write(self._enter_in_line, what, is_kept=True, is_never_refused=True, kind=self._draws)
 
     def _used(self) -> None:
         self._used_s = time.monotonic()
@@ -162,7 +162,7 @@ class Granter:
         self._enter_pending(connection, owner_id)
         for log in logs_beside(self._database):
             mark = rows.ProcessMark(log.pid, log.started_s)
-            if log.owner_id == owner_id:
+            if (log.owner_id, mark) == (owner_id, rows.this_process()):
                 continue
             # One of another database that was here before says nothing of this one.
             if rows.is_registered(connection, log.owner_id, mark):
@@ -185,11 +185,18 @@ class Granter:
             else:
                 self._held.clear()
                 self._retry()
-            self._entered, self._next, self._has_entered = 0, None, False
+            self._entered, self._next, self._has_entered, self._comes_back = 0, None, False, False
             self._added.clear()
+
+    def _enter_in_line(self, connection: sqlite3.Connection) -> None:
+        """What is in line for that; the writer puts it back if the transaction fails."""
+        # Before it looks what there is: who draws from now on puts another one in line.
+        self._is_in_line, self._comes_back = False, True
+        self._enter_pending(connection)
 
     def _retry(self) -> None:
         """Have what was drawn written by a later transaction, though whoever was to write it now may be gone."""
+        self._is_in_line = self._is_in_line or self._comes_back
         if self._pending and not self._is_in_line:
             self._is_in_line = True
             with suppress(StoreError):  # it closes: the log is left for the next start
@@ -254,12 +261,17 @@ class Granter:
             self._waiting[whose] += change
 
     def _draw_there(self, connection: sqlite3.Connection, wish: Reservation, boot_id: str) -> Grant | NeedsDisk:
-        whose = escrow.whose_of(wish)
+        whose, amount_nusd = escrow.whose_of(wish), money.cost_nusd(wish.amount_usd)
         if (grant := self._drawn_again(connection, wish)) is not None:
             return grant
-        if (grant := self._drawn(wish, None)) is not None:  # while it was in line a block was opened or filled
-            self._enter_pending(connection)
-            return grant
+        with self._lock:
+            held = self._held.get(whose)  # while it was in line a block was opened or filled
+            is_served = held is not None and self._log.is_open and held.serves(wish, amount_nusd)
+            if held is not None and is_served:
+                held.left_nusd -= amount_nusd
+        if is_served:
+            escrow.take(connection, whose, amount_nusd)
+            return money.insert(connection, self._owner_id(), wish)
 
         def act() -> tuple[escrow.Drawn | None, bool]:
             drawn = escrow.draw(connection, self._owner_id(), wish, boot_id)
@@ -285,7 +297,8 @@ class Granter:
         assert self._boot_id is not None
         boot_id = self._boot_id
         self._filling.add(whose)
-        calls = self._fills[whose].next_calls(time.monotonic())
+        now_s = time.monotonic()
+        calls = (self._fills.get(whose) or Fills(now_s)).next_calls(now_s)
 
         def fill(connection: sqlite3.Connection) -> None:
             self._filling.discard(whose)
@@ -299,7 +312,7 @@ class Granter:
         """Add to a block while it is drawn on; False where it must not be. What is added serves at the end."""
         whose = escrow.whose_of(wish)
         held = self._held.get(whose)
-        if held is None or held.caps != caps_of(wish) or not self._log.is_open:
+        if held is None or held.looked.caps != caps_of(wish) or not self._log.is_open:
             return False
         self._enter_pending(connection, has_new_log=self._log.is_large)
         self._claim(connection)
@@ -327,7 +340,7 @@ class Granter:
         if wish is not None:
             whose = escrow.whose_of(wish)
             self._caps.pop(whose, None)
-            self._caps |= {whose: caps_of(wish)} if is_held else {}
+            self._caps |= {whose: Looked(caps_of(wish), wish.now)} if is_held else {}
         blocks = escrow.blocks_in(connection)
         self._next = {
             whose: held_of(block, self._caps[whose]) for whose, block in blocks.items() if whose in self._caps
@@ -336,7 +349,12 @@ class Granter:
 
     def _claim(self, connection: sqlite3.Connection) -> None:
         def lines_of(owner_id: int) -> Sequence[Line]:
-            return [line for log in logs_beside(self._database, owner_id) for line in revoke(log)]
+            logs = [
+                log
+                for log in logs_beside(self._database, owner_id)
+                if rows.is_registered(connection, owner_id, rows.ProcessMark(log.pid, log.started_s))
+            ]
+            return [line for log in logs for line in revoke(log)]
 
         if escrow.claim(connection, self._owner_id(), lines_of):
             self._caps.clear()
@@ -347,7 +365,7 @@ class Granter:
         """Write what was drawn. has_new_log: what is drawn from now on goes into another log."""
         with self._lock:
             draws = self._pending[self._entered :]
-            self._entered, self._is_in_line, self._has_entered = len(self._pending), False, True
+            self._entered, self._has_entered = len(self._pending), True
             if has_new_log:
                 with suppress(OSError):
                     self._log.ready(self._owner_id(), *_mark())

@@ -18,6 +18,14 @@ Caps: TypeAlias = tuple[tuple[Any, ...], ...]
 """What stays the same of a reservation's caps while nobody changes them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The caps that were found to hold a block beside all else, and at which time."""
+
+    caps: Caps
+    now: datetime
+
+
 @dataclass(slots=True)
 class Held:
     """A block that is drawn on in memory: what it has left, and the caps under which it was set aside."""
@@ -26,14 +34,16 @@ class Held:
     end: datetime
     size_nusd: int
     left_nusd: int
-    caps: Caps
+    looked: Looked
 
     def serves(self, wish: Reservation, amount_nusd: int) -> bool:
         """Whether a reservation is one that the block was set aside for; see `escrow.draw`."""
         return (
             amount_nusd <= self.left_nusd
             and self.start <= wish.now < self.end
-            and self.caps == caps_of(wish)
+            and self.looked.caps == caps_of(wish)
+            # A clock that is set back moves rolling windows over spend that had left them.
+            and (wish.now >= self.looked.now or not any(cap.is_rolling for cap in wish.caps))
             and all(cap.window.start <= self.start and self.end <= cap.window.end for cap in wish.caps)
         )
 
@@ -52,10 +62,10 @@ class Fills:
         return min(max(math.ceil(2 * LASTS_S * a_second), escrow.CALLS), escrow.MOST_CALLS)
 
 
-def held_of(block: escrow.Block, caps: Caps) -> Held:
-    """Give a block as it may be drawn on in memory. caps: those that were found to hold it beside all else."""
+def held_of(block: escrow.Block, looked: Looked) -> Held:
+    """Give a block as it may be drawn on in memory."""
     start, end = from_us(block.start_us), from_us(block.start_us + escrow.QUARTER_US)
-    return Held(start, end, block.size_nusd, block.left_nusd, caps)
+    return Held(start, end, block.size_nusd, block.left_nusd, looked)
 
 
 def caps_of(wish: Reservation) -> Caps:

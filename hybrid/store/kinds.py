@@ -13,7 +13,12 @@ from hybrid.store.writer import Kind
 
 def arrivals(owner_id: Callable[[], int]) -> Kind:
     """Requests as they were opened, by `rows.opened_values`. owner_id: who writes."""
-    return Kind(0, lambda connection, opened: rows.insert_opened(connection, owner_id(), *opened))
+
+    def apply(connection: sqlite3.Connection, opened: Sequence[rows.SqlValues]) -> None:
+        # Another process that read our log of draws has entered those of paid calls before.
+        rows.insert_opened(connection, owner_id(), *opened, is_known_ignored=True)
+
+    return Kind(0, apply)
 
 
 def _settle(connection: sqlite3.Connection, settlements: Sequence[money.Settlement]) -> None:

@@ -130,7 +130,7 @@ class Ledger:
         """
         self._arrived[row.id] = values = rows.opened_values(row)
         self._tell(
-            lambda connection: rows.insert_opened(connection, self._owner(), values),
+            lambda connection: rows.insert_opened(connection, self._owner(), values, is_known_ignored=True),
             f"the arrival of {row.id}",
             kind=self._arrivals,
             row=values,

@@ -209,7 +209,9 @@ class Writer:
                 if self._line and self._is_due and (pause_s <= 0 or self._asking):
                     break
                 self._wake.wait(pause_s if self._line and self._is_due else None)
-            batch = [self._line.popleft() for _ in range(min(len(self._line), _BATCH_WRITES))]
+            # While the disk fails, who asks is told, however much that is kept stands before him.
+            most = len(self._line) if self._error else _BATCH_WRITES
+            batch = [self._line.popleft() for _ in range(min(len(self._line), most))]
             self._asking -= sum(write.answer is not None for write in batch)
             self._is_due = bool(self._line)
             self._is_writing = True
