@@ -40,7 +40,8 @@ class Glances(Generic[T]):
     async def look(self, of: Hashable, read: Callable[[], Awaitable[T]], *, is_plenty: Callable[[T], bool]) -> T:
         """Give what was read of it a moment ago if that is plenty, else read.
 
-        is_plenty: whether a value is so far from any bound that what a second brings cannot matter.
+        is_plenty: whether a value is so far from any bound that what some seconds bring hardly matters;
+            whoever acts on it checks again.
         """
         known = self._seen.get(of)
         if known is not None and is_plenty(known[1]):

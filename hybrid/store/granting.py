@@ -224,7 +224,7 @@ class Granter:
         return grant
 
     def _drawn(self, wish: Reservation, arrival: Arrival | None) -> Reserved | None:
-        """Draw in memory, from either thread."""
+        """Draw in memory, with a line in the log; whoever calls this has it entered later."""
         whose, amount_nusd = escrow.whose_of(wish), money.cost_nusd(wish.amount_usd)
         with self._lock:
             held = self._held.get(whose)
