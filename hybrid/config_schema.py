@@ -112,7 +112,7 @@ class LocalConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Literal["auto", "hybrid", "ggml"],
         Meta(
             description="Who multiplies a quantised model's weights with several tokens at once: ours on a processor "
-            "with AVX2 (hybrid), or llama.cpp's library (ggml); auto takes ours where it is known to be faster."
+            "with AVX2 (hybrid), or llama.cpp's library (ggml); auto takes ours wherever it can be had."
         ),
     ] = "auto"
     kv_layout: Annotated[

@@ -13,3 +13,21 @@ set(CMAKE_PLATFORM_NO_VERSIONED_SONAME TRUE)
 set(CMAKE_INSTALL_BINDIR llama_cpp/lib)
 set(CMAKE_INSTALL_LIBDIR llama_cpp/lib)
 set(CMAKE_INSTALL_INCLUDEDIR llama_cpp/include)
+
+# GCC's own _tile_loadconfig tells the compiler that it reads 8 bytes, where the instruction reads 64. So the rest of
+# ggml's tile configuration is never written, and each model ends by SIGSEGV at its first prompt on a processor with AMX
+# (llama.cpp's issue 20824; GCC 12's amxtileintrin.h).
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    set(hybrid_tile_header "${CMAKE_CURRENT_BINARY_DIR}/hybrid_tile_config.h")
+    file(WRITE "${hybrid_tile_header}" [[
+#if defined(__x86_64__) && defined(__AMX_TILE__)
+#include <immintrin.h>
+static inline void hybrid_tile_loadconfig(const void* config) {
+    __asm__ volatile("ldtilecfg\t%0" ::"m"(*static_cast<const char(*)[64]>(config)));
+}
+#undef _tile_loadconfig
+#define _tile_loadconfig hybrid_tile_loadconfig
+#endif
+]])
+    add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:-include;${hybrid_tile_header}>")
+endif()

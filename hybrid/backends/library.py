@@ -10,8 +10,11 @@ import ctypes
 import logging
 import os
 import struct
+import subprocess
 import sys
+from functools import cache
 
+from hybrid.backends import tiles_trial
 from hybrid.backends.matmul import Matmul, Multiplier, Pair, find_pair, who_multiplies
 
 log = logging.getLogger(__name__)
@@ -20,6 +23,9 @@ REPLACED = ("ggml_compute_forward_mul_mat_tiled", "ggml_gemm_q4_K_8x8_q8_K", "gg
 CALLED = ("ggml_barrier", "ggml_threadpool_chunk_set", "ggml_threadpool_chunk_add")
 _F32, _Q8_0 = 0, 8
 _TRIAL_BYTES, _ROWS, _COLUMNS, _LENGTH = 1 << 20, 9, 5, 32
+_HAS_TILES = b"AMX_INT8 = 1"
+"""What llama.cpp says of itself where it was built for a processor with AMX."""
+_TILES_LIMIT_S = 60.0
 
 
 class _InitParams(ctypes.Structure):
@@ -118,4 +124,24 @@ def release_multiplier() -> None:
     _users.pop()
 
 
-__all__ = ["choose_multiplier", "llama", "release_multiplier"]
+@cache
+def has_sound_tiles() -> bool:
+    """Whether llama.cpp may multiply with AMX, or was not built to: found out in a process that may die of it."""
+    if _HAS_TILES not in llama.llama_print_system_info():
+        return True
+    command = [sys.executable, "-I", tiles_trial.__file__, llama.llama_cpp._lib._name]
+    try:
+        status = subprocess.run(command, capture_output=True, timeout=_TILES_LIMIT_S).returncode
+    except (OSError, subprocess.TimeoutExpired) as failed:
+        log.warning("llama.cpp computes without AMX: it cannot be tried whether it is sound: %s", failed)
+        return False
+    if status != 0:
+        log.warning(
+            "llama.cpp computes without AMX: the installed one fails at it (%s), as builds by GCC 12 do; "
+            "scripts/serve of the source tree makes one that works",
+            f"signal {-status}" if status < 0 else "wrong products",
+        )
+    return status == 0
+
+
+__all__ = ["choose_multiplier", "has_sound_tiles", "llama", "release_multiplier"]

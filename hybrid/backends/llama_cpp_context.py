@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.backends.base import BackendOptions
-from hybrid.backends.library import llama
+from hybrid.backends.library import has_sound_tiles, llama
 from hybrid.errors import ModelFileError
 
 ALL_LAYERS = 9_999
@@ -25,6 +25,7 @@ def load_model(path: Path, gpu_layers: int | None = None) -> Any:
     """
     params = llama.llama_model_default_params()
     wanted = ALL_LAYERS if gpu_layers is None else gpu_layers
+    params.use_extra_bufts = has_sound_tiles()
     params.n_gpu_layers = wanted if llama.llama_supports_gpu_offload() else 0
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:

@@ -25,17 +25,14 @@ Before one is added: its ggml-cpu-impl.h and repack.h and the callers in ggml-cp
 tests/backends/test_matmul.py passes.
 """
 _LIBRARY = "libhybrid_matmul.so"
-_NO_SUPPORT, _HAS_VNNI = 0, 2
-"""What `hybrid_matmul_support` says of this processor; 1 is one that has all we need, and no more that is of use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Our library, and that of ggml which it goes before. has_vnni: ggml has instructions that ours does not use."""
+    """Our library, and that of ggml which it goes before."""
 
     ours: Path
     ggml: Path
-    has_vnni: bool
 
 
 @cache
@@ -46,10 +43,10 @@ def find_pair() -> Pair | None:
         return None
     ours = Path(built.origin).with_name(_LIBRARY)
     try:
-        support = int(ctypes.CDLL(str(ours)).hybrid_matmul_support())
+        runs_here = bool(ctypes.CDLL(str(ours)).hybrid_matmul_support())
     except OSError:  # not built: no x86-64 Linux
         return None
-    return None if support == _NO_SUPPORT else Pair(ours, ggml, has_vnni=support == _HAS_VNNI)
+    return Pair(ours, ggml) if runs_here else None
 
 
 def _fitting_ggml() -> Path | None:
@@ -64,14 +61,8 @@ def _fitting_ggml() -> Path | None:
 
 
 def who_multiplies(wanted: Matmul = "auto") -> Multiplier:
-    """Say who would. auto: we, where that is known to be faster: not with VNNI, which ggml uses and ours does not.
-
-    It is ggml wherever ours cannot be had, whatever is wanted.
-    """
-    pair = find_pair()
-    if pair is None or wanted == "ggml" or (wanted == "auto" and pair.has_vnni):
-        return "ggml"
-    return "hybrid"
+    """Say who would: ggml wherever ours cannot be had, whatever is wanted. What lies in AMX's layout is always its."""
+    return "ggml" if wanted == "ggml" or find_pair() is None else "hybrid"
 
 
 def multiplier_version() -> str:

@@ -28,14 +28,11 @@ bool is_ours_on(MultiplyRepacked of_ggml) { return is_on.load(std::memory_order_
 
 extern "C" {
 
-// 0: this processor cannot run ours. 1: it can. 2: it can, and has instructions (VNNI) that ggml uses and ours does not.
+// Whether this processor can run ours.
 int hybrid_matmul_support() {
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
     unsigned eax, ebx, ecx, edx;
-    if (__get_cpuid(1, &eax, &ebx, &ecx, &edx) == 0 || (ecx & bit_F16C) == 0) return 0;
-    const bool has_wide = __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (ecx & (1U << 11)) != 0;  // AVX512_VNNI
-    const bool has_narrow = __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1U << 4)) != 0;  // AVX_VNNI
-    return has_wide || has_narrow ? 2 : 1;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0 ? 1 : 0;
 }
 
 // ggml's own functions, by the address in its library; before any model is computed.
