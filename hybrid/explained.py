@@ -8,7 +8,7 @@ from itertools import zip_longest
 import msgspec
 
 from hybrid import __version__
-from hybrid.plain import to_plain
+from hybrid.plain import to_json, to_plain
 from hybrid.policy.counterfactual import Where, counterfactuals
 from hybrid.policy.replay import replay
 from hybrid.policy.words import said
@@ -41,7 +41,7 @@ def explained(record: Json) -> Json:
 def _replayed(record: Mapping[str, Json], recorded: Recorded) -> dict[str, Json]:
     made = replay(recorded.taken)
     # As the row itself: through JSON, so that what differs is not only written in another way.
-    again = msgspec.json.decode(msgspec.json.encode(write_outcome(made.decision, made.review)))
+    again = msgspec.json.decode(to_json(write_outcome(made.decision, made.review)))
     why = None
     if made.review is None and record.get("review") is not None:
         again["review"] = record["review"]

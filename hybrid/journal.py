@@ -9,14 +9,12 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Protocol
 
-import msgspec
-
 from hybrid.errors import HybridError
-from hybrid.plain import to_plain
+from hybrid.plain import to_json, to_plain
 from hybrid.policy.model import Decision, Limits, Reason, Review, Signals
 from hybrid.record import kind_of_decision, write_inputs, write_outcome
 from hybrid.store.records import RequestClosed, RequestOpened
-from hybrid.types import ChatRequest, Head, Json, Outcome, RateLimit, Route, Usage
+from hybrid.types import ChatRequest, Head, Outcome, RateLimit, Route, Usage
 
 log = logging.getLogger(__name__)
 
@@ -186,13 +184,13 @@ class Journal:
         )
 
     def _decision_json(self) -> str:
-        body: dict[str, Json] = {"facts": {}, "decision": None, "checks": [], "review": None}
+        body: dict[str, object] = {"facts": {}, "decision": None, "checks": [], "review": None}
         if self.signals is not None and self.limits is not None and self.decision is not None:
             body = write_inputs(self.signals, self.limits, self.review) | write_outcome(self.decision, self.review)
         hedge = None if self.hedge is None else to_plain(self.hedge)
         body["hedge"] = hedge and {name: item for name, item in hedge.items() if name != "cost_before_usd"}
         body["events"] = [{"at_s": at_s, "what": what} for at_s, what in self.events]
-        return msgspec.json.encode(body).decode()
+        return to_json(body).decode()
 
 
 class Waiting:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 from hybrid import __version__
-from hybrid.plain import Unreadable, from_plain, to_plain
+from hybrid.plain import Unreadable, from_plain
 from hybrid.policy.model import Basis, Decision, Escalate, Evidence, Limits, Reject, Review, RunLocal, Signals
 from hybrid.policy.promise import Look
 from hybrid.policy.replay import Taken, taken_by
@@ -30,8 +30,8 @@ class Recorded:
     program: str
 
 
-def write_inputs(signals: Signals, limits: Limits, review: Review | None) -> dict[str, Json]:
-    """Give the part of a row that `read_inputs` needs.
+def write_inputs(signals: Signals, limits: Limits, review: Review | None) -> dict[str, object]:
+    """Give the part of a row that `read_inputs` needs, as values for `plain.to_json`.
 
     facts, limits: of the decision before any token. reviewed: what was found of the draft, the limits that had changed
     by then, and the look it was given up at.
@@ -40,20 +40,18 @@ def write_inputs(signals: Signals, limits: Limits, review: Review | None) -> dic
     return {
         "format": FORMAT,
         "program": __version__,
-        "facts": to_plain(taken.signals),
-        "limits": to_plain(taken.limits),
+        "facts": taken.signals,
+        "limits": taken.limits,
         "reviewed": None if taken.basis is None else _reviewed(taken.basis, taken.limits),
     }
 
 
-def write_outcome(decision: Decision, review: Review | None) -> dict[str, Json]:
-    """Give the part of a row that says what was decided: `decision`, its `checks`, and `review`."""
-    plain = to_plain(decision)
-    checks = plain.pop("checks")
+def write_outcome(decision: Decision, review: Review | None) -> dict[str, object]:
+    """Give the part of a row that says what was decided, as values: `decision`, its `checks`, and `review`."""
     return {
-        "decision": {"kind": kind_of_decision(decision), **plain},
-        "checks": checks,
-        "review": None if review is None else _said(review),
+        "decision": {"kind": kind_of_decision(decision), **_all_but(decision, "checks")},
+        "checks": decision.checks,
+        "review": None if review is None else _all_but(review, "basis"),
     }
 
 
@@ -84,20 +82,18 @@ def read_inputs(record: Mapping[str, Json]) -> Recorded:
     return Recorded(Taken(signals=signals, limits=limits, basis=basis), program)
 
 
-def _said(review: Review) -> dict[str, Json]:
-    plain: dict[str, Json] = to_plain(replace(review, basis=None))
-    del plain["basis"]
-    return plain
+def _all_but(value: Decision | Review, left_out: str) -> dict[str, object]:
+    return {name: getattr(value, name) for name in value.__slots__ if name != left_out}
 
 
-def _reviewed(basis: Basis, limits: Limits) -> dict[str, Json]:
+def _reviewed(basis: Basis, limits: Limits) -> dict[str, object]:
     changed = [
         field.name for field in fields(Limits) if getattr(basis.limits, field.name) != getattr(limits, field.name)
     ]
     return {
-        "evidence": to_plain(basis.evidence),
-        "limits": {name: to_plain(getattr(basis.limits, name)) for name in changed},
-        "look": None if basis.look is None else to_plain(basis.look),
+        "evidence": basis.evidence,
+        "limits": {name: getattr(basis.limits, name) for name in changed},
+        "look": basis.look,
     }
 
 

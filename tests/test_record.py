@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid.plain import to_plain
+from hybrid.plain import to_json, to_plain
 from hybrid.policy.calibrated import Isotonic, LinearModel, Platt
 from hybrid.policy.features import OPTION_FEATURES, PRIOR_FEATURES, SAMPLE_FEATURES, TOKEN_FEATURES
 from hybrid.policy.model import Agreement, CloudOption, Draft, Limits, Signals, without_promise
@@ -81,7 +81,7 @@ SIGNALS_ONE = Signals(
 def written(signals, limits, reviewed=None):
     """A row as the ledger keeps it, read again from its text."""
     body = write_inputs(signals, limits, reviewed) | write_outcome(route(signals, limits), reviewed)
-    text = msgspec.json.encode(body)
+    text = to_json(body)
     return msgspec.json.decode(text), text
 
 
@@ -101,7 +101,7 @@ def test_what_was_written_is_decided_again(signals, limits, draft, is_early):
 
     again = write_outcome(made.decision, made.review)
 
-    assert {name: row[name] for name in again} == msgspec.json.decode(msgspec.json.encode(again))
+    assert {name: row[name] for name in again} == msgspec.json.decode(to_json(again))
     assert to_plain(route(signals, limits)) == to_plain(made.decision)
     assert to_plain(verdict and replace(verdict, basis=None)) == to_plain(
         made.review and replace(made.review, basis=None)

@@ -21,6 +21,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _NEWEST = "last"
 _SPREADS = {"errors"}
+_FIRST = ("kind", "confidence", "is_accepted", "reason")
+"""Of what was decided, as people read it; a row has the names in the order of the alphabet."""
 """Facts that are rows of numbers: `--json` has them, and what they mean is in the rule that used them."""
 
 
@@ -151,7 +153,7 @@ def _checks(of: Mapping[str, Json]) -> list[str]:
 def _verdict(title: str, verdict: Mapping[str, Json], *, skip: Sequence[str]) -> list[str]:
     parts = [
         f"{name}={words(value, is_brief=True)}"
-        for name, value in verdict.items()
+        for name, value in (dict.fromkeys(name for name in _FIRST if name in verdict) | verdict).items()
         if name not in skip and value is not None
     ]
     return [f"{title}: {' '.join(parts)}"] if parts else []

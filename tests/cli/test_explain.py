@@ -10,6 +10,7 @@ from decimal import Decimal
 import pytest
 
 from hybrid.cli import main
+from hybrid.plain import to_plain
 from hybrid.policy.model import CloudOption, Draft, Limits, Review, Signals
 from hybrid.policy.replay import weighed
 from hybrid.policy.review import review
@@ -144,7 +145,7 @@ def recorded() -> dict[str, Json]:
     signals, limits = FACTS, Limits(ttft_s=1.5)
     decision = route(signals, limits)
     verdict = weighed(DOUBTED, decision, signals)
-    body = write_inputs(signals, limits, verdict) | write_outcome(decision, verdict)
+    body = to_plain(write_inputs(signals, limits, verdict) | write_outcome(decision, verdict))
     return {**body, "events": [{"at_s": 0.5, "what": "a note of many words, " * 9}]}
 
 
