@@ -10,6 +10,7 @@ under the log's lock, and from then on its writer adds nothing more.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -29,6 +30,9 @@ _HEAD_BYTES = 128
 _STATE = struct.Struct("<QQ")
 """Whether it was revoked, and how many bytes of lines there are."""
 _LINES_AT = _HEAD_BYTES + _STATE.size
+
+_flock = ctypes.PyDLL(None).flock
+"""flock(2) without giving up the interpreter, which `fcntl.flock` does: another thread would keep it for a while."""
 
 Arrival: TypeAlias = dict[str, str | int | float | None]
 """A request's row as it was opened."""
@@ -119,9 +123,7 @@ class DrawLog:
         begin = _LINES_AT + self._used_bytes
         if begin + len(line) > SIZE_BYTES:
             return False
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if _flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB) != 0:
             return False  # somebody reads it, to revoke it
         try:
             if not self.is_open:
@@ -131,7 +133,7 @@ class DrawLog:
             _STATE.pack_into(self._map, _HEAD_BYTES, 0, self._used_bytes)  # last: until now it is no draw
             return True
         finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            _flock(self._file, fcntl.LOCK_UN)
 
     def drop_old(self) -> None:
         """Remove the logs before the present one, as all that they hold is in the database."""
