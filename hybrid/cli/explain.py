@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -153,10 +153,14 @@ def _checks(of: Mapping[str, Json]) -> list[str]:
 def _verdict(title: str, verdict: Mapping[str, Json], *, skip: Sequence[str]) -> list[str]:
     parts = [
         f"{name}={words(value, is_brief=True)}"
-        for name, value in (dict.fromkeys(name for name in _FIRST if name in verdict) | verdict).items()
+        for name, value in [(name, verdict[name]) for name in _in_order(verdict)]
         if name not in skip and value is not None
     ]
     return [f"{title}: {' '.join(parts)}"] if parts else []
+
+
+def _in_order(names: Collection[str]) -> list[str]:
+    return [*(name for name in _FIRST if name in names), *(name for name in names if name not in _FIRST)]
 
 
 def _named(option: Json) -> str | None:

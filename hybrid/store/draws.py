@@ -38,8 +38,7 @@ Arrival: TypeAlias = dict[str, str | int | float | None]
 """A request's row as it was opened."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(msgspec.Struct, frozen=True):
     """A reservation that was granted out of a block. block_key, block_tag: whose block, as `escrow.Whose`."""
 
     id: str
@@ -54,8 +53,7 @@ class Draw:
     block_tag: str
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """A draw in a log, with its request's row, which the database may not have yet either."""
 
     draw: Draw

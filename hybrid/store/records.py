@@ -7,11 +7,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TypeAlias
 
+import msgspec
+
 from hybrid.types import Cap, Outcome, Route
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestOpened:
+class RequestOpened(msgspec.Struct, frozen=True, kw_only=True):
     """A request at its arrival. `created_at` knows its zone; texts longer than 500 characters are stored cut."""
 
     id: str
@@ -23,8 +24,7 @@ class RequestOpened:
     is_stream: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestClosed:
+class RequestClosed(msgspec.Struct, frozen=True, kw_only=True):
     """How a request ended and what it took.
 
     route, model, provider, reason, degraded: of the released answer; None where nothing was released.
@@ -64,8 +64,7 @@ class RequestClosed:
     double_usd: Decimal | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
+class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     """The worst case of one cloud call, to be granted before its first byte leaves.
 
     id: the caller's, unique for ever; the call is settled under it.

@@ -6,13 +6,13 @@ import asyncio
 import os
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from hybrid.policy.budget import day_window
 from hybrid.store import draws, escrow
