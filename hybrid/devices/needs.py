@@ -39,12 +39,16 @@ GPU_CONTEXT_BYTES = 450_000_000
 
 X86_REPACKED = {"Q4_0": "avx2", "Q4_K": "avx2", "IQ4_NL": "avx2", "MXFP4": "avx2", "Q2_K": "avx512"}
 ARM_REPACKED = frozenset({"Q4_0", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "IQ4_NL", "MXFP4"})
-"""What ggml lays out anew for its kernels, as a second copy beside the mapped file. Source: ggml-cpu/repack.cpp."""
+AMX_REPACKED = frozenset({"Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"})
+"""What ggml lays out anew for its kernels, as a second copy beside the mapped file. Sources: ggml-cpu/repack.cpp,
+ggml-cpu/amx/common.h."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """Bytes by purpose. weights: the mapped file; repacked: its second copy; output: a row of logits a sequence."""
+    """Bytes by purpose. weights: the mapped file, or what is in its stead; repacked: what is there a second time;
+    output: a row of logits a sequence.
+    """
 
     weights_bytes: int = 0
     repacked_bytes: int = 0
@@ -78,11 +82,13 @@ def is_repacked(kind: str, isa: Collection[str]) -> bool:
     """Whether ggml's CPU kernels keep matrices of a type in a layout of their own on this processor."""
     if kind in ARM_REPACKED and ("dotprod" in isa or "i8mm" in isa):
         return True
+    if kind in AMX_REPACKED and "amx_int8" in isa:
+        return True
     return kind in X86_REPACKED and X86_REPACKED[kind] in isa
 
 
 def repacked_bytes(shape: ModelShape, isa: Collection[str]) -> int:
-    """Bytes that are in memory twice; an embedding that is also the output layer may be among them."""
+    """Bytes that are laid out anew; an embedding that is also the output layer may be among them."""
     twice = sum(size for kind, size in shape.matrix_bytes.items() if is_repacked(kind, isa))
     return twice + (shape.embedding_bytes if shape.is_tied and is_repacked(shape.embedding_type, isa) else 0)
 
@@ -115,9 +121,11 @@ def predict(
     kv = shape.kv_numbers_per_token * cells_of(context_tokens) * KV_BYTES[kv_type]
     rest = max(shape.file_bytes - shape.layer_bytes - shape.embedding_bytes - shape.output_bytes, 0)
     weights = shape.layer_bytes * (1 - share) + shape.embedding_bytes + (0 if is_output_there else shape.output_bytes)
+    # The output layer lies at an end of the file: where it is laid out anew, llama.cpp maps the file without it.
+    unmapped = shape.output_bytes if is_repacked(shape.output_type, isa) else 0
     host = Parts(
         weights_bytes=int(weights) + (0 if shape.is_estimated else min(rest, weights_slack(shape))),
-        repacked_bytes=int(repacked_bytes(shape, isa) * (1 - share)),
+        repacked_bytes=int((repacked_bytes(shape, isa) - unmapped) * (1 - share)),
         kv_bytes=int(kv * (1 - share)),
         compute_bytes=_touched_bytes(shape, context_tokens, batch_tokens),
         output_bytes=sequences * shape.vocab_tokens * FLOAT_BYTES,

@@ -31,7 +31,8 @@ class ModelShape:
 
     value_length: of a value in the KV cache; 0 where that holds keys alone.
     matrix_bytes: type name -> bytes of the matrices that tokens are multiplied with and that may be repacked.
-    output_bytes: 0 where the output layer is the embedding again (`is_tied`). layer_bytes: all blocks together.
+    output_bytes: 0 where the output layer is the embedding again (`is_tied`), and output_type is empty then.
+    layer_bytes: all blocks together.
     expert_bytes: what of them are experts, of which each token uses `experts_used` of `experts`.
     is_estimated: from a card, not from the file.
     """
@@ -51,6 +52,7 @@ class ModelShape:
     embedding_bytes: int
     embedding_type: str
     output_bytes: int
+    output_type: str = ""
     matrix_bytes: Mapping[str, int] = field(default_factory=dict)
     expert_bytes: int = 0
     experts: int = 0
@@ -109,6 +111,7 @@ def shape_of_header(header: GgufHeader, name: str | None = None) -> ModelShape:
         embedding_bytes=_size(embedding),
         embedding_type=embedding[0].type_name if embedding else "F16",
         output_bytes=_size(output),
+        output_type=output[0].type_name if output else "",
         matrix_bytes=_by_type(layers + output),
         expert_bytes=_size(experts),
         experts=_whole(numbers["expert_count"]),
@@ -189,6 +192,7 @@ def shape_of_card(card: CardFacts) -> ModelShape:
         embedding_bytes=table_bytes,
         embedding_type="Q6_K" if "K" in card.quantisation else "Q8_0",
         output_bytes=0 if card.is_tied else table_bytes,
+        output_type="" if card.is_tied else "Q6_K" if "K" in card.quantisation else "Q8_0",
         matrix_bytes={kind: int(share * layer_bytes) for kind, share in shares.items()},
         is_estimated=True,
     )

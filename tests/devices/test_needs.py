@@ -13,16 +13,20 @@ from hybrid.devices.needs import cells_of, is_repacked, predict
 from hybrid.devices.shape import ModelShape, shape_of_header
 from hybrid.gguf import read_header
 
-RECORD = json.loads((Path(__file__).parent.parent / "captured" / "devices" / "worker-memory.json").read_text())
+CAPTURED = Path(__file__).parent.parent / "captured" / "devices"
+CASES = [
+    pytest.param(record["isa"], case, id=f"{name}-{case['shape']['name']}-{case['context_tokens']}")
+    for name in ("worker-memory", "worker-memory-amx")
+    for record in [json.loads((CAPTURED / f"{name}.json").read_text())]
+    for case in record["workers"]
+]
 
 
-@pytest.mark.parametrize(
-    "case", RECORD["workers"], ids=lambda case: f"{case['shape']['name']}-{case['context_tokens']}"
-)
-def test_predictions_are_within_a_tenth(case):
+@pytest.mark.parametrize(("isa", "case"), CASES)
+def test_predictions_are_within_a_tenth(isa, case):
     """Resident memory of real workers, three models at three contexts each, as scripts/measure_memory recorded it."""
     shape = ModelShape(**case["shape"])
-    needs = predict(shape, context_tokens=case["context_tokens"], isa=RECORD["isa"])
+    needs = predict(shape, context_tokens=case["context_tokens"], isa=isa)
     assert 1.0 == pytest.approx(needs.host.total_bytes / case["measured"]["total_bytes"], abs=0.1)
 
 
@@ -32,6 +36,7 @@ def test_predictions_are_within_a_tenth(case):
         ("Q4_0", ("avx2",), True), ("Q4_K", ("avx2",), True), ("Q6_K", ("avx2", "avx512"), False),
         ("Q2_K", ("avx2",), False), ("Q2_K", ("avx512",), True), ("Q6_K", ("neon", "dotprod"), True),
         ("Q4_1", ("avx2",), False), ("Q4_0", ("neon",), False), ("Q8_0", ("i8mm",), True),
+        ("Q4_1", ("avx2", "amx_int8"), True), ("Q5_0", ("avx2", "amx_int8"), False),
     ],
 )  # fmt: skip
 def test_which_formats_lie_in_memory_twice(kind, isa, expected):
