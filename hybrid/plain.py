@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from decimal import Decimal, InvalidOperation
 from enum import Enum
@@ -36,11 +36,7 @@ def to_plain(value: object) -> Json:
     Money becomes text, sets become sorted lists, and a number that is not finite, which JSON has no word for, becomes
     `"inf"`, `"-inf"` or `"nan"`.
     """
-    plain: Json = msgspec.to_builtins(value, builtin_types=(), order="deterministic")
-    if type(plain) is float:
-        return plain if math.isfinite(plain) else repr(plain)
-    _make_finite(plain)
-    return plain
+    return _finite(msgspec.to_builtins(value, builtin_types=(), order="deterministic"))
 
 
 def to_json(value: object) -> bytes:
@@ -59,20 +55,16 @@ def from_plain(kind: type[_T], plain: Json) -> _T:
     return cast(_T, _made(kind, plain, kind.__name__))
 
 
-def _make_finite(plain: Json) -> None:
-    """Spell out what is not finite in what a dict or list holds, in its place: it is ours, and mostly has none."""
-    items: Iterable[tuple[Any, Json]] = ()
-    if type(plain) is dict:
-        items = plain.items()
-    elif type(plain) is list:
-        items = enumerate(plain)
-    for place, item in items:
-        kind = type(item)
-        if kind is float:
-            if not math.isfinite(item):
-                plain[place] = repr(item)
-        elif kind is dict or kind is list:
-            _make_finite(item)
+def _finite(plain: Any) -> Json:
+    """Spell out what is not finite; a tuple becomes a list, as JSON has it."""
+    kind = type(plain)
+    if kind is float:
+        return plain if math.isfinite(plain) else repr(plain)
+    if kind is dict:
+        return {name: _finite(item) for name, item in plain.items()}
+    if kind is list or kind is tuple:
+        return [_finite(item) for item in plain]
+    return plain
 
 
 def _made(kind: Any, plain: Json, where: str) -> Any:

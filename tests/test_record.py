@@ -190,3 +190,17 @@ def test_what_cannot_be_replayed_says_why(change, expected):
 
     with pytest.raises(NotReplayable, match=expected):
         read_inputs({**row, **change})
+
+
+@settings(max_examples=100, deadline=None)
+@given(SIGNALS, LIMITS, st.floats(width=64), st.integers(-(2**63), 2**64 - 1), st.text())
+def test_json_holds_what_plain_values_would(signals, limits, number, whole, text):
+    """Written in one pass, by whatever way it is found that no float in it is infinite or none."""
+    value = {"facts": signals, "limits": limits, "more": [{"at_s": number}, whole, text, (text, number)]}
+    assert to_plain(value) == msgspec.json.decode(to_json(value))
+
+
+@pytest.mark.parametrize(("number", "word"), [(math.inf, "inf"), (-math.inf, "-inf"), (math.nan, "nan")])
+def test_what_is_not_finite_is_a_word_in_json(number, word):
+    """In JSON there is no such number, and null would be another value."""
+    assert [1.5, {"deep": [word]}] == msgspec.json.decode(to_json([1.5, {"deep": (number,)}]))
