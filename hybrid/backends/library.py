@@ -28,12 +28,6 @@ _HAS_TILES = b"AMX_INT8 = 1"
 _TILES_LIMIT_S = 60.0
 
 
-class _InitParams(ctypes.Structure):
-    """`ggml_init_params` of ggml.h."""
-
-    _fields_ = [("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool)]
-
-
 def _put_first(pair: Pair | None) -> ctypes.CDLL | None:
     return None if pair is None else ctypes.CDLL(str(pair.ours), mode=ctypes.RTLD_GLOBAL)
 
@@ -73,7 +67,7 @@ def _trial(ggml: ctypes.CDLL) -> tuple[float, ...]:
     """Nine rows of weights, each of one number, times five columns, each of one number: products by column and row."""
     for name in ("init", "new_tensor_2d", "mul_mat", "new_graph", "get_data"):
         getattr(ggml, f"ggml_{name}").restype = ctypes.c_void_p
-    context = ctypes.c_void_p(ggml.ggml_init(_InitParams(_TRIAL_BYTES, None, False)))
+    context = ctypes.c_void_p(ggml.ggml_init(tiles_trial.InitParams(_TRIAL_BYTES, None, False)))
     length, rows, columns = (ctypes.c_int64(number) for number in (_LENGTH, _ROWS, _COLUMNS))
     weights = ctypes.c_void_p(ggml.ggml_new_tensor_2d(context, _Q8_0, length, rows))
     numbers = ctypes.c_void_p(ggml.ggml_new_tensor_2d(context, _F32, length, columns))
