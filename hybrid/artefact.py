@@ -134,6 +134,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     cloud_rate: float | None = None
     is_at_chance: bool = False
     samples: int = 1
+    votes: str = ""
     looks: tuple[LookAt, ...] = ()
     report: Mapping[str, object] = {}
     reference: Mapping[str, Spread] = {}
@@ -166,6 +167,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
             cloud_model=self.cloud_model,
             is_at_chance=self.is_at_chance,
             samples=self.samples,
+            votes=self.votes,
             looks=tuple(
                 Look(tokens=look.tokens, threshold=look.threshold, model=look.local.model()) for look in self.looks
             ),

@@ -25,7 +25,7 @@ from hybrid.errors import (
     QueueFull,
     StoreError,
 )
-from hybrid.further import FurtherSamples, Sample, pick
+from hybrid.further import FurtherSamples, Sample
 from hybrid.journal import Journal
 from hybrid.latencies import LocalRun
 from hybrid.local_answer import HoldExpired, LocalAnswers, count_ends
@@ -166,9 +166,7 @@ class Attempt:
             adapter=self._adapter,
         )
         generation = await self._local.submit(order)
-        promise = self._limits.promise
-        if promise is not None and promise.samples > 1 and is_reviewed and local.choices == 1:
-            self._further = FurtherSamples(self._local, local, order, promise.samples - 1)
+        self._further = FurtherSamples.beside(self._local, local, order, self._limits) if is_reviewed else None
         return generation
 
     def _deadline_left_s(self) -> float | None:
@@ -194,13 +192,10 @@ class Attempt:
             try:
                 held.append(await self._next(generation, until_s=self._hold_until_s(decision)))
             except HoldExpired:
-                self._journal.note("judged early: the first token is due")
-                self._limits = without_promise(
-                    self._limits, "it was judged before its end, for the first token was due"
-                )
+                self._withdraw("it was judged before its end, for the first token was due")
                 break
         answers = self._said
-        await self._compare(held)
+        await self._compare(held, self._hold_until_s(decision))
         if decision.fallback is None:
             if answers.unfit is not None:
                 raise LocalFailure(answers.unfit)
@@ -213,20 +208,24 @@ class Attempt:
             return None
         return Escalate(reason=verdict.reason, option=decision.fallback, may_fall_back=answers.unfit is None)
 
-    async def _compare(self, held: list[Event]) -> None:
-        """Wait for the further samples, and let the answer of the largest group that agrees take the draft's place."""
+    async def _compare(self, held: list[Event], until_s: float | None) -> None:
+        """Wait for the further samples, and let the answer that they speak for take the draft's place."""
         further = self._further
         if further is None or self._limits.promise is None:
             return
-        others = await self._in_time(further.result())
-        draft = Sample(tuple(held), self._said.signals)
-        asked = [message.text for message in self._request.messages if message.role == "user"]
-        picked = pick(draft, others, self._limits.kind, asked[-1] if asked else "")
-        share = f"{picked.agreement.share:.0%} of {picked.agreement.samples} samples agree"
-        self._journal.note(share if picked.place == 0 else f"{share}, and the draft is not among them: replaced")
-        if picked.place:
-            held[:] = others[picked.place - 1].events
-        self._said.compared(picked.agreement, others[picked.place - 1] if picked.place else None)
+        try:
+            others = await self._in_time(further.result(), until_s)
+        except HoldExpired:
+            self._withdraw("it was judged before it could be compared with others")
+            return
+        picked = further.compare(Sample(tuple(held), self._said.signals), others)
+        self._journal.note("nothing to compare it with" if picked is None else picked.note)
+        if picked is not None:
+            held[:] = self._said.compared(picked, held)
+
+    def _withdraw(self, why: str) -> None:
+        self._journal.note("judged early: the first token is due")
+        self._limits = without_promise(self._limits, why)
 
     @property
     def _said(self) -> LocalAnswers:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from hybrid.engine.checker import Checker
 from hybrid.engine.formats.listen import Listener
-from hybrid.further import Sample
+from hybrid.further import Picked
 from hybrid.labelling import Said
 from hybrid.local_request import LocalRequest
-from hybrid.policy.model import Agreement, Draft, Limits, Review
+from hybrid.policy.model import Agreement, Ballot, Draft, Limits, Review
 from hybrid.policy.review import look_at, review
 from hybrid.types import Event, Finished, FinishReason, TextDelta, TokenSignal, Usage
 
@@ -31,6 +31,7 @@ class DraftLog:
     margins: list[float] = field(default_factory=list)
     options: tuple[float, ...] = ()
     agreement: Agreement | None = None
+    ballot: Ballot | None = None
     flaw: str | None = None
     unfit: str | None = None
 
@@ -52,6 +53,7 @@ class DraftLog:
             flaw=self.flaw,
             options=self.options,
             agreement=self.agreement,
+            ballot=self.ballot,
         )
 
 
@@ -128,21 +130,26 @@ class LocalAnswers:
     def signals(self) -> tuple[TokenSignal, ...]:
         """Those of the first answer's tokens."""
         log = self._answers[0].log
-        return tuple(map(TokenSignal, log.logprobs, log.entropies, log.margins))
+        first = iter((log.options,))
+        return tuple(
+            TokenSignal(*numbers, next(first, ()))
+            for numbers in zip(log.logprobs, log.entropies, log.margins, strict=True)
+        )
 
-    def compared(self, agreement: Agreement, instead: Sample | None) -> None:
-        """Take down how far samples agree with the only answer, and the sample that takes its place."""
-        answer = self._answers[0]
-        answer.log.agreement = agreement
+    def compared(self, picked: Picked, held: Sequence[Event]) -> Sequence[Event]:
+        """Take down how far other answers agree with the only one; give the events of what is to be released."""
+        answer, instead = self._answers[0], picked.instead
+        answer.log.agreement, answer.log.ballot = picked.agreement, picked.ballot
         if instead is None:
-            return
-        options, answer.log = answer.log.options, DraftLog(agreement=agreement)
+            return held
+        options, answer.log = answer.log.options, DraftLog(agreement=picked.agreement, ballot=picked.ballot)
         answer.log.add(instead.signals)
         answer.log.options = options
         answer.text = [instead.text]
         end = instead.events[-1]
         assert isinstance(end, Finished)
         answer.end = end
+        return instead.events
 
     def hopeless(self, limits: Limits) -> Review | None:
         """Say whether one of the growing answers will not be accepted, as far as its calibrated looks can tell."""

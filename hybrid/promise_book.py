@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hybrid.artefact import Artefact, Loaded, mismatch, origin_of, path_of, read_artefact
+from hybrid.calibration.recipes import REASONED
 from hybrid.errors import DatasetError
 from hybrid.policy.promise import Promise
 from hybrid.policy.tasks import TaskKind
 from hybrid.types import Json
 
 log = logging.getLogger(__name__)
+
+OTHER_WORDS = "a calibration of %s counts votes that are asked for in other words; run `hybrid calibrate` again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +103,10 @@ class PromiseBook:
                 made = [
                     replace(task.promise(self._max_regret, self._delta), origin=origin_of(artefact, task))
                     for task in artefact.tasks
+                    if task.votes in ("", REASONED.digest)
                 ]
+                if len(made) < len(artefact.tasks):
+                    log.warning(OTHER_WORDS, artefact.model)
                 if is_shipped:
                     tags = ", ".join(sorted({promise.task for promise in made}))
                     why = f"the calibrations that ship with the program are of requests tagged {tags}; make your own"

@@ -36,23 +36,27 @@ def test_the_largest_group_is_released(texts, place, share, is_majority):
     draft, *others = map(_sample, texts)
     found = pick(draft, others, TaskKind.NUMBER, "How many?")
 
-    assert (place, is_majority, len(texts)) == (found.place, found.agreement.is_majority, found.agreement.samples)
+    released = [draft, *others][place] if place else None
+    assert (released, is_majority) == (found.instead, found.agreement.is_majority)
+    assert len(texts) == found.agreement.samples
     assert share == pytest.approx(found.agreement.share)
 
 
 def test_an_answer_that_was_cut_off_agrees_with_nobody():
     """Its number is not the one it was going to end with."""
     draft = _sample("we have 7", FinishReason.LENGTH)
-    found = pick(draft, [_sample("#### 7"), _sample("#### 7")], TaskKind.NUMBER, "How many?")
+    others = [_sample("#### 7"), _sample("so 7")]
+    found = pick(draft, others, TaskKind.NUMBER, "How many?")
 
-    assert (1, False) == (found.place, found.agreement.is_majority)
+    assert (others[0], False) == (found.instead, found.agreement.is_majority)
 
 
 def test_letters_are_compared_among_the_options_that_were_offered():
     """`(B)` and `B.` are one choice."""
-    found = pick(_sample("A"), [_sample("(B)"), _sample("B.")], TaskKind.CHOICE, "Which?\nA. x\nB. y")
+    others = [_sample("(B)"), _sample("B.")]
+    found = pick(_sample("A"), others, TaskKind.CHOICE, "Which?\nA. x\nB. y")
 
-    assert 1 == found.place
+    assert others[0] is found.instead
 
 
 def _with_worker(scenario) -> None:
@@ -70,12 +74,12 @@ def _with_worker(scenario) -> None:
     asyncio.run(main())
 
 
-async def _begin(local: Supervisor, text: str) -> FurtherSamples:
+async def _begin(local: Supervisor, text: str, *, is_voting: bool = False) -> FurtherSamples:
     request = ChatRequest(model="local", messages=(Message("user", (TextPart(text),)),), max_output_tokens=500)
     terms = LocalRequest(request=request, facts=local.facts)
     await terms.prepare(local, "r")
     order = terms.submit("r", defaults=DEFAULTS, max_output_tokens=500, is_thinking=False)
-    return FurtherSamples(local, terms, order, 2)
+    return FurtherSamples(local, terms, order, 2, TaskKind.TEXT, is_voting=is_voting)
 
 
 def test_samples_come_whole_each_as_the_only_answer_there_is():

@@ -34,6 +34,7 @@ REQUEST = {
     "prefixes",
     "promised",
     "race",
+    "reasoned",
     "rejection",
     "resumed",
     "runtime_options",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, TypeAlias
 
-from hybrid.calibration.answers import choice, number
+from hybrid.calibration.answers import LETTERS, choice, number
 
 Kind: TypeAlias = Literal["number", "choice", "text"]
 
@@ -49,6 +49,16 @@ def agreement(answers: Sequence[str], kind: Kind, options: Sequence[str] = ()) -
     sizes = [groups.count(group) for group in groups]
     at = sizes.index(max(sizes))
     return Agreement(sizes[at] / len(answers), groups[0] == groups[at], answers[at], tuple(groups))
+
+
+def places_said(answers: Sequence[str], options: Sequence[str]) -> list[int | None]:
+    """Which option each answer names, by its place; None where it names none, or several without saying which.
+
+    Args:
+        options: their texts.
+    """
+    letters = (choice(answer, options) for answer in answers)
+    return [None if letter is None else LETTERS.index(letter) for letter in letters]
 
 
 def _value_groups(answers: Sequence[str], kind: Kind, options: Sequence[str]) -> list[int]:

@@ -20,7 +20,7 @@ from hybrid.calibration.resample import bootstrap
 from hybrid.calibration.table import Table, has_gold
 from hybrid.errors import CommandError
 from hybrid.policy.calibrated import probability
-from hybrid.policy.features import OPTION_FEATURES, PRIOR_FEATURES, SAMPLE_FEATURES, TOKEN_FEATURES
+from hybrid.policy.features import OPTION_FEATURES, PRIOR_FEATURES, SAMPLE_FEATURES, TOKEN_FEATURES, VOTE_FEATURES
 from hybrid.policy.promise import Certified, certify
 from hybrid.policy.watch import P_LOCAL
 
@@ -31,6 +31,8 @@ BARE: Mapping[Scorer, str] = {
     "text": "weak_quarter_logprob",
 }
 """The one feature that is kept where nothing beats it."""
+BARE_VOTE = "vote_top"
+"""The same of a choice that was voted on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,10 +53,15 @@ class Calibrated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What a calibration is for. task: its name. cloud: who is compared with; None: gold labels only."""
+    """What a calibration is for.
+
+    task: its name. cloud: who is compared with; None: gold labels only. votes: digest of the recipe that the answers
+    after the first are asked by; empty: they are of the same prompt.
+    """
 
     task: str
     samples: int = 1
+    votes: str = ""
     cloud: str | None = None
     max_regret: float = 0.05
     delta: float = 0.1
@@ -70,9 +77,9 @@ def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, go
     Raises: CommandError if there are too few rows or only one label.
     """
     prior = table.option_prior()
-    rows = table.features(prior)
-    local = fit_rows(rows, table.local_right, BARE[scorer], goal.seed)
-    cloud = _fit_cloud(rows, table.cloud_right, BARE[scorer], goal.seed)
+    rows, bare = table.features(prior), BARE_VOTE if goal.votes else BARE[scorer]
+    local = fit_rows(rows, table.local_right, bare, goal.seed)
+    cloud = _fit_cloud(rows, table.cloud_right, bare, goal.seed)
     score, ranks_by_gain = _score(table, local, cloud)
     counts = counts_of(score, regrets(table.local_right, table.cloud_right))
     certified = certify(counts.counted(), goal.max_regret, goal.delta, is_at_chance=local.report.is_at_chance)
@@ -114,6 +121,7 @@ def _task(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, goal: 
         cloud_rate=None if cloud_right is None else float(cloud_right.mean()),
         is_at_chance=local.report.is_at_chance,
         samples=goal.samples,
+        votes=goal.votes,
         report=asdict(local.report) | {"is_at_chance": local.report.is_at_chance},
     )
 
@@ -139,6 +147,8 @@ def fit_rows(
     wanted = {
         "tokens": TOKEN_FEATURES,
         "options": OPTION_FEATURES + PRIOR_FEATURES,
+        "votes": VOTE_FEATURES,
+        "votes and options": VOTE_FEATURES + OPTION_FEATURES,
         "samples": (*SAMPLE_FEATURES, "is_cut", "log_tokens"),
         "samples and tokens": SAMPLE_FEATURES + TOKEN_FEATURES,
     }

@@ -111,6 +111,11 @@ class DraftFile:
         """Give an answer that was kept."""
         return self._answers.get((key, number))
 
+    def can_go_on(self, question: Question) -> bool:
+        """Whether further answers make sense: the first was given, or nobody knows better yet."""
+        first = self.get(key_of(question))
+        return first is None or first.problem is None
+
     @contextmanager
     def appending(self) -> Iterator[Callable[[Answer], None]]:
         """Open it to append. Raises: DatasetError if that cannot be done, here or at an answer."""
@@ -150,10 +155,19 @@ def missing(questions: Sequence[Question], file: DraftFile, samples: int) -> lis
         greedy = file.get(key)
         if greedy is None:
             wishes.append(Wish(question=question, key=key, numbers=(0,)))
-        if greedy is None or greedy.problem is None:
-            numbers = tuple(number for number in range(1, samples) if file.get(key, number) is None)
-            if numbers:
-                wishes.append(Wish(question=question, key=key, numbers=numbers))
+        if file.can_go_on(question):
+            wishes += missing_votes([question], file, samples)
+    return wishes
+
+
+def missing_votes(questions: Sequence[Question], file: DraftFile, samples: int) -> list[Wish]:
+    """List what is still to be asked for the `samples` - 1 answers after the first alone."""
+    wishes = []
+    for question in questions:
+        key = key_of(question)
+        numbers = tuple(number for number in range(1, samples) if file.get(key, number) is None)
+        if numbers:
+            wishes.append(Wish(question=question, key=key, numbers=numbers))
     return wishes
 
 

@@ -50,18 +50,23 @@ class Asked:
 
 def ask(question: Question, recipe: Recipe) -> Asked:
     """Put a question in the words of a recipe: greedy, and never to leave this machine."""
-    turns: list[tuple[str, str]] = [("system", recipe.system)] if recipe.system else []
-    for asked, answered in recipe.examples:
-        turns += [("user", asked), ("assistant", answered)]
-    turns.append(("user", wording(question.question, question.choices, recipe.closing)))
+    asked = Message("user", (TextPart(wording(question.question, question.choices, recipe.closing)),))
     request = ChatRequest(
         model="local",
-        messages=tuple(Message(role=role, parts=(TextPart(text),)) for role, text in turns),  # type: ignore[arg-type]
+        messages=(*turns_of(recipe), asked),
         sampling=Sampling(temperature=0.0),
         max_output_tokens=recipe.max_output_tokens,
         policy=PolicyChoice.LOCAL_ONLY,
     )
     return Asked(request, tuple(LETTERS[: len(question.choices)]) if question.scorer == "choice" else ())
+
+
+def turns_of(recipe: Recipe) -> tuple[Message, ...]:
+    """What a recipe has before the question: its system turn and its examples."""
+    turns = [Message("system", (TextPart(recipe.system),))] if recipe.system else []
+    for asked, answered in recipe.examples:
+        turns += [Message("user", (TextPart(asked),)), Message("assistant", (TextPart(answered),))]
+    return tuple(turns)
 
 
 def wording(question: str, choices: tuple[str, ...], closing: str) -> str:
@@ -71,6 +76,7 @@ def wording(question: str, choices: tuple[str, ...], closing: str) -> str:
 
 
 _LETTER = "Answer with the letter only."
+_REASON = "Think in one or two short sentences, then end with: The answer is LETTER."
 _STEPS = "Work it out in a few short steps, then end with a line: #### NUMBER"
 
 
@@ -149,3 +155,21 @@ RECIPES: Mapping[Scorer, Recipe] = {
     "text": Recipe(max_output_tokens=512),
 }
 """The recipe of each scorer. The examples are our own."""
+
+REASONED = Recipe(
+    examples=tuple(
+        (asked.replace(_LETTER, _REASON), f"{thought} The answer is {letter}.")
+        for (asked, letter), thought in zip(
+            RECIPES["choice"].examples[1:4],
+            (
+                "3x = 19 - 4 = 15, so x = 5.",
+                "A threat of violence that forces someone to agree is called duress, which makes a contract voidable.",
+                "More buyers compete for the same goods, so sellers can ask more, and the price rises.",
+            ),
+            strict=True,
+        )
+    ),
+    closing=_REASON,
+    max_output_tokens=120,
+)
+"""A choice with its reasons: how the votes are drawn that stand beside the letter of the recipe `choice`."""

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
 from hybrid.calibration.datasets import Dataset, Question, Scorer
-from hybrid.calibration.drafts import DraftFile, Wish, draft_all, missing
-from hybrid.calibration.recipes import RECIPES
+from hybrid.calibration.drafts import DraftFile, Wish, draft_all, missing, missing_votes
+from hybrid.calibration.recipes import REASONED, RECIPES, Recipe
 from hybrid.config import Config
 from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor, WorkerState
@@ -25,7 +26,10 @@ SLOTS = 16
 """Questions answered together: what a machine of two cores computes best, and no more than the cache holds."""
 CONTEXT_TOKENS = 8192
 SAMPLES: Mapping[Scorer, int] = {"choice": 1, "number": 5, "python": 1, "text": 1}
-"""Answers drawn to each question where nobody says otherwise: agreement tells most where an answer is worked out."""
+"""Answers drawn to each question where nobody says otherwise: agreement tells most where an answer is worked out.
+
+More than one of a choice are the letter and votes for reasons, which rank better and take ten times as long.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +67,53 @@ def find_model(config: Config, model_path: Path | None, environ: Mapping[str, st
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The answers to the questions of one scorer."""
+    """The answers to the questions of one scorer.
+
+    votes: of those after the first, where they are asked for their reasons; None: they are of the same prompt.
+    """
 
     scorer: Scorer
     questions: tuple[Question, ...]
     file: DraftFile
     samples: int
+    votes: DraftFile | None = None
+
+    def wishes(self) -> list[tuple[Recipe, DraftFile, list[Wish]]]:
+        """What is not answered yet, by the words it is asked in."""
+        recipe = RECIPES[self.scorer]
+        if self.votes is None:
+            return [(recipe, self.file, missing(self.questions, self.file, self.samples))]
+        voting = [question for question in self.questions if self.file.can_go_on(question)]
+        return [
+            (recipe, self.file, missing(self.questions, self.file, 1)),
+            (REASONED, self.votes, missing_votes(voting, self.votes, self.samples)),
+        ]
 
 
-def by_scorer(dataset: Dataset, model: Model, folder: Path, samples: int | None) -> list[Asked]:
+Samples: TypeAlias = Callable[[Model, Dataset, Scorer], int]
+"""How many answers are drawn to each question of a kind."""
+
+
+def fixed(samples: int | None) -> Samples:
+    """So many, or as many as are usual for the kind."""
+    return lambda _model, _dataset, scorer: samples or SAMPLES[scorer]
+
+
+def by_scorer(dataset: Dataset, model: Model, folder: Path, samples: Samples) -> list[Asked]:
     """Open the kept answers of each kind of question in a dataset."""
     found = []
     for scorer in dataset.scorers:
         questions = tuple(question for question in dataset.questions if question.scorer == scorer)
+        count = samples(model, dataset, scorer)
         file = DraftFile(folder, model.fingerprint, RECIPES[scorer])
-        found.append(Asked(scorer, questions, file, samples or SAMPLES[scorer]))
+        votes = DraftFile(folder, model.fingerprint, REASONED) if scorer == "choice" and count > 1 else None
+        found.append(Asked(scorer, questions, file, count, votes))
     return found
 
 
 def count_missing(asked: Sequence[Asked]) -> int:
     """How many answers are still to be drawn."""
-    return sum(len(wish.numbers) for one in asked for wish in _missing(one))
+    return sum(len(wish.numbers) for one in asked for _, _, wishes in one.wishes() for wish in wishes)
 
 
 def draw(model: Model, asked: Sequence[Asked], on_done: Callable[[int], None]) -> None:
@@ -102,10 +132,7 @@ async def _draw(model: Model, asked: Sequence[Asked], on_done: Callable[[int], N
         if await local.wait_settled() is not WorkerState.READY:
             raise ModelNotReady(f"{model.name} cannot be loaded: {local.problem}")
         for one in asked:
-            await draft_all(local, _missing(one), RECIPES[one.scorer], one.file, concurrency=SLOTS, on_done=on_done)
+            for recipe, file, wishes in one.wishes():
+                await draft_all(local, wishes, recipe, file, concurrency=SLOTS, on_done=on_done)
     finally:
         await local.stop()
-
-
-def _missing(one: Asked) -> list[Wish]:
-    return missing(one.questions, one.file, one.samples)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from hybrid.calibration.agreement import Kind, agreement, normalised
+from hybrid.calibration.agreement import Kind, agreement, normalised, places_said
 from hybrid.calibration.answers import choice
 from hybrid.calibration.datasets import LETTERS, Question
 from hybrid.calibration.drafts import Answer, DraftFile, key_of
@@ -19,6 +20,7 @@ from hybrid.errors import DatasetError
 from hybrid.policy.features import option_shares
 from hybrid.policy.model import Agreement, Draft
 from hybrid.policy.promise import draft_features
+from hybrid.policy.votes import agreement_of, count
 from hybrid.types import FinishReason
 
 LEAST_SHARE = 1e-9
@@ -79,18 +81,20 @@ def tabulate(
     file: DraftFile,
     *,
     samples: int = 1,
+    votes: DraftFile | None = None,
     cloud: str | None = None,
     verifies: bool = False,
     on_row: Callable[[], None] = lambda: None,
 ) -> Table:
     """Mark the kept answers.
 
-    With several samples the answer that counts is the first one of the largest group that agrees: what would be
-    released. Without a gold answer the recorded cloud's is the label, and the cloud is right by definition. A question
-    that stands there again under another id has the very same answer, and counts once: bounds take rows for
-    independent.
+    With several samples the answer that counts is the first one of the largest group that agrees, or the option that
+    the letter and the votes for reasons elect: what would be released. Without a gold answer the recorded cloud's is
+    the label, and the cloud is right by definition. A question that stands there again under another id has the very
+    same answer, and counts once: bounds take rows for independent.
 
     Args:
+        votes: where the answers after the first are kept, if they were asked in other words, for their reasons.
         cloud: a recorded model. verifies: run examples from a program's docstring on it, as a server could.
     Raises: DatasetError if a question has no record of the cloud, or nothing could be marked.
     """
@@ -100,7 +104,8 @@ def tabulate(
     for question in questions:
         made: Row | str = "that stand there already, under another id"
         if (key := key_of(question)) not in seen:
-            made = _row(question, file, samples, cloud, verifies=verifies)
+            kept = _kept(key, file, votes, samples)
+            made = _row(question, kept, cloud, is_voted=votes is not None, verifies=verifies)
         seen.add(key)
         if isinstance(made, Row):
             rows.append(made)
@@ -113,9 +118,14 @@ def tabulate(
     return Table(tuple(rows), skipped)
 
 
-def _row(question: Question, file: DraftFile, samples: int, cloud: str | None, *, verifies: bool) -> Row | str:
-    key = key_of(question)
-    answers = [file.get(key, number) for number in range(samples)]
+def _kept(key: str, file: DraftFile, votes: DraftFile | None, samples: int) -> list[Answer | None]:
+    """The answers to a question, as far as they were given."""
+    return [file.get(key), *((votes or file).get(key, number) for number in range(1, samples))]
+
+
+def _row(
+    question: Question, answers: Sequence[Answer | None], cloud: str | None, *, is_voted: bool, verifies: bool
+) -> Row | str:
     greedy = answers[0]
     if greedy is None or any(answer is None for answer in answers if greedy.problem is None):
         return "not answered yet"
@@ -126,7 +136,7 @@ def _row(question: Question, file: DraftFile, samples: int, cloud: str | None, *
     if not greedy.logprobs:
         return "answered by nothing"
     there = [answer for answer in answers if answer is not None]
-    answer, draft = chosen(question, there)
+    answer, draft = elected(question, there) if is_voted else chosen(question, there)
     cloud_right, cloud_text = _cloud(question, cloud)
     if cloud is not None and cloud_right is None and cloud_text is None:
         return "that the cloud gave no whole answer to"
@@ -164,6 +174,21 @@ def chosen(question: Question, answers: Sequence[Answer]) -> tuple[Answer, Draft
         finish_reason=draft.finish_reason,
         options=answers[0].options,
         agreement=measured,
+    )
+
+
+def elected(question: Question, answers: Sequence[Answer]) -> tuple[Answer, Draft]:
+    """Elect the letter to release, by the one that was said at once and by those that reasons came to."""
+    first, *others = answers
+    draft = first.draft()
+    if not others or not first.options:
+        return first, draft
+    ballot = count(first.options, places_said([said(other) for other in others], question.choices))
+    letter, total_s = LETTERS[ballot.said], max(other.total_s for other in others)
+    was_said = choice(first.text, question.choices) == letter
+    return (
+        msgspec.structs.replace(first, text=letter, total_s=max(first.total_s, total_s)),
+        replace(draft, agreement=agreement_of(ballot, len(answers), was_said=was_said), ballot=ballot),
     )
 
 

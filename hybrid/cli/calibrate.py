@@ -17,8 +17,8 @@ from hybrid import __version__
 from hybrid.artefact import Artefact, add_tasks
 from hybrid.calibration.calibrate import Calibrated, Goal, calibrate
 from hybrid.calibration.datasets import Dataset
-from hybrid.calibration.recipes import RECIPES
-from hybrid.calibration.session import Asked, Model
+from hybrid.calibration.recipes import REASONED, RECIPES
+from hybrid.calibration.session import Asked, Model, fixed
 from hybrid.calibration.table import tabulate
 from hybrid.cli.calibrate_ledger import DatasetOption, LedgerOption, check_source, from_ledger
 from hybrid.cli.calibration import (
@@ -73,7 +73,7 @@ def calibrate_model(
     if dataset is None:
         found, made = from_ledger(config, path, replace(goal, cloud=cloud))
     else:
-        found, questions, asked = answered(config, path, dataset, limit=limit, seed=seed, samples=samples)
+        found, questions, asked = answered(config, path, dataset, limit=limit, seed=seed, samples=fixed(samples))
         name, asked = with_cloud(cloud, recorded_name(cloud, questions), config, questions, asked)
         made = [_calibrated(one, questions, replace(goal, cloud=name)) for one in asked]
     written = _written(out_dir or calibration_dir(os.environ), found, made)
@@ -100,13 +100,20 @@ def _goal(config: Config, *, task: str | None, max_regret: float | None, delta: 
 
 def _calibrated(asked: Asked, dataset: Dataset, goal: Goal) -> Calibrated:
     with shown("marking", len(asked.questions)) as on_row:
-        table = tabulate(asked.questions, asked.file, samples=asked.samples, cloud=goal.cloud, on_row=lambda: on_row(1))
+        table = tabulate(
+            asked.questions,
+            asked.file,
+            samples=asked.samples,
+            votes=asked.votes,
+            cloud=goal.cloud,
+            on_row=lambda: on_row(1),
+        )
     for why, count in table.skipped.items():
         print(f"{count} questions left out: {why}", file=sys.stderr)
     name = goal.task or asked.questions[0].task or dataset.path.stem
-    return calibrate(
-        table, dataset, asked.scorer, RECIPES[asked.scorer], replace(goal, task=name, samples=asked.samples)
-    )
+    votes = "" if asked.votes is None else REASONED.digest
+    goal = replace(goal, task=name, samples=asked.samples, votes=votes)
+    return calibrate(table, dataset, asked.scorer, RECIPES[asked.scorer], goal)
 
 
 def _written(folder: Path, model: Model, made: list[Calibrated]) -> Path:
@@ -144,6 +151,7 @@ def _facts(made: Calibrated) -> dict[str, Json]:
         "accuracy_local": task.base_rate,
         "accuracy_cloud": task.cloud_rate,
         "samples": task.samples,
+        "is_voted": bool(task.votes),
         "is_at_chance": task.is_at_chance,
         "ranks_by_gain": task.ranks_by_gain,
         "looks_tokens": [look.tokens for look in task.looks],
@@ -157,7 +165,8 @@ def _lines(made: Calibrated, goal: Goal) -> Iterator[str]:
     task, report, certified = made.task, made.local.report, made.certified
     yield f"{task.task} ({task.kind.value}): {task.rows} questions, labels: {task.labels}"
     cloud = "" if task.cloud_rate is None else f", the cloud in {task.cloud_rate:.1%}"
-    yield f"  local is right in {task.base_rate:.1%}{cloud}"
+    voted = f", by a letter and {task.samples - 1} votes for reasons" if task.votes else ""
+    yield f"  local is right in {task.base_rate:.1%}{cloud}{voted}"
     yield f"  fitted: {report.method} on {', '.join(report.features)}"
     yield f"    {report.why}"
     low, high = report.auroc_ci95

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from hybrid.calibration.datasets import Dataset, load
-from hybrid.calibration.session import Asked, Model, by_scorer, count_missing, draw, find_model
+from hybrid.calibration.session import Asked, Model, Samples, by_scorer, count_missing, draw, find_model
 from hybrid.cli import INTERRUPTED
 from hybrid.cli.local_model import local_model_file
 from hybrid.cli.watching import bar, can_redraw, progress_lines, words
@@ -84,9 +84,12 @@ def recorded_name(cloud: str | None, dataset: Dataset) -> str | None:
 
 
 def answered(
-    config: Config, path: Path | None, dataset_path: Path, *, limit: int | None, seed: int, samples: int | None
+    config: Config, path: Path | None, dataset_path: Path, *, limit: int | None, seed: int, samples: Samples
 ) -> tuple[Model, Dataset, list[Asked]]:
     """Read a dataset and draw the answers that are not kept yet.
+
+    Args:
+        samples: how many of each question of a kind.
 
     Raises: DatasetError, ModelFileError, LocalError. typer.Exit after Ctrl-C; what came until then is kept.
     """

@@ -11,12 +11,12 @@ from typing import Annotated
 
 import typer
 
-from hybrid.calibration.calibrate import BARE
-from hybrid.calibration.datasets import Scorer
+from hybrid.calibration.calibrate import BARE, BARE_VOTE
+from hybrid.calibration.datasets import Dataset, Scorer
 from hybrid.calibration.evaluate import Evaluated, Limits, Prices, evaluate
 from hybrid.calibration.plots import Picture, draw
 from hybrid.calibration.recipes import KINDS
-from hybrid.calibration.session import Asked, Model
+from hybrid.calibration.session import SAMPLES, Asked, Model, Samples, fixed
 from hybrid.calibration.table import Table, tabulate
 from hybrid.cli.calibration import (
     CloudOption,
@@ -67,9 +67,10 @@ def evaluate_model(
     for path in (json_file, plot_file):
         _check_writable(path)
     config, path = configured(config_path, model)
-    found, questions, asked = answered(config, path, dataset, limit=limit, seed=seed, samples=samples)
-    name, asked = with_cloud(cloud, recorded_name(cloud, questions), config, questions, asked)
     book = _book(config, calibration, is_bare=bare)
+    as_wanted = fixed(samples) if samples is not None else _as_served(book)
+    found, questions, asked = answered(config, path, dataset, limit=limit, seed=seed, samples=as_wanted)
+    name, asked = with_cloud(cloud, recorded_name(cloud, questions), config, questions, asked)
     reports: dict[Scorer, Json] = {}
     for one in asked:
         table, promise = _table(one, name), _promise(book, found, one)
@@ -77,7 +78,7 @@ def evaluate_model(
         made = evaluate(
             table,
             promise.promise,
-            Limits(BARE[one.scorer], policy.max_regret, policy.delta, _prices(name), seed),
+            Limits(_bare_of(one), policy.max_regret, policy.delta, _prices(name), seed),
         )
         reports[one.scorer] = made.report
         print("\n".join(_lines(one.scorer, table, made, found, name, promise)))
@@ -102,16 +103,35 @@ def _table(asked: Asked, cloud: str | None) -> Table:
             asked.questions,
             asked.file,
             samples=asked.samples,
+            votes=asked.votes,
             cloud=cloud,
             verifies=is_code,
             on_row=lambda: on_row(1),
         )
 
 
+def _as_served(book: PromiseBook) -> Samples:
+    """As many answers as the calibration draws, where there is one: they are what `serve` draws."""
+
+    def samples(model: Model, dataset: Dataset, scorer: Scorer) -> int:
+        task = next(question.task for question in dataset.questions if question.scorer == scorer)
+        promise = book.find(model, KINDS[scorer], task or None).promise
+        return SAMPLES[scorer] if promise is None else promise.samples
+
+    return samples
+
+
+def _bare_of(asked: Asked) -> str:
+    return BARE[asked.scorer] if asked.votes is None else BARE_VOTE
+
+
 def _promise(book: PromiseBook, model: Model, asked: Asked) -> Found:
     found = book.find(model, KINDS[asked.scorer], asked.questions[0].task or None)
+    if found.promise is not None and found.promise.samples != asked.samples:
+        what = f"the calibration is of {found.promise.samples} answers to each question, not of {asked.samples}"
+        found = Found(None, what)
     if found.why is not None:
-        print(f"not calibrated ({found.why}): ranked by the bare {BARE[asked.scorer]}", file=sys.stderr)
+        print(f"not calibrated ({found.why}): ranked by the bare {_bare_of(asked)}", file=sys.stderr)
     return found
 
 

@@ -19,6 +19,10 @@ PRIOR_CLOUD_TOKEN = lognormal(0.015, 0.5)
 
 Source: p50, p95 and p99 of published per-query logs of a hosted model on short questions; the rest is between them.
 """
+VOTE_TOKENS = 40.0
+"""Of a vote with its reasons: 38 on average over MMLU, by recipes.REASONED."""
+VOTE_STEP = 0.4
+"""How much longer a step takes for each further sequence in it: five at once decode at 1.8 times the rate of one."""
 QUEUED_SHARE = 0.5
 """From such a share of waiting in the predicted time on, its error is that of requests that waited."""
 
@@ -89,6 +93,15 @@ def answer_tokens(signals: Signals) -> Spread | None:
     return Spread(tuple([min(length, limit) for length in seen.values]))
 
 
+def voting_s(signals: Signals, limits: Limits | None) -> float:
+    """Predict how much longer an answer takes that is voted on: its question once more, then the votes side by side."""
+    promise = None if limits is None else limits.promise
+    if promise is None or not promise.votes or not signals.decode_tok_s or not signals.prefill_tok_s:
+        return 0.0
+    tokens = VOTE_TOKENS * (1 + VOTE_STEP * (promise.samples - 2))
+    return (signals.prompt_tokens or 0) / signals.prefill_tok_s + tokens / signals.decode_tok_s
+
+
 def forecast(signals: Signals, limits: Limits | None = None) -> Forecast:
     """Predict a local run with its spread; with limits, no more of it than is needed to judge those."""
     prefill_s = prefill_point_s(signals)
@@ -107,7 +120,7 @@ def forecast(signals: Signals, limits: Limits | None = None) -> Forecast:
     if lengths is None or not signals.decode_tok_s:
         return Forecast(ttft, prefill)
     error = errors.total or PRIOR_TOTAL_ERROR
-    step_s, before_s = 1 / signals.decode_tok_s, wait_s + prefill_s + FLOOR_S
+    step_s, before_s = 1 / signals.decode_tok_s, wait_s + prefill_s + voting_s(signals, limits) + FLOOR_S
     end = product(lengths.scaled(step_s, -before_s), error).scaled(1.0, FLOOR_S)
     if limits is not None and (signals.is_stream or limits.hedge_chance is None):
         return Forecast(ttft, prefill, end)

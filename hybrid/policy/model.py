@@ -295,11 +295,24 @@ class Agreement:
 
     share: of all samples, those in the largest group of equal answers; in (0, 1]. samples: how many there are.
     is_majority: whether the draft that would be released is in that group.
+    Of reasoned answers to a choice: those for the option that is released, in [0, 1], and whether it was the draft's.
     """
 
     share: float
     samples: int
     is_majority: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What reasoned answers to a choice say, beside the letter that the model says at once.
+
+    votes: the share of them that names each option, shape (n_options,); what names none leaves their sum below 1.
+    said: the place of the option that would be released.
+    """
+
+    votes: tuple[float, ...]
+    said: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,7 +322,7 @@ class Draft:
     logprobs, entropies, margins: one per generated token, natural units as in `TokenSignal`.
     finish_reason: None while the draft is still growing. flaw: what a verifier found wrong; outranks any score.
     options: log-probabilities of a question's options at the answer's first token; empty where it has none.
-    agreement: with further samples of the same prompt, where some were drawn.
+    agreement: with further samples of the same prompt, where some were drawn. ballot: reasoned answers to a choice.
     """
 
     logprobs: tuple[float, ...] = field(default=())
@@ -319,6 +332,7 @@ class Draft:
     flaw: str | None = None
     options: tuple[float, ...] = ()
     agreement: Agreement | None = None
+    ballot: Ballot | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -375,6 +389,7 @@ def beginning(draft: Draft, tokens: int) -> Draft:
         margins=draft.margins[:tokens],
         finish_reason=None,
         agreement=None,
+        ballot=None,
     )
 
 

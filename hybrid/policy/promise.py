@@ -18,6 +18,7 @@ from hybrid.policy.features import SAMPLE_FEATURES, features, prior_features
 from hybrid.policy.model import Draft, beginning
 from hybrid.policy.reference import Reference
 from hybrid.policy.tasks import TaskKind
+from hybrid.policy.votes import ballot_features
 
 LEAST_LOCAL_SHARE = 0.02
 """A promise that is kept by answering less than this locally is kept by not being there."""
@@ -88,6 +89,7 @@ class Promise:
     base_rate, cloud_rate: share of right answers, local's and the cloud's; the latter None where it is not known.
     cloud_model: which cloud that is, as provider, model or both; None where local was compared with gold labels alone.
     is_at_chance: whether nothing about a draft tells if it is right. samples: answers drawn to each prompt.
+    votes: digest of the words in which further answers are asked for their reasons; empty: they are of the same prompt.
     looks: where a growing draft is given up, in order. origin: None where it is of no artefact.
     id: of the calibration it comes from. reference: how p_local and the features were spread there.
     alarm: what the labels since then say against it, and what is in force because of that; empty where nothing.
@@ -110,6 +112,7 @@ class Promise:
     cloud_model: str | None = None
     is_at_chance: bool = False
     samples: int = 1
+    votes: str = ""
     looks: tuple[Look, ...] = ()
     origin: Origin | None = None
     id: str = ""
@@ -165,10 +168,12 @@ def judge_by(promise: Promise, found: Mapping[str, float]) -> Judgement | None:
 
 
 def draft_features(draft: Draft, option_prior: Sequence[float] = ()) -> dict[str, float]:
-    """Give a draft's features, those against the options' prior among them where it fits."""
+    """Give a draft's features, those against the options' prior where it fits, and of votes where there were some."""
     found = features(draft)
     if draft.options and len(option_prior) == len(draft.options):
         found.update(prior_features(draft.options, option_prior))
+    if draft.options and draft.ballot is not None:
+        found.update(ballot_features(draft.options, draft.ballot))
     return found
 
 
