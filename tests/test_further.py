@@ -1,12 +1,14 @@
 """Further samples of a prompt: how far they agree, which answer is released, and that nothing is left behind."""
 
 import asyncio
+import math
 
 import pytest
 
+from hybrid.calibration.recipes import REASONED
 from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor
-from hybrid.further import FurtherSamples, Sample, pick
+from hybrid.further import FurtherSamples, Sample, elect, pick
 from hybrid.local_request import LocalRequest
 from hybrid.policy.tasks import TaskKind
 from hybrid.types import ChatRequest, Finished, FinishReason, Message, Sampling, TextDelta, TextPart, TokenSignal
@@ -59,6 +61,61 @@ def test_letters_are_compared_among_the_options_that_were_offered():
     assert others[0] is found.instead
 
 
+ASKED = "Which?\nA. x\nB. y"
+
+
+def _letter(text: str = "A", *, shares: tuple[float, ...] = (0.6, 0.4), finish=FinishReason.LENGTH) -> Sample:
+    """An answer that begins with the options' likelihoods."""
+    signal = TokenSignal(-0.1, 0.2, 0.9, tuple(map(math.log, shares)))
+    return Sample((TextDelta(text, (signal,)), Finished(finish, None)), (signal,))
+
+
+@pytest.mark.parametrize(
+    ("votes", "released", "share"),
+    [
+        pytest.param(["so: the answer is B.", "The answer is B."], "B", 1.0, id="outvoted"),
+        pytest.param(["The answer is A.", "The answer is B."], "A", 0.5, id="undecided-votes-leave-the-letter"),
+        pytest.param(["who knows", "The answer is C."], "A", 0.0, id="no-vote-is-for-an-option"),
+    ],
+)
+def test_a_letter_is_elected(votes, released, share):
+    """By its own likelihood and by what reasons came to; what is released ends as the draft did."""
+    draft = _letter()
+    found = elect(draft, [_sample(vote) for vote in votes], ASKED, is_fixed=False)
+
+    assert released == ("A" if found.instead is None else found.instead.text)
+    assert (share, released == "A") == (found.agreement.share, found.agreement.is_majority)
+    assert found.instead is None or draft.events[-1] == found.instead.events[-1]
+
+
+@pytest.mark.parametrize(
+    ("draft", "is_fixed"),
+    [
+        pytest.param(_letter("A. It is x.", finish=FinishReason.STOP), False, id="it-says-more-than-a-letter"),
+        pytest.param(_letter(), True, id="the-client-wants-its-likelihoods"),
+    ],
+)
+def test_an_answer_that_cannot_be_replaced_is_judged_by_what_speaks_for_it(draft, is_fixed):
+    """It stays, and what the votes say against it is its own doubt."""
+    found = elect(draft, [_sample("The answer is B.")] * 4, ASKED, is_fixed=is_fixed)
+
+    assert found.instead is None
+    assert (0, 0.0) == (found.ballot.said, found.agreement.share)
+
+
+@pytest.mark.parametrize(
+    ("draft", "votes"),
+    [
+        pytest.param(_letter(), [], id="no-votes"),
+        pytest.param(_sample("A", tokens=1), [_sample("The answer is B.")], id="no-likelihoods"),
+        pytest.param(_letter("It depends.", finish=FinishReason.STOP), [_sample("B")], id="it-names-no-option"),
+    ],
+)
+def test_nothing_is_elected_without_a_letter_or_votes(draft, votes):
+    """Then the calibration has nothing to say of the answer."""
+    assert elect(draft, votes, ASKED, is_fixed=False) is None
+
+
 def _with_worker(scenario) -> None:
     async def main() -> None:
         options = SupervisorOptions(backend="fake", model_path="", context_tokens=4096, slots=3, threads=1)
@@ -109,5 +166,31 @@ def test_cancelled_samples_free_their_slots():
         assert [] == await further.result()
         # Three slots: with the endless ones still in theirs, two more would wait for ever.
         assert ["ok", "ok"] == [sample.text for sample in await (await _begin(local, "ok")).result()]
+
+    _with_worker(scenario)
+
+
+def test_votes_are_asked_for_their_reasons():
+    """The echo gives the question back as it was put: without the client's form of an answer, in the recipe's."""
+
+    async def scenario(local: Supervisor) -> None:
+        further = await _begin(local, f"{ASKED}\nAnswer with the letter only.", is_voting=True)
+        found = await further.result()
+
+        assert [f"{ASKED}\n{REASONED.closing}"] * 2 == [sample.text for sample in found]
+
+    _with_worker(scenario)
+
+
+@pytest.mark.parametrize("question", ["say 12", pytest.param(f"{'long ' * 800}\n{ASKED}", id="no-room")])
+def test_where_no_votes_can_be_asked_for_there_are_none(question):
+    """No options, or no room for question and examples: nothing is drawn, and nothing is compared."""
+
+    async def scenario(local: Supervisor) -> None:
+        further = await _begin(local, question, is_voting=True)
+        found = await further.result()
+
+        assert ([], 0) == (found, further.cancel())
+        assert further.compare(_letter(), found) is None
 
     _with_worker(scenario)

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from hybrid.artefact import Artefact, Counts, LookAt, Sigmoid, Task, Weights, write_artefact
+from hybrid.calibration.recipes import REASONED
 from hybrid.fingerprints import template_fingerprint
 from hybrid.policy.tasks import TaskKind
 from hybrid.providers.fake import Answer, FakeProvider
@@ -178,6 +179,55 @@ def test_samples_are_drawn_where_the_calibration_compared_them(tmp_path):
         assert 12 == answer.json()["usage"]["completion_tokens"]
 
     _run(tmp_path, sampled, scenario)
+
+
+VOTED = msgspec.structs.replace(
+    TASK,
+    kind=TaskKind.CHOICE,
+    samples=4,
+    votes=REASONED.digest,
+    local=msgspec.structs.replace(BY_MEAN, features=("vote_top",), coefficients=(10.0,), intercept=-5.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "note"),
+    [
+        pytest.param("B\nA. x\nB. y", "B is elected with 100% of 3 votes", id="the-letter-stays"),
+        pytest.param(
+            "C\nThe answer is B.\nA. x\nB. y", "B is elected with 100% of 3 votes: the draft is", id="replaced"
+        ),
+    ],
+)
+def test_a_choice_is_voted_on_where_the_calibration_counted_votes(tmp_path, asked, note):
+    """The echo's first byte is the letter at once, all of it the votes for reasons. The client has a letter."""
+
+    def scenario(server: Serving) -> None:
+        answer = server.ask(asked, max_tokens=1)
+        told = server.explain(answer.headers["x-hybrid-request-id"])
+
+        assert ("local", "calibrated") == (answer.headers["x-hybrid-route"], answer.headers["x-hybrid-calibration"])
+        assert ("B", 1) == (
+            answer.json()["choices"][0]["message"]["content"],
+            answer.json()["usage"]["completion_tokens"],
+        )
+        assert note in _events(server, answer)
+        assert told["decision"]["replay"]["is_same"]
+        assert told["local_completion_tokens"] > 3 * len(asked)
+
+    _run(tmp_path, VOTED, scenario)
+
+
+def test_votes_in_words_that_are_not_ours_promise_nothing(tmp_path):
+    """An artefact of another version of the recipe: no promise, and the log says what to do."""
+
+    def scenario(server: Serving) -> None:
+        answer = server.ask("B\nA. x\nB. y", max_tokens=1)
+
+        assert "uncalibrated" == answer.headers["x-hybrid-calibration"]
+        assert any("votes that are asked for in other words" in line for line in server.said)
+
+    _run(tmp_path, msgspec.structs.replace(VOTED, votes="0" * 64), scenario)
 
 
 def test_an_answer_that_our_limit_cut_off_is_escalated(tmp_path):

@@ -4,9 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from hybrid.policy.latency import answer_tokens, cloud_total, forecast, is_queued, lateness, predict, tighter_s
+from hybrid.policy.latency import (
+    answer_tokens,
+    cloud_total,
+    forecast,
+    is_queued,
+    lateness,
+    predict,
+    tighter_s,
+    voting_s,
+)
 from hybrid.policy.model import CloudLatency, CloudOption, Limits, LocalErrors, Signals
 from hybrid.policy.spread import constant, lognormal
+from tests.policy.test_counterfactual import PROMISE
 
 SIGNALS = Signals(prompt_tokens=400, max_output_tokens=100, prefill_tok_s=400.0, decode_tok_s=20.0, queue_wait_s=0.0)
 LIMITS = Limits(ttft_s=1.5, total_s=10.0)
@@ -133,3 +143,21 @@ def test_a_whole_answer_of_a_cloud_takes_its_first_token_and_all_others():
 def test_the_tighter_of_two_deadlines(one_s, other_s, expected):
     """A client's own and its key's: the nearer one holds, wherever it is from."""
     assert expected == tighter_s(one_s, other_s)
+
+
+def test_votes_take_their_time():
+    """The question once more, then forty tokens of each vote beside the others, 0.4 of a step more for each."""
+    signals = replace(SIGNALS, max_output_tokens=1)
+    voted = replace(LIMITS, promise=replace(PROMISE, samples=6, votes="words"))
+    plain = replace(LIMITS, promise=replace(PROMISE, samples=6))
+    after_s = 400 / 400.0 + 40 * (1 + 0.4 * 4) / 20.0
+
+    assert voting_s(signals, voted) == pytest.approx(after_s)
+    assert (
+        0.0
+        == voting_s(signals, plain)
+        == voting_s(signals, None)
+        == voting_s(replace(signals, decode_tok_s=None), voted)
+    )
+    assert forecast(signals, voted).total.at(0.5) == pytest.approx(forecast(signals, plain).total.at(0.5) + after_s)
+    assert forecast(signals, voted).ttft == forecast(signals, plain).ttft
