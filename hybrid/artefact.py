@@ -135,6 +135,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     is_at_chance: bool = False
     samples: int = 1
     votes: str = ""
+    vote_floor: float | None = None
     looks: tuple[LookAt, ...] = ()
     report: Mapping[str, object] = {}
     reference: Mapping[str, Spread] = {}
@@ -168,6 +169,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
             is_at_chance=self.is_at_chance,
             samples=self.samples,
             votes=self.votes,
+            vote_floor=self.vote_floor,
             looks=tuple(
                 Look(tokens=look.tokens, threshold=look.threshold, model=look.local.model()) for look in self.looks
             ),

@@ -214,13 +214,13 @@ class Attempt:
         if further is None or self._limits.promise is None:
             return
         try:
-            others = await self._in_time(further.result(), until_s)
+            others = await self._in_time(further.result(self._said.draft), until_s)
         except HoldExpired:
             self._withdraw("it was judged before it could be compared with others")
             return
         picked = further.compare(Sample(tuple(held), self._said.signals), others)
-        self._journal.note("nothing to compare it with" if picked is None else picked.note)
-        if picked is not None:
+        self._journal.note(picked if isinstance(picked, str) else picked.note)
+        if not isinstance(picked, str):
             held[:] = self._said.compared(picked, held)
 
     def _withdraw(self, why: str) -> None:

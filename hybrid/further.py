@@ -15,11 +15,12 @@ from hybrid.engine.frames import Submit
 from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import InvalidRequest
 from hybrid.local_request import LocalRequest
-from hybrid.policy.model import Agreement, Ballot, Limits
+from hybrid.policy.model import Agreement, Ballot, Draft, Limits
+from hybrid.policy.promise import Promise, is_worth_votes
 from hybrid.policy.tasks import TaskKind, options_in
 from hybrid.policy.votes import agreement_of, count
 from hybrid.reasoned import is_letter, reasoned
-from hybrid.types import Event, Finished, FinishReason, TextDelta, TokenSignal
+from hybrid.types import ChatRequest, Event, Finished, FinishReason, TextDelta, TokenSignal
 
 TEMPERATURE, TOP_P = 0.7, 0.95
 """As the calibration draws them; see `calibration.drafts.SAMPLED`."""
@@ -104,21 +105,20 @@ class FurtherSamples:
     """A second generation beside the draft. `cancel` frees what it holds.
 
     Args:
-        terms, order: the draft's. count: answers to draw. kind: of the task.
-        is_voting: the question is asked for reasons, not the same prompt again.
+        terms, order: the draft's. kind: of the task.
+        promise: says what is compared: answers to the same prompt, drawn at once, or votes for reasons, drawn when the
+            letter is known and they may decide.
     """
 
-    def __init__(
-        self, local: Supervisor, terms: LocalRequest, order: Submit, count: int, kind: TaskKind, *, is_voting: bool
-    ) -> None:
-        self._local, self._kind, self._is_voting = local, kind, is_voting
+    def __init__(self, local: Supervisor, terms: LocalRequest, order: Submit, promise: Promise, kind: TaskKind) -> None:
+        self._local, self._promise, self._kind = local, promise, kind
         self._question = next((one.text for one in reversed(terms.request.messages) if one.role == "user"), "")
         self._is_fixed = terms.top_logprobs is not None
-        asked = reasoned(terms.request) if is_voting else terms.request
-        order = msgspec.structs.replace(
+        self._why_none = "nothing to compare it with"
+        self._order = msgspec.structs.replace(
             order,
             id=f"{order.id}+",
-            choices=count,
+            choices=promise.samples - 1,
             temperature=TEMPERATURE,
             top_p=TOP_P,
             top_k=0,
@@ -126,32 +126,47 @@ class FurtherSamples:
             seed=(order.seed + SEED_STEP) % (1 << 64),
             top_logprobs=None,
         )
+        self._terms = terms
         self.tokens = 0
         self._task: asyncio.Task[list[Sample]] | None = None
-        if asked is not None:
-            terms = replace(terms, request=replace(asked, extra={**asked.extra, "n": count}))
-            drawn = self._draw(terms, _in_words_of(terms, order) if self._is_voting else order)
-            self._task = asyncio.get_running_loop().create_task(drawn, name=f"samples of {order.id}")
-        self._order_id = order.id
+        if not promise.votes:
+            self._begin(terms.request, self._order)
 
     @classmethod
     def beside(cls, local: Supervisor, terms: LocalRequest, order: Submit, limits: Limits) -> FurtherSamples | None:
-        """Begin where the calibration compares answers, and one is wanted."""
+        """Make one where the calibration compares answers, and one is wanted."""
         promise = limits.promise
         if promise is None or promise.samples < 2 or terms.choices > 1:
             return None
-        return cls(local, terms, order, promise.samples - 1, limits.kind, is_voting=bool(promise.votes))
+        return cls(local, terms, order, promise, limits.kind)
 
-    async def result(self) -> list[Sample]:
-        """Wait for all of them. Raises: LocalError if the worker cannot."""
+    async def result(self, draft: Draft | None) -> list[Sample]:
+        """Wait for all of them; votes are asked for now. Raises: LocalError if the worker cannot.
+
+        Args:
+            draft: as far as it is known; None: it is no single whole answer.
+        """
+        if self._promise.votes and self._task is None:
+            asked = reasoned(self._terms.request)
+            if asked is None or draft is None or len(draft.options) < 2:
+                return []
+            if not is_worth_votes(self._promise, draft):
+                self._why_none = "all votes would not lift it over the threshold, so none are asked for"
+                return []
+            self._begin(asked, _in_words_of(asked, self._order))
         return [] if self._task is None else await asyncio.shield(self._task)
 
-    def compare(self, draft: Sample, others: Sequence[Sample]) -> Picked | None:
-        """Say what is to be released; None where nothing can be compared."""
+    def _begin(self, request: ChatRequest, order: Submit) -> None:
+        terms = replace(self._terms, request=replace(request, extra={**request.extra, "n": order.choices}))
+        draws = self._draw(terms, order)
+        self._task = asyncio.get_running_loop().create_task(draws, name=f"samples of {order.id}")
+
+    def compare(self, draft: Sample, others: Sequence[Sample]) -> Picked | str:
+        """Say what is to be released, or why nothing can be compared."""
         if not others:
-            return None
-        if self._is_voting:
-            return elect(draft, others, self._question, is_fixed=self._is_fixed)
+            return self._why_none
+        if self._promise.votes:
+            return elect(draft, others, self._question, is_fixed=self._is_fixed) or self._why_none
         return pick(draft, others, self._kind, self._question)
 
     def cancel(self) -> int:
@@ -160,14 +175,14 @@ class FurtherSamples:
             self._task.cancel()
             # What went wrong with samples that nobody waited for is of no interest.
             self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
-            self._local.release(self._order_id)
+            self._local.release(self._order.id)
         return self.tokens
 
     async def _draw(self, terms: LocalRequest, order: Submit) -> list[Sample]:
         with suppress(asyncio.CancelledError, InvalidRequest):
             prompt_tokens = await terms.prepare(self._local, order.id)
             is_thinking = self._local.is_thinking(order.id)
-            if self._is_voting and (is_thinking or not _fits(terms, prompt_tokens, order)):
+            if self._promise.votes and (is_thinking or not _fits(terms, prompt_tokens, order)):
                 return []
             listeners = [terms.listener(is_thinking=is_thinking) for _ in range(order.choices)]
             events: list[list[Event]] = [[] for _ in listeners]
@@ -188,12 +203,11 @@ class FurtherSamples:
         return []
 
 
-def _in_words_of(terms: LocalRequest, order: Submit) -> Submit:
+def _in_words_of(asked: ChatRequest, order: Submit) -> Submit:
     """The order of votes: nothing that the client wants of its letter is wanted of the reasons for it."""
-    limit = terms.request.max_output_tokens
-    assert limit is not None
+    assert asked.max_output_tokens is not None
     return msgspec.structs.replace(
-        order, max_output_tokens=limit, stop=[], shown=terms.shown, logit_bias={}, grammar=None, options=[]
+        order, max_output_tokens=asked.max_output_tokens, stop=[], logit_bias={}, grammar=None, options=[]
     )
 
 

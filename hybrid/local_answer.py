@@ -163,6 +163,12 @@ class LocalAnswers:
         return None
 
     @property
+    def draft(self) -> Draft | None:
+        """The one answer, if it is all there."""
+        whole = self.whole
+        return None if whole is None else whole[0]
+
+    @property
     def whole(self) -> tuple[Draft, Said] | None:
         """The one answer, as a draft and as what it says; None where there are several, or it has no end or token."""
         answer = self._answers[0]

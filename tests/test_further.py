@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,8 +11,10 @@ from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor
 from hybrid.further import FurtherSamples, Sample, elect, pick
 from hybrid.local_request import LocalRequest
+from hybrid.policy.model import Draft
 from hybrid.policy.tasks import TaskKind
 from hybrid.types import ChatRequest, Finished, FinishReason, Message, Sampling, TextDelta, TextPart, TokenSignal
+from tests.policy.test_counterfactual import PROMISE
 
 TIME_LIMIT_S = 20
 DEFAULTS = Sampling(
@@ -116,6 +119,9 @@ def test_nothing_is_elected_without_a_letter_or_votes(draft, votes):
     assert elect(draft, votes, ASKED, is_fixed=False) is None
 
 
+LETTER = Draft(logprobs=(-0.5,), options=(-0.5, -0.9))
+
+
 def _with_worker(scenario) -> None:
     async def main() -> None:
         options = SupervisorOptions(backend="fake", model_path="", context_tokens=4096, slots=3, threads=1)
@@ -131,12 +137,15 @@ def _with_worker(scenario) -> None:
     asyncio.run(main())
 
 
-async def _begin(local: Supervisor, text: str, *, is_voting: bool = False) -> FurtherSamples:
+async def _begin(
+    local: Supervisor, text: str, *, is_voting: bool = False, floor: float | None = None
+) -> FurtherSamples:
     request = ChatRequest(model="local", messages=(Message("user", (TextPart(text),)),), max_output_tokens=500)
     terms = LocalRequest(request=request, facts=local.facts)
     await terms.prepare(local, "r")
     order = terms.submit("r", defaults=DEFAULTS, max_output_tokens=500, is_thinking=False)
-    return FurtherSamples(local, terms, order, 2, TaskKind.TEXT, is_voting=is_voting)
+    promise = replace(PROMISE, samples=3, votes="words" if is_voting else "", vote_floor=floor)
+    return FurtherSamples(local, terms, order, promise, TaskKind.TEXT)
 
 
 def test_samples_come_whole_each_as_the_only_answer_there_is():
@@ -144,7 +153,7 @@ def test_samples_come_whole_each_as_the_only_answer_there_is():
 
     async def scenario(local: Supervisor) -> None:
         further = await _begin(local, "say 12")
-        found = await further.result()
+        found = await further.result(None)
 
         assert ["say 12", "say 12"] == [sample.text for sample in found]
         assert [7, 7] == [len(sample.signals) for sample in found]
@@ -163,9 +172,9 @@ def test_cancelled_samples_free_their_slots():
             await asyncio.sleep(0)
         further.cancel()
 
-        assert [] == await further.result()
+        assert [] == await further.result(None)
         # Three slots: with the endless ones still in theirs, two more would wait for ever.
-        assert ["ok", "ok"] == [sample.text for sample in await (await _begin(local, "ok")).result()]
+        assert ["ok", "ok"] == [sample.text for sample in await (await _begin(local, "ok")).result(None)]
 
     _with_worker(scenario)
 
@@ -175,22 +184,31 @@ def test_votes_are_asked_for_their_reasons():
 
     async def scenario(local: Supervisor) -> None:
         further = await _begin(local, f"{ASKED}\nAnswer with the letter only.", is_voting=True)
-        found = await further.result()
+        found = await further.result(LETTER)
 
         assert [f"{ASKED}\n{REASONED.closing}"] * 2 == [sample.text for sample in found]
 
     _with_worker(scenario)
 
 
-@pytest.mark.parametrize("question", ["say 12", pytest.param(f"{'long ' * 800}\n{ASKED}", id="no-room")])
-def test_where_no_votes_can_be_asked_for_there_are_none(question):
-    """No options, or no room for question and examples: nothing is drawn, and nothing is compared."""
+@pytest.mark.parametrize(
+    ("question", "draft", "floor", "why"),
+    [
+        pytest.param("say 12", LETTER, None, "nothing to compare it with", id="no-options"),
+        pytest.param(f"{'long ' * 800}\n{ASKED}", LETTER, None, "nothing to compare it with", id="no-room"),
+        pytest.param(ASKED, None, None, "nothing to compare it with", id="no-whole-draft"),
+        pytest.param(ASKED, replace(LETTER, options=()), None, "nothing to compare it with", id="no-likelihoods"),
+        pytest.param(ASKED, LETTER, 0.99, "all votes would not lift it", id="hopeless"),
+    ],
+)
+def test_where_votes_cannot_be_asked_for_or_decide_there_are_none(question, draft, floor, why):
+    """Nothing is drawn, nothing is compared, and it is told why."""
 
     async def scenario(local: Supervisor) -> None:
-        further = await _begin(local, question, is_voting=True)
-        found = await further.result()
+        further = await _begin(local, question, is_voting=True, floor=floor)
+        found = await further.result(draft)
 
         assert ([], 0) == (found, further.cancel())
-        assert further.compare(_letter(), found) is None
+        assert why in further.compare(_letter(), found)
 
     _with_worker(scenario)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -21,7 +22,7 @@ from hybrid.calibration.table import Table, has_gold
 from hybrid.errors import CommandError
 from hybrid.policy.calibrated import probability
 from hybrid.policy.features import OPTION_FEATURES, PRIOR_FEATURES, SAMPLE_FEATURES, TOKEN_FEATURES, VOTE_FEATURES
-from hybrid.policy.promise import Certified, certify
+from hybrid.policy.promise import Certified, Promise, certify, grows_with_votes, is_worth_votes
 from hybrid.policy.watch import P_LOCAL
 
 BARE: Mapping[Scorer, str] = {
@@ -84,9 +85,6 @@ def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, go
     counts = counts_of(score, regrets(table.local_right, table.cloud_right))
     certified = certify(counts.counted(), goal.max_regret, goal.delta, is_at_chance=local.report.is_at_chance)
     looks = fit_looks(table, prior, score >= certified.threshold, goal.seed)
-    # What a look gives up has no end to be judged, so drift is told against the drafts that grow to theirs.
-    is_lost = given_up([row.draft for row in table.rows], looks, prior)
-    whole = [row for row, is_given_up in zip(rows, is_lost, strict=True) if not is_given_up]
     task = _task(table, dataset, scorer, recipe, goal, local)
     task = structs.replace(
         task,
@@ -94,10 +92,14 @@ def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, go
         ranks_by_gain=ranks_by_gain,
         option_prior=prior,
         counts=counts,
-        reference=reference(local, whole),
         looks=tuple(
             LookAt(tokens=look.tokens, threshold=look.threshold, local=weights_of(look.model)) for look in looks
         ),
+        vote_floor=_vote_floor(goal, local, certified, ranks_by_gain=ranks_by_gain),
+    )
+    judged = judged_online(table, task.promise(goal.max_regret, goal.delta))
+    task = structs.replace(
+        task, reference=reference(local, [row for row, is_one in zip(rows, judged, strict=True) if is_one])
     )
     return Calibrated(task, local, cloud, score, certified)
 
@@ -124,6 +126,24 @@ def _task(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, goal: 
         votes=goal.votes,
         report=asdict(local.report) | {"is_at_chance": local.report.is_at_chance},
     )
+
+
+def _vote_floor(goal: Goal, local: Fit, certified: Certified, *, ranks_by_gain: bool) -> float | None:
+    """Below which score votes are not asked for, where more of them never lower it."""
+    is_certified = math.isfinite(certified.threshold)
+    if not goal.votes or ranks_by_gain or not is_certified or not grows_with_votes(local.model):
+        return None
+    return certified.threshold
+
+
+def judged_online(table: Table, promise: Promise) -> list[bool]:
+    """Which drafts are judged whole: neither given up at a look, nor beyond what votes could lift.
+
+    Drift is told against them, for of the others there is nothing to be told.
+    """
+    drafts = [row.draft for row in table.rows]
+    is_lost = given_up(drafts, promise.looks, promise.option_prior)
+    return [not lost and is_worth_votes(promise, draft) for draft, lost in zip(drafts, is_lost, strict=True)]
 
 
 def reference(local: Fit, rows: Sequence[Mapping[str, float]]) -> dict[str, Spread]:

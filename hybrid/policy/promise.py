@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from hybrid.policy.bounds import allowed_errors, upper_bound
 from hybrid.policy.calibrated import LinearModel, probability
-from hybrid.policy.features import SAMPLE_FEATURES, features, prior_features
+from hybrid.policy.features import SAMPLE_FEATURES, VOTE_FEATURES, features, prior_features
 from hybrid.policy.model import Draft, beginning
 from hybrid.policy.reference import Reference
 from hybrid.policy.tasks import TaskKind
-from hybrid.policy.votes import ballot_features
+from hybrid.policy.votes import agreement_of, ballot_features, unanimous
 
 LEAST_LOCAL_SHARE = 0.02
 """A promise that is kept by answering less than this locally is kept by not being there."""
@@ -90,6 +90,7 @@ class Promise:
     cloud_model: which cloud that is, as provider, model or both; None where local was compared with gold labels alone.
     is_at_chance: whether nothing about a draft tells if it is right. samples: answers drawn to each prompt.
     votes: digest of the words in which further answers are asked for their reasons; empty: they are of the same prompt.
+    vote_floor: no votes are asked for where all of them together would not bring the score to it; None: always.
     looks: where a growing draft is given up, in order. origin: None where it is of no artefact.
     id: of the calibration it comes from. reference: how p_local and the features were spread there.
     alarm: what the labels since then say against it, and what is in force because of that; empty where nothing.
@@ -113,6 +114,7 @@ class Promise:
     is_at_chance: bool = False
     samples: int = 1
     votes: str = ""
+    vote_floor: float | None = None
     looks: tuple[Look, ...] = ()
     origin: Origin | None = None
     id: str = ""
@@ -165,6 +167,27 @@ def judge_by(promise: Promise, found: Mapping[str, float]) -> Judgement | None:
     if p_cloud is None:
         p_cloud = 1.0 if promise.cloud_rate is None else promise.cloud_rate
     return Judgement(p_local, p_cloud, promise.score_of(p_local, p_cloud))
+
+
+def at_most(promise: Promise, draft: Draft) -> Judgement | None:
+    """Judge a letter as if all votes were for it: no ballot scores higher, where votes count for an answer."""
+    ballot = unanimous(draft.options)
+    agreement = agreement_of(ballot, promise.samples, was_said=True)
+    return judge(promise, replace(draft, ballot=ballot, agreement=agreement))
+
+
+def is_worth_votes(promise: Promise, draft: Draft) -> bool:
+    """Whether votes could bring a letter's score to the floor; else it goes to the cloud without them."""
+    if promise.vote_floor is None or len(draft.options) < 2:
+        return True
+    judgement = at_most(promise, draft)
+    return judgement is None or judgement.score >= promise.vote_floor
+
+
+def grows_with_votes(model: LinearModel) -> bool:
+    """Whether a vote more for what is released never lowers the chance that the model states."""
+    counted = zip(model.features, model.coefficients, strict=True)
+    return all(weight >= 0 for name, weight in counted if name in (*VOTE_FEATURES, *SAMPLE_FEATURES))
 
 
 def draft_features(draft: Draft, option_prior: Sequence[float] = ()) -> dict[str, float]:

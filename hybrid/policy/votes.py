@@ -38,6 +38,12 @@ def count(options: Sequence[float], said: Sequence[int | None], kept: int | None
     return Ballot(votes, max(range(len(shares)), key=shares.__getitem__) if kept is None else kept)
 
 
+def unanimous(options: Sequence[float]) -> Ballot:
+    """Give the ballot that speaks most for any option: all votes are for the likeliest letter."""
+    likeliest = max(range(len(options)), key=options.__getitem__)
+    return Ballot(tuple(float(place == likeliest) for place in range(len(options))), likeliest)
+
+
 def agreement_of(ballot: Ballot, answers: int, *, was_said: bool) -> Agreement:
     """Describe a ballot as other samples are.
 

@@ -218,6 +218,21 @@ def test_a_choice_is_voted_on_where_the_calibration_counted_votes(tmp_path, aske
     _run(tmp_path, VOTED, scenario)
 
 
+def test_no_votes_are_asked_for_where_they_cannot_decide(tmp_path):
+    """The letter goes to the cloud at once: one token of local work; the reason is told."""
+
+    def scenario(server: Serving) -> None:
+        answer = server.ask("C\nThe answer is B.\nA. x\nB. y", max_tokens=1)
+        told = server.explain(answer.headers["x-hybrid-request-id"])
+
+        assert ("cloud", "confidence") == (answer.headers["x-hybrid-route"], answer.headers["x-hybrid-reason"])
+        assert "all votes would not lift it over the threshold" in _events(server, answer)
+        assert 1 == told["local_completion_tokens"]
+        assert told["decision"]["replay"]["is_same"]
+
+    _run(tmp_path, msgspec.structs.replace(VOTED, vote_floor=0.999), scenario)
+
+
 def test_votes_in_words_that_are_not_ours_promise_nothing(tmp_path):
     """An artefact of another version of the recipe: no promise, and the log says what to do."""
 

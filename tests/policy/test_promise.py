@@ -2,16 +2,31 @@
 
 import math
 import random
+from dataclasses import replace
 from itertools import accumulate
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hybrid.policy.bounds import most_errors, upper_bound
 from hybrid.policy.calibrated import LinearModel, Platt
 from hybrid.policy.model import Basis, Check, Draft, Evidence, Limits, Reason, beginning, without_promise
-from hybrid.policy.promise import Counted, Look, Promise, certify, draft_features, judge_by
+from hybrid.policy.promise import (
+    Counted,
+    Look,
+    Promise,
+    at_most,
+    certify,
+    draft_features,
+    grows_with_votes,
+    is_worth_votes,
+    judge,
+    judge_by,
+)
 from hybrid.policy.review import look_at, review, review_by
 from hybrid.policy.tasks import TaskKind
+from hybrid.policy.votes import agreement_of, count
 from hybrid.types import FinishReason
 
 BY_MEAN = LinearModel(
@@ -259,3 +274,51 @@ def test_a_draft_without_any_known_feature_is_not_judged():
     )  # fmt: skip
 
     assert judge_by(_promise(local=by_options), draft_features(_draft(-0.1))) is None
+
+
+BY_VOTES = LinearModel(
+    features=("vote_top", "option_margin"), means=(0.0, 0.0), scales=(1.0, 1.0), coefficients=(6.0, -1.0),
+    intercept=-3.0, calibration=Platt(1.0, 0.0),
+)  # fmt: skip
+
+
+@given(
+    st.lists(st.floats(-9.0, 0.0), min_size=2, max_size=6).flatmap(
+        lambda options: st.tuples(
+            st.just(tuple(options)), st.lists(st.sampled_from([None, *range(len(options))]), min_size=1, max_size=5)
+        )
+    )
+)
+def test_no_ballot_scores_higher_than_all_votes_for_the_letter(given_):
+    """So a letter that even those would not lift needs no votes."""
+    options, said = given_
+    promise = _promise(local=BY_VOTES, samples=len(said) + 1, votes="words")
+    draft = Draft(logprobs=(max(options),), options=options)
+    ballot = count(options, said)
+    voted = replace(draft, ballot=ballot, agreement=agreement_of(ballot, promise.samples, was_said=True))
+
+    highest = at_most(promise, draft).score
+    assert judge(promise, voted).score <= highest + 1e-12
+    assert is_worth_votes(replace(promise, vote_floor=highest), draft)
+    assert not is_worth_votes(replace(promise, vote_floor=math.nextafter(highest, 2)), draft)
+    assert is_worth_votes(promise, draft)
+
+
+@pytest.mark.parametrize(
+    ("features", "coefficients", "grows"),
+    [
+        (("vote_top", "vote_margin"), (1.0, 0.0), True),
+        (("vote_top", "option_margin"), (1.0, -1.0), True),
+        (("vote_top", "vote_share"), (1.0, -0.1), False),
+        (("agreement",), (-1.0,), False),
+    ],
+)
+def test_a_floor_for_votes_needs_a_model_that_grows_with_them(features, coefficients, grows):
+    """What the letter alone tells may count either way: no vote changes it."""
+    zeros, ones = (0.0,) * len(features), (1.0,) * len(features)
+    model = LinearModel(
+        features=features, means=zeros, scales=ones, coefficients=coefficients, intercept=0.0,
+        calibration=Platt(1.0, 0.0),
+    )  # fmt: skip
+
+    assert grows is grows_with_votes(model)
