@@ -1,4 +1,4 @@
-"""Who multiplies the weights of a quantised model: we (native/src/matmul.cpp), or ggml? Loads no llama.cpp to know it.
+"""Who multiplies a quantised model: we (native/src/matmul_compute.hpp), or ggml? Loads no llama.cpp to know it.
 
 Ours is for Linux on x86-64 with AVX2. It replaces functions inside ggml, so it fits the versions that it was tried with
 and no other.
@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias
 
 Matmul: TypeAlias = Literal["auto", "hybrid", "ggml"]
 Multiplier: TypeAlias = Literal["hybrid", "ggml"]
-VERSION = 1
+VERSION = 2
 """Raised when ours becomes faster or slower, so that what was measured and tuned with the last one is known for old."""
 FITTING_VERSIONS = ("0.3.36",)
 """Of llama-cpp-python, whose ggml has the functions and structures that native/src/ggml_abi.hpp names.

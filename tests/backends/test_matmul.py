@@ -47,6 +47,28 @@ def have(who: matmul.Matmul) -> matmul.Multiplier:
     return library.choose_multiplier(who)
 
 
+def limit_versions(count: int) -> None:
+    """Let ours use the first `count` of what this processor can run."""
+    assert library._ours is not None
+    library._ours.hybrid_matmul_limit(count)
+
+
+def count_versions() -> int:
+    pair = matmul.find_pair()
+    return 0 if pair is None else int(ctypes.CDLL(str(pair.ours)).hybrid_matmul_support())
+
+
+@pytest.fixture(params=["avx2", "vnni"])
+def each_version(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ours as compiled for AVX2 and, where the processor has it, for VNNI."""
+    count = ["avx2", "vnni"].index(request.param) + 1
+    if count > count_versions():
+        pytest.skip(f"no {request.param}")
+    limit_versions(count)
+    yield
+    limit_versions(count_versions())
+
+
 def random(seed: int, *shape: int) -> Array:
     generator = np.random.default_rng(seed)
     return (generator.standard_normal(shape) * generator.uniform(0.1, 3.0, (*shape[:-1], 1))).astype(np.float32)
@@ -69,6 +91,13 @@ def check(kind: str, rows: int, length: int, columns: Array, *, threads: int = 2
     assert (np.abs(ours - exact) <= rounding(weights, columns)).all()
 
 
+def test_vnni_is_used_wherever_the_processor_has_it():
+    """As Linux names what it has."""
+    flags = set(Path("/proc/cpuinfo").read_text().split()) if sys.platform == "linux" else set()
+    has_it = {"avx512f", "avx512bw", "avx512vl", "avx512_vnni"} <= flags
+    assert count_versions() == 0 or has_it == (count_versions() == 2)
+
+
 def test_ours_is_built_wherever_it_can_run():
     """Else the tests below would be skipped, and nobody would know."""
     flags = set(Path("/proc/cpuinfo").read_text().split()) if sys.platform == "linux" else set()
@@ -78,9 +107,10 @@ def test_ours_is_built_wherever_it_can_run():
 
 
 @needs_ours
+@pytest.mark.usefixtures("each_version")
 @pytest.mark.parametrize("kind", OURS)
 @pytest.mark.parametrize("rows", [1, 7, 8, 61])
-@pytest.mark.parametrize("count", [2, 3, 5, 6, 7, 13])
+@pytest.mark.parametrize("count", [2, 3, 5, 6, 7, 12, 13])
 def test_each_format_within_the_rounding_of_its_columns(kind: str, rows: int, count: int):
     """Whatever remains of eight rows, of a tile of columns."""
     length = 2 * BLOCKS.get(kind, 32)
@@ -88,6 +118,7 @@ def test_each_format_within_the_rounding_of_its_columns(kind: str, rows: int, co
 
 
 @needs_ours
+@pytest.mark.usefixtures("each_version")
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
 @pytest.mark.parametrize(("rows", "length", "count"), [(200, 96, 301), (16, 1536, 97), (3000, 256, 4), (8, 32, 4)])
 def test_threads_and_groups_share_all_of_it(threads: int, rows: int, length: int, count: int):
@@ -96,12 +127,14 @@ def test_threads_and_groups_share_all_of_it(threads: int, rows: int, length: int
 
 
 @needs_ours
+@pytest.mark.usefixtures("each_version")
 def test_columns_of_several_planes():
     """The columns of a batch of three dimensions are columns like any other."""
     check("q8_0", 24, 64, random(4, 3, 5, 64))
 
 
 @needs_ours
+@pytest.mark.usefixtures("each_version")
 def test_a_column_of_zeros_gives_zeros():
     """Also beside one whose numbers are too small to be quantised, and one of which are large."""
     columns = random(5, 6, 64)
@@ -114,6 +147,7 @@ def test_a_column_of_zeros_gives_zeros():
 
 
 @needs_ours
+@pytest.mark.usefixtures("each_version")
 @pytest.mark.parametrize("kind", OURS)
 @pytest.mark.parametrize("at", [0, 5, 31])
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
@@ -130,6 +164,7 @@ def test_what_is_no_number_stays_none(kind: str, at: int, number: float):
 
 
 @needs_ours
+@pytest.mark.usefixtures("each_version")
 @pytest.mark.parametrize("kind", OURS)
 def test_the_largest_codes_do_not_overflow(kind: str):
     """Sums of 16 bits hold them: weights and columns at their ends, of either sign."""
@@ -172,6 +207,22 @@ def test_it_can_be_switched_off():
 
 
 @needs_ours
+@pytest.mark.parametrize("kind", OURS)
+@pytest.mark.parametrize(("rows", "count"), [(61, 13), (32, 40), (9, 2)])
+def test_both_versions_give_the_same_bits(kind: str, rows: int, count: int):
+    """The sums of a block are whole numbers in both, and its floats are added in the same order."""
+    if count_versions() < 2:
+        pytest.skip("no AVX-512 with VNNI")
+    columns, data = random(12, count, 768), quantise(kind, random(13, rows, 768))
+    columns[1, 5] = np.nan
+    have("hybrid")
+    limit_versions(1)
+    of_avx2 = multiply(kind, data, rows, columns)
+    limit_versions(2)
+    assert np.array_equal(of_avx2, multiply(kind, data, rows, columns), equal_nan=True)
+
+
+@needs_ours
 def test_several_graphs_at_once():
     """Two models in one process share nothing that one of them writes."""
     have("hybrid")
@@ -207,6 +258,7 @@ def repacked(kind: str, length: int, rows: int, columns: int) -> tuple[bytes, by
 
 
 @needs_ours
+@pytest.mark.usefixtures("each_version")
 @pytest.mark.parametrize(("kind", "name"), [("q4_K", "ggml_gemm_q4_K_8x8_q8_K"), ("q4_0", "ggml_gemm_q4_0_8x8_q8_0")])
 @pytest.mark.parametrize(("length", "rows", "columns"), [(256, 8, 4), (768, 40, 12), (512, 16, 200)])
 def test_repacked_weights_as_ggml_has_it(kind: str, name: str, length: int, rows: int, columns: int):

@@ -1,16 +1,10 @@
-// How are eight rows of weights multiplied with a few columns? In integers, a block at a time, every register in use.
+// How are the rows of a panel multiplied with a few columns? In integers, a block at a time, every register in use.
 #pragma once
 
 #include "matmul_weights.hpp"
 
-#include <algorithm>
-#include <cmath>
-
 namespace hybrid {
-
-// Columns that are computed together: as many as registers hold.
-template <class Format>
-constexpr int tile_columns() { return Format::bits == 4 ? 6 : 4; }
+namespace {
 
 constexpr float least_block = 1e-30F;  // a block of smaller numbers is one of zeros: 127 divided by them may be infinite
 
@@ -49,79 +43,34 @@ void quantise(const float* from, int column, int columns, uint8_t* block) {
     for (int g = 0; g < 8; ++g) std::memcpy(block + 4 * (g * columns + column), &groups[g], 4);
 }
 
-// The sum so far stays in its register: reordered into a tree, the sums of a block need more registers than there are.
-__attribute__((always_inline)) inline void keep(__m256i& sum) { asm("" : "+x"(sum)); }
-
-template <int columns>
-struct Sums {
-    __m256i lanes[columns];
-    __attribute__((always_inline)) void clear() {
-        for (int c = 0; c < columns; ++c) lanes[c] = _mm256_setzero_si256();
-    }
-    // Products of 4 weights a row and 4 numbers a column, pairs of which are added in 16 bits.
-    __attribute__((always_inline)) void add(const uint8_t* weights, const uint8_t* numbers, int group) {
-        const __m256i w = _mm256_load_si256(reinterpret_cast<const __m256i*>(weights) + group);
-        for (int c = 0; c < columns; ++c) {
-            int four;
-            std::memcpy(&four, numbers + 4 * (group * columns + c), 4);
-            lanes[c] = _mm256_add_epi16(lanes[c], _mm256_maddubs_epi16(w, _mm256_set1_epi32(four)));
-            keep(lanes[c]);
-        }
-    }
-};
-
-// `count` groups of a block from `first` on, into 32-bit sums `out` of each column.
-template <class Format, int columns, int count>
-__attribute__((always_inline)) inline void dot(const uint8_t* weights, const uint8_t* numbers, int first, __m256i out[columns]) {
-    // maddubs adds two products of code and number, so 2 * (2^bits - 1) * 127 each: 8, 4, 2 of them fit 16 bits.
-    constexpr int bits = Format::bits == 8 ? 4 : Format::bits;
-    constexpr int fit = std::min(count, bits == 4 ? 8 : bits == 5 ? 4 : 2);
-    const __m256i ones = _mm256_set1_epi16(1);
-    Sums<columns> sums;
-    #pragma GCC unroll 4
-    for (int start = 0; start < count; start += fit) {
-        sums.clear();
-        #pragma GCC unroll 8
-        for (int g = 0; g < fit; ++g) sums.add(weights, numbers, first + start + g);
-        for (int c = 0; c < columns; ++c) {
-            const __m256i wide = _mm256_madd_epi16(sums.lanes[c], ones);
-            out[c] = start == 0 ? wide : _mm256_add_epi32(out[c], wide);
-        }
-    }
-    if constexpr (Format::bits == 8) {
-        sums.clear();
-        #pragma GCC unroll 8
-        for (int g = 0; g < count; ++g) sums.add(weights + panel_rows * block_length, numbers, first + g);
-        const __m256i sixteen = _mm256_set1_epi16(16);
-        for (int c = 0; c < columns; ++c) out[c] = _mm256_add_epi32(out[c], _mm256_madd_epi16(sums.lanes[c], sixteen));
-    }
-}
-
 // result[column][row] of one panel and one tile: float sums over the blocks.
 template <class Format, int columns>
-void multiply(const uint8_t* panel, const uint8_t* tile, int block_count, __m256 result[columns]) {
+void multiply(const uint8_t* panel, const uint8_t* tile, int block_count, float* result, size_t stride, int row_count) {
     constexpr int parts = Format::scales;
-    __m256 total[columns];
-    for (int c = 0; c < columns; ++c) total[c] = _mm256_setzero_ps();
+    Floats total[columns];
+    #pragma GCC unroll 16
+    for (int c = 0; c < columns; ++c) total[c] = no_floats();
     for (int b = 0; b < block_count; ++b) {
         const float* const scale = reinterpret_cast<const float*>(panel + panel_rows * block_length * Format::planes);
         const float* const numbers = reinterpret_cast<const float*>(tile + block_length * columns);
         #pragma GCC unroll 2
         for (int p = 0; p < parts; ++p) {
-            __m256i sums[columns];
-            dot<Format, columns, 8 / parts>(panel, tile, p * (8 / parts), sums);
-            const __m256 of_rows = _mm256_load_ps(scale + p * panel_rows);
-            const __m256 shift = _mm256_load_ps(scale + (parts + p) * panel_rows);
+            Words sums[columns];
+            dot<Format::bits, columns, 8 / parts>(panel, tile, p * (8 / parts), sums);
+            const Floats of_rows = floats_at(scale + p * panel_rows), shift = floats_at(scale + (parts + p) * panel_rows);
+            #pragma GCC unroll 16
             for (int c = 0; c < columns; ++c) {
-                const __m256 both = _mm256_mul_ps(of_rows, _mm256_broadcast_ss(numbers + c));
-                total[c] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[c]), both, total[c]);
-                total[c] = _mm256_fmadd_ps(shift, _mm256_broadcast_ss(numbers + columns * (1 + p) + c), total[c]);
+                const Floats both = times(of_rows, all_of(numbers + c));
+                total[c] = times_and(as_floats(sums[c]), both, total[c]);
+                total[c] = times_and(shift, all_of(numbers + columns * (1 + p) + c), total[c]);
             }
         }
         panel += Format::panel_bytes;
         tile += Format::column_bytes * columns;
     }
-    for (int c = 0; c < columns; ++c) result[c] = total[c];
+    #pragma GCC unroll 16
+    for (int c = 0; c < columns; ++c) store_rows(result + c * stride, total[c], row_count);
 }
 
+}  // namespace
 }  // namespace hybrid

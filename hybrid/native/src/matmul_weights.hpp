@@ -1,18 +1,21 @@
-// What does a block of a GGUF tensor hold? Eight rows at a time, as the codes and scales that are multiplied fastest.
+// What does a block of a GGUF tensor hold? Eight rows at a time, as the codes and scales that are multiplied fastest. After one of
+// matmul_avx2.hpp and matmul_vnni.hpp, which say how many rows a panel has.
 #pragma once
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
 namespace hybrid {
+namespace {
 
 constexpr int block_length = 32;  // weights that share a scale in a panel, or two halves of it
-constexpr int panel_rows = 8;     // the lanes of a register of 32-bit numbers
+constexpr int eight = 8;          // rows that are unpacked together; a panel has so many, or twice
 
 struct Rows {  // where the next block of each row lies
-    const uint8_t* at[panel_rows];
+    const uint8_t* at[eight];
 };
 
 template <class Number>
@@ -87,7 +90,7 @@ inline __m256i fifth_bits(const uint8_t* at) {
 template <int bits_, int bytes_, int blocks_ = 1, int scales_ = 1>
 struct Shape {
     static constexpr int bits = bits_, bytes = bytes_, blocks = blocks_, scales = scales_;
-    static constexpr int planes = bits == 8 ? 2 : 1;  // codes of eight bits are kept as low and high halves
+    static constexpr int planes = planes_of(bits);
     // A block in a panel: codes [plane][group of 4][row][4], then floats: scale [of the block's][row], shift [same][row].
     static constexpr int panel_bytes = panel_rows * (planes * block_length + 2 * scales * 4);
     static constexpr int column_bytes = block_length + 4 * (1 + scales);
@@ -151,8 +154,8 @@ struct Q4_K : Shape<4, 144, 8> {
         return low_nibbles(_mm256_srli_epi16(bytes_at(block + 16 + 32 * (sub / 2)), 4 * (sub % 2)));
     }
     static void scale(const Rows& rows, __m256* scale, __m256* shift) {
-        __m256 scales[panel_rows], shifts[panel_rows];
-        for (int r = 0; r < panel_rows; ++r) {
+        __m256 scales[eight], shifts[eight];
+        for (int r = 0; r < eight; ++r) {
             const SixBits six = six_bits(rows.at[r] + 4);
             scales[r] = _mm256_mul_ps(eight_bytes(six.scales), _mm256_set1_ps(half_at(rows.at[r])));
             shifts[r] = _mm256_mul_ps(eight_bytes(six.minima), _mm256_set1_ps(-half_at(rows.at[r] + 2)));
@@ -180,8 +183,8 @@ struct Q6_K : Shape<6, 210, 8, 2> {
     }
     static void scale(const Rows& rows, __m256* scale, __m256* shift) {
         for (int half = 0; half < 2; ++half) {
-            __m256 scales[panel_rows];
-            for (int r = 0; r < panel_rows; ++r) {
+            __m256 scales[eight];
+            for (int r = 0; r < eight; ++r) {
                 const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(rows.at[r] + 192 + 8 * half));
                 const __m256 numbers = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
                 scales[r] = _mm256_mul_ps(numbers, _mm256_set1_ps(half_at(rows.at[r] + 208)));
@@ -192,19 +195,19 @@ struct Q6_K : Shape<6, 210, 8, 2> {
     }
 };
 
-inline void store(const __m256i rows[panel_rows], uint8_t* out) {
+inline void store(const __m256i rows[eight], uint8_t* out) {
     __m256i groups[8];
     transpose(rows, groups);
-    for (int g = 0; g < 8; ++g) _mm256_store_si256(reinterpret_cast<__m256i*>(out) + g, groups[g]);
+    for (int g = 0; g < 8; ++g) _mm256_store_si256(reinterpret_cast<__m256i*>(out + 4 * panel_rows * g), groups[g]);
 }
 
 // The codes of block `sub` of each row, into a block of a panel.
 template <class Format>
 inline void store_codes(const Rows& rows, int sub, uint8_t* panel) {
-    __m256i codes[panel_rows], high[panel_rows];
-    for (int r = 0; r < panel_rows; ++r) codes[r] = Format::codes(rows.at[r], sub);
+    __m256i codes[eight], high[eight];
+    for (int r = 0; r < eight; ++r) codes[r] = Format::codes(rows.at[r], sub);
     if constexpr (Format::planes == 2) {
-        for (int r = 0; r < panel_rows; ++r) {
+        for (int r = 0; r < eight; ++r) {
             high[r] = low_nibbles(_mm256_srli_epi16(codes[r], 4));
             codes[r] = low_nibbles(codes[r]);
         }
@@ -213,12 +216,9 @@ inline void store_codes(const Rows& rows, int sub, uint8_t* panel) {
     store(codes, panel);
 }
 
-// Eight rows from `first` on, `row_bytes` apart, as a panel of `block_count` blocks. Of fewer than eight rows the last stands for
-// those that are not there.
+// Eight rows as part of a panel: their first lane is that of `panel`.
 template <class Format>
-void unpack(const uint8_t* first, size_t row_bytes, int row_count, int block_count, uint8_t* panel) {
-    Rows rows;
-    for (int r = 0; r < panel_rows; ++r) rows.at[r] = first + (r < row_count ? r : row_count - 1) * row_bytes;
+void unpack_eight(Rows rows, int block_count, uint8_t* panel) {
     for (int b = 0; b < block_count; b += Format::blocks) {
         __m256 scale[Format::blocks * Format::scales], shift[Format::blocks * Format::scales];
         Format::scale(rows, scale, shift);
@@ -232,8 +232,20 @@ void unpack(const uint8_t* first, size_t row_bytes, int row_count, int block_cou
             }
             panel += Format::panel_bytes;
         }
-        for (int r = 0; r < panel_rows; ++r) rows.at[r] += Format::bytes;
+        for (int r = 0; r < eight; ++r) rows.at[r] += Format::bytes;
     }
 }
 
+// The rows of a panel from `first` on, `row_bytes` apart, in `block_count` blocks. Of fewer rows the last stands for those that are
+// not there.
+template <class Format>
+void unpack(const uint8_t* first, size_t row_bytes, int row_count, int block_count, uint8_t* panel) {
+    for (int begin = 0; begin < panel_rows; begin += eight) {
+        Rows rows;
+        for (int r = 0; r < eight; ++r) rows.at[r] = first + std::min(begin + r, row_count - 1) * row_bytes;
+        unpack_eight<Format>(rows, block_count, panel + 4 * begin);
+    }
+}
+
+}  // namespace
 }  // namespace hybrid

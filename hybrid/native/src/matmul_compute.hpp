@@ -1,5 +1,8 @@
-// How are the weights of a quantised model multiplied with several columns at once? Eight rows are unpacked into codes that fit
-// the first cache, once for all columns, which are quantised and grouped as registers hold them (matmul_tile.hpp).
+// How are the weights of a quantised model multiplied with several columns at once? A panel of rows is unpacked into codes that fit
+// the first cache, once for all columns, which are quantised and grouped as registers hold them (matmul_tile.hpp). Compiled once for
+// each version.
+#pragma once
+
 #include "matmul.hpp"
 
 #include "matmul_repacked.hpp"
@@ -50,25 +53,10 @@ struct Tiles {
     int64_t begin(int64_t index) const { return columns * index / count; }
 };
 
-template <class Format, int columns>
-void multiply_into(const uint8_t* panel, const uint8_t* tile, int block_count, float* result, size_t stride, int row_count) {
-    __m256 sums[columns];
-    multiply<Format, columns>(panel, tile, block_count, sums);
-    for (int c = 0; c < columns; ++c) {
-        if (row_count >= panel_rows) {
-            _mm256_storeu_ps(result + c * stride, sums[c]);
-        } else {
-            alignas(32) float rows[panel_rows];
-            _mm256_store_ps(rows, sums[c]);
-            std::memcpy(result + c * stride, rows, row_count * sizeof(float));
-        }
-    }
-}
-
-template <class Format, int most = tile_columns<Format>()>
+template <class Format, int most = columns_of(Format::bits)>
 void multiply_tile(int64_t columns, const uint8_t* panel, const uint8_t* tile, int block_count, float* result, size_t stride, int row_count) {
     if (columns == most) {
-        multiply_into<Format, most>(panel, tile, block_count, result, stride, row_count);
+        multiply<Format, most>(panel, tile, block_count, result, stride, row_count);
     } else if constexpr (most > 1) {
         multiply_tile<Format, most - 1>(columns, panel, tile, block_count, result, stride, row_count);
     }
@@ -115,7 +103,7 @@ void multiply_panel(const Product& product, const Tiles& tiles, int64_t begin, i
 
 template <class Format>
 bool compute(const ggml_compute_params& params, const Product& product, const ThreadPool& pool) {
-    const Tiles tiles(product.columns, tile_columns<Format>());
+    const Tiles tiles(product.columns, columns_of(Format::bits));
     if (params.ith == 0) {
         uint8_t* const shared = column_buffer.of(static_cast<size_t>(product.columns) * product.blocks * Format::column_bytes);
         std::memcpy(params.wdata, &shared, sizeof shared);
@@ -129,7 +117,7 @@ bool compute(const ggml_compute_params& params, const Product& product, const Th
     pool.barrier(params.threadpool);
 
     const int64_t panels = (product.rows + panel_rows - 1) / panel_rows;
-    const int64_t group = std::max<int64_t>(1, group_columns / tile_columns<Format>()), groups = (tiles.count + group - 1) / group;
+    const int64_t group = std::max<int64_t>(1, group_columns / columns_of(Format::bits)), groups = (tiles.count + group - 1) / group;
     const int64_t a_panel = product.blocks * block_length * panel_rows * std::min(product.columns, group_columns);
     const int64_t together = std::max<int64_t>(1, std::min(panels / (4 * params.nth), 8 * job_weights / a_panel));
     const int64_t jobs = (panels + together - 1) / together;
@@ -155,11 +143,15 @@ void compute_repacked(int length, float* result, size_t stride, const uint8_t* w
         for (int s = 0; s < tiles * supers; ++s)
             Repacked::columns(columns + (static_cast<size_t>(begin / 4) * supers + s) * Repacked::column_bytes, quantised + s * tile_bytes);
         for (int row = 0; row < row_count; row += panel_rows) {
-            const uint8_t* const block = weights + static_cast<size_t>(row / panel_rows) * supers * Repacked::bytes;
-            for (int s = 0; s < supers; ++s) Repacked::unpack(block + static_cast<size_t>(s) * Repacked::bytes, panel + s * panel_bytes);
+            const uint8_t* const block = weights + static_cast<size_t>(row / eight) * supers * Repacked::bytes;
+            const int there = std::min(panel_rows, row_count - row);  // whatever the other lanes hold is not stored
+            for (int r = 0; r < there; r += eight) {
+                const uint8_t* const of_eight = block + static_cast<size_t>(r / eight) * supers * Repacked::bytes;
+                for (int s = 0; s < supers; ++s)
+                    Repacked::unpack(of_eight + static_cast<size_t>(s) * Repacked::bytes, panel + s * panel_bytes + 4 * r);
+            }
             for (int t = 0; t < tiles; ++t)
-                multiply_into<Format, 4>(panel, quantised + t * supers * tile_bytes, blocks, result + (begin + 4 * t) * stride + row,
-                                         stride, panel_rows);
+                multiply<Format, 4>(panel, quantised + t * supers * tile_bytes, blocks, result + (begin + 4 * t) * stride + row, stride, there);
         }
     }
 }
@@ -190,9 +182,7 @@ bool has_our_rows(const ggml_tensor& weights) {
 
 int64_t column_count(const ggml_tensor& numbers) { return numbers.ne[1] * numbers.ne[2] * numbers.ne[3]; }
 
-}  // namespace
-
-bool is_ours(const ggml_compute_params& params, const ggml_tensor& result, int least_columns) {
+bool takes(const ggml_compute_params& params, const ggml_tensor& result, int least_columns) {
     const ggml_tensor &weights = *result.src[0], &numbers = *result.src[1];
     const int floats = static_cast<int>(WeightType::f32);
     return has_our_rows(weights) && !params.use_ref && params.wsize >= sizeof(void*) && weights.extra == nullptr &&
@@ -200,7 +190,7 @@ bool is_ours(const ggml_compute_params& params, const ggml_tensor& result, int l
            column_count(numbers) >= least_columns && is_dense(numbers) && is_dense(result);
 }
 
-bool matmul(const ggml_compute_params& params, const ggml_tensor& result, const ThreadPool& pool) noexcept {
+bool multiply_all(const ggml_compute_params& params, const ggml_tensor& result, const ThreadPool& pool) noexcept {
     const ggml_tensor &weights = *result.src[0], &numbers = *result.src[1];
     const Product product{static_cast<const uint8_t*>(weights.data), weights.nb[1], weights.ne[1], column_count(numbers),
                           static_cast<int>(weights.ne[0] / block_length), static_cast<const float*>(numbers.data),
@@ -218,14 +208,15 @@ bool matmul(const ggml_compute_params& params, const ggml_tensor& result, const 
     }
 }
 
-void matmul_q4_k_8x8(int length, float* result, size_t stride, const void* weights, const void* columns, int column_count, int row_count) noexcept {
+void multiply_q4_k_8x8(int length, float* result, size_t stride, const void* weights, const void* columns, int column_count, int row_count) noexcept {
     compute_repacked<Q4_K_8x8>(length, result, stride, static_cast<const uint8_t*>(weights), static_cast<const uint8_t*>(columns),
                                column_count, row_count);
 }
 
-void matmul_q4_0_8x8(int length, float* result, size_t stride, const void* weights, const void* columns, int column_count, int row_count) noexcept {
+void multiply_q4_0_8x8(int length, float* result, size_t stride, const void* weights, const void* columns, int column_count, int row_count) noexcept {
     compute_repacked<Q4_0_8x8>(length, result, stride, static_cast<const uint8_t*>(weights), static_cast<const uint8_t*>(columns),
                                column_count, row_count);
 }
 
+}  // namespace
 }  // namespace hybrid
