@@ -1,5 +1,6 @@
 // Our multiplication for processors with AVX2.
 #include "matmul_avx2.hpp"
+#include "matmul_unpack_avx2.hpp"
 #include "matmul_compute.hpp"
 
 namespace hybrid {

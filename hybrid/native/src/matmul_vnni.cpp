@@ -1,5 +1,6 @@
 // Our multiplication for processors with AVX-512 and its VNNI.
 #include "matmul_vnni.hpp"
+#include "matmul_unpack_vnni.hpp"
 #include "matmul_compute.hpp"
 
 namespace hybrid {

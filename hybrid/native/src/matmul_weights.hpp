@@ -12,7 +12,7 @@ namespace hybrid {
 namespace {
 
 constexpr int block_length = 32;  // weights that share a scale in a panel, or two halves of it
-constexpr int eight = 8;          // rows that are unpacked together; a panel has so many, or twice
+constexpr int eight = 8;          // rows that are unpacked together without AVX-512
 
 struct Rows {  // where the next block of each row lies
     const uint8_t* at[eight];
@@ -194,58 +194,6 @@ struct Q6_K : Shape<6, 210, 8, 2> {
         for (int i = 0; i < 16; ++i) shift[i] = _mm256_mul_ps(scale[i], _mm256_set1_ps(-32));
     }
 };
-
-inline void store(const __m256i rows[eight], uint8_t* out) {
-    __m256i groups[8];
-    transpose(rows, groups);
-    for (int g = 0; g < 8; ++g) _mm256_store_si256(reinterpret_cast<__m256i*>(out + 4 * panel_rows * g), groups[g]);
-}
-
-// The codes of block `sub` of each row, into a block of a panel.
-template <class Format>
-inline void store_codes(const Rows& rows, int sub, uint8_t* panel) {
-    __m256i codes[eight], high[eight];
-    for (int r = 0; r < eight; ++r) codes[r] = Format::codes(rows.at[r], sub);
-    if constexpr (Format::planes == 2) {
-        for (int r = 0; r < eight; ++r) {
-            high[r] = low_nibbles(_mm256_srli_epi16(codes[r], 4));
-            codes[r] = low_nibbles(codes[r]);
-        }
-        store(high, panel + panel_rows * block_length);
-    }
-    store(codes, panel);
-}
-
-// Eight rows as part of a panel: their first lane is that of `panel`.
-template <class Format>
-void unpack_eight(Rows rows, int block_count, uint8_t* panel) {
-    for (int b = 0; b < block_count; b += Format::blocks) {
-        __m256 scale[Format::blocks * Format::scales], shift[Format::blocks * Format::scales];
-        Format::scale(rows, scale, shift);
-        #pragma GCC unroll 8
-        for (int sub = 0; sub < Format::blocks; ++sub) {
-            store_codes<Format>(rows, sub, panel);
-            float* const numbers = reinterpret_cast<float*>(panel + panel_rows * block_length * Format::planes);
-            for (int s = 0; s < Format::scales; ++s) {
-                _mm256_store_ps(numbers + panel_rows * s, scale[sub * Format::scales + s]);
-                _mm256_store_ps(numbers + panel_rows * (Format::scales + s), shift[sub * Format::scales + s]);
-            }
-            panel += Format::panel_bytes;
-        }
-        for (int r = 0; r < eight; ++r) rows.at[r] += Format::bytes;
-    }
-}
-
-// The rows of a panel from `first` on, `row_bytes` apart, in `block_count` blocks. Of fewer rows the last stands for those that are
-// not there.
-template <class Format>
-void unpack(const uint8_t* first, size_t row_bytes, int row_count, int block_count, uint8_t* panel) {
-    for (int begin = 0; begin < panel_rows; begin += eight) {
-        Rows rows;
-        for (int r = 0; r < eight; ++r) rows.at[r] = first + std::min(begin + r, row_count - 1) * row_bytes;
-        unpack_eight<Format>(rows, block_count, panel + 4 * begin);
-    }
-}
 
 }  // namespace
 }  // namespace hybrid
