@@ -248,6 +248,8 @@ class Auditor:
         """Write a label. agrees: None where the cloud was asked in vain."""
         promise, review = answered.limits.promise, journal.review
         judged = _judged(answered, promise)
+        # A draft that was not compared as its calibration does is one of a chosen few: nothing is to be learned of it.
+        is_of_several = promise is not None and promise.samples > 1
         return Label(
             request_id=journal.id,
             made_at=datetime.now(UTC),
@@ -267,7 +269,7 @@ class Auditor:
             is_accepted=origin is Origin.AUDIT,
             is_flawed=review is not None and review.reason is Reason.VERIFIER,
             agrees=bool(agrees),
-            features=_features(answered.draft, promise),
+            features={} if judged is None and is_of_several else _features(answered.draft, promise),
             is_answered=agrees is not None,
         )
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 
 from hybrid.audit import MOST_WAITING, Answered, Auditor, least_chance
+from hybrid.calibration.from_ledger import is_compared
 from hybrid.errors import ProviderThrottled
 from hybrid.journal import Journal
 from hybrid.labelling import Said
@@ -150,6 +151,24 @@ def test_only_what_is_drawn_as_calibrations_are_is_labelled(changes):
 
     asyncio.run(scenario())
     assert len(labels.kept) == (0 if changes else 1)
+
+
+def test_a_letter_without_its_votes_is_labelled_as_nothing_to_learn_from():
+    """Its calibration judges letters with votes, and it went to the cloud without: only doubtful ones do."""
+    voted = promise(samples=6, votes="words", vote_floor=0.9)
+    alone = replace(agreed(ChatRequest(model="hybrid", messages=())), limits=Limits(promise=voted))
+    journal = Journal(id="req_1", dialect="openai", arrived_s=0.0, requested_model="hybrid", route=Route.CLOUD)
+    labels = Labels()
+
+    async def scenario() -> None:
+        Auditor(None, labels, labels, share=0.2).answered(alone, journal)
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    [label] = labels.kept
+    assert ({}, None) == (label.features, label.p_local)
+    assert is_compared(label)
 
 
 class Refusing:

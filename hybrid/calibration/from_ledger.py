@@ -75,8 +75,12 @@ def groups_of(labels: Sequence[Label], *, cloud: str | None = None, task: str | 
 
 
 def is_compared(label: Label) -> bool:
-    """Whether it is of an answer that was picked among several: one answer alone is right less often."""
-    return not label.features.keys().isdisjoint(SAMPLE_FEATURES)
+    """Whether it is of an answer that was picked among several: one answer alone is right less often.
+
+    Or of one that should have been, and went to the cloud without: such are the doubtful ones.
+    """
+    is_left_alone = label.calibration is not None and not label.features
+    return is_left_alone or not label.features.keys().isdisjoint(SAMPLE_FEATURES)
 
 
 def calibrate_labels(group: Group, goal: Goal) -> Calibrated:

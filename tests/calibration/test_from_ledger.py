@@ -93,6 +93,14 @@ def test_answers_picked_among_several_teach_nothing_of_one():
     assert not any("agreement" in one.features for one in group.labels)
 
 
+def test_answers_that_were_sent_away_before_they_were_compared_teach_nothing():
+    """Votes that could not lift them were not drawn, so they are the doubtful ones of their kind."""
+    alone = [label(10_000 + at, features={}, calibration="voted") for at in range(40)]
+    (group,) = groups_of([*served(300), *alone])
+
+    assert all(one.features for one in group.labels)
+
+
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
