@@ -16,7 +16,7 @@ from hybrid.calibration.growing import give_up, given_up
 from hybrid.calibration.reliability import auroc, base_rate_brier, brier, ece, ece_floor
 from hybrid.calibration.resample import Interval, bootstrap_together
 from hybrid.calibration.table import Row, Table
-from hybrid.policy.promise import Judgement, Promise, judge_by
+from hybrid.policy.promise import Judgement, Promise, is_worth_votes, judge_by
 from hybrid.types import FinishReason, Json
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -82,6 +82,7 @@ def evaluate(table: Table, promise: Promise | None, limits: Limits) -> Evaluated
         report["given_up"] = asdict(give_up(drafts, promise.looks, promise.option_prior, stays))
         ended = given_up(drafts, promise.looks, promise.option_prior)
         stays = stays & ~ended
+    report["votes_asked"] = None if promise is None or not promise.votes else _votes_asked(promise, table)
     report["promise"] = None if promise is None else _promise(promise, stays, table)
     cloud = table.cloud_right
     if cloud is None:
@@ -177,6 +178,11 @@ def _promise(promise: Promise, stays: NDArray[np.bool_] | None, table: Table) ->
         "regret": float((regretted & kept).mean()),
         "accuracy": None if cloud is None else float(answered.mean()),
     }
+
+
+def _votes_asked(promise: Promise, table: Table) -> float:
+    """The share of questions for which `serve` would ask for votes: of the others they could not lift the letter."""
+    return float(np.mean([is_worth_votes(promise, row.draft) for row in table.rows]))
 
 
 def _against_cloud(table: Table, score: Floats, cloud: NDArray[np.bool_], limits: Limits) -> dict[str, Json]:

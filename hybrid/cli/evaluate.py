@@ -266,6 +266,9 @@ def _other_lines(report: Mapping[str, Json]) -> Iterator[str]:
             f"  given up    {early['share']:.1%} of the drafts as they grew: saves {early['saved_share']:.1%} of the "
             f"tokens of those not accepted, loses {early['lost_share']:.1%} of the accepted to the cloud"
         )
+    if report["votes_asked"] is not None:
+        share = f"{report['votes_asked']:.1%}"
+        yield f"  votes       asked for in {share} of the questions; of the others they could not lift the letter"
     verifier = report["verifier"]
     if verifier is not None:
         counts = ", ".join(f"{name} {count}" for name, count in verifier["counts"].items())

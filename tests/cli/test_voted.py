@@ -64,6 +64,8 @@ def test_an_evaluation_draws_what_serve_would(folder):
     assert "fake answers" not in done.stderr
     figures = json.loads((folder / "e.json").read_text())
     assert ("calibration", COUNT) == (figures["ranked_by"], figures["n"])
+    assert 0 < figures["votes_asked"] <= 1
+    assert "asked for in" in done.stdout
     assert {"vote_top", "vote_margin", "vote_share"} <= figures["auroc"].keys()
 
 
