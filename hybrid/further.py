@@ -1,4 +1,4 @@
-"""What do further answers to one prompt say? Drawn beside the draft, to see how far they agree and what they elect."""
+"""What do further answers to one prompt say? Drawn beside the draft, to see how far they agree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hybrid.policy.model import Agreement, Ballot, Draft, Limits
 from hybrid.policy.promise import Promise, is_worth_votes
 from hybrid.policy.tasks import TaskKind, options_in
 from hybrid.policy.votes import agreement_of, count
-from hybrid.reasoned import is_letter, reasoned
+from hybrid.reasoned import reasoned
 from hybrid.types import ChatRequest, Event, Finished, FinishReason, TextDelta, TokenSignal
 
 TEMPERATURE, TOP_P = 0.7, 0.95
@@ -75,30 +75,22 @@ def pick(draft: Sample, others: Sequence[Sample], kind: TaskKind, question: str)
     )
 
 
-def elect(draft: Sample, votes: Sequence[Sample], question: str, *, is_fixed: bool) -> Picked | None:
-    """Elect the letter to release, by the draft's own likelihoods and by what reasons came to.
+def vote(draft: Sample, votes: Sequence[Sample], question: str) -> Picked | None:
+    """Count the votes of reasoned answers for the letter that a draft names; the letter stays.
 
-    Args:
-        is_fixed: the draft cannot be replaced by another letter: it is judged by what speaks for its own.
-    Returns: None where there is nothing to elect: no votes, no likelihoods of options, or a draft that names none.
+    Returns: None where there is nothing to count: no votes, no likelihoods of options, or a draft that names none.
     """
     letters = options_in(question)
     options = next((signal.options for signal in draft.signals if signal.options), ())
     (said,) = places_said([draft.text], letters)
-    is_fixed = is_fixed or not is_letter(draft.text)
-    if not votes or len(options) != len(letters) or (is_fixed and said is None):
+    if not votes or len(options) != len(letters) or said is None:
         return None
-    ballot = count(options, places_said([vote.text for vote in votes], letters), said if is_fixed else None)
-    letter, for_it = LETTERS[ballot.said], f"{ballot.votes[ballot.said]:.0%} of {len(votes)} votes"
-    kept = Picked(
-        agreement=agreement_of(ballot, len(votes) + 1, was_said=ballot.said == said),
+    ballot = count(len(letters), places_said([vote.text for vote in votes], letters), said)
+    return Picked(
+        agreement=agreement_of(ballot, len(votes) + 1),
         ballot=ballot,
-        note=f"{letter} is elected with {for_it}" if not is_fixed else f"the answer stays {letter}, with {for_it}",
+        note=f"{ballot.votes[said]:.0%} of {len(votes)} votes are for {LETTERS[said]}",
     )
-    if ballot.said == said:
-        return kept
-    instead = Sample((TextDelta(letter, draft.signals), draft.events[-1]), draft.signals)
-    return replace(kept, instead=instead, note=f"{kept.note}: the draft is replaced")
 
 
 class FurtherSamples:
@@ -113,7 +105,6 @@ class FurtherSamples:
     def __init__(self, local: Supervisor, terms: LocalRequest, order: Submit, promise: Promise, kind: TaskKind) -> None:
         self._local, self._promise, self._kind = local, promise, kind
         self._question = next((one.text for one in reversed(terms.request.messages) if one.role == "user"), "")
-        self._is_fixed = terms.top_logprobs is not None
         self._why_none = "nothing to compare it with"
         self._order = msgspec.structs.replace(
             order,
@@ -166,7 +157,7 @@ class FurtherSamples:
         if not others:
             return self._why_none
         if self._promise.votes:
-            return elect(draft, others, self._question, is_fixed=self._is_fixed) or self._why_none
+            return vote(draft, others, self._question) or self._why_none
         return pick(draft, others, self._kind, self._question)
 
     def cancel(self) -> int:

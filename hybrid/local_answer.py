@@ -142,7 +142,7 @@ class LocalAnswers:
         answer.log.agreement, answer.log.ballot = picked.agreement, picked.ballot
         if instead is None:
             return held
-        options, answer.log = answer.log.options, DraftLog(agreement=picked.agreement, ballot=picked.ballot)
+        options, answer.log = answer.log.options, DraftLog(agreement=picked.agreement)
         answer.log.add(instead.signals)
         answer.log.options = options
         answer.text = [instead.text]

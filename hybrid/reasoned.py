@@ -44,11 +44,6 @@ def reasoned(request: ChatRequest, recipe: Recipe = REASONED) -> ChatRequest | N
     )
 
 
-def is_letter(text: str) -> bool:
-    """Whether an answer is nothing but the letter of an option, so that another may stand in its place."""
-    return _LETTER.fullmatch(text) is not None
-
-
 def _without_form(question: str) -> str:
     head, newline, last = question.rstrip().rpartition("\n")
     return head.rstrip() if newline and _HOW_TO_ANSWER.fullmatch(last.strip().rstrip(".")) else question.strip()
@@ -57,8 +52,8 @@ def _without_form(question: str) -> str:
 def _without_letters(talk: Sequence[Message]) -> Iterator[Message]:
     for place, message in enumerate(talk):
         following = talk[place + 1] if place + 1 < len(talk) else None
-        if message.role == "assistant" and is_letter(message.text):
+        if message.role == "assistant" and _LETTER.fullmatch(message.text):
             continue
-        if message.role == "user" and following is not None and is_letter(following.text):
+        if message.role == "user" and following is not None and _LETTER.fullmatch(following.text):
             continue
         yield message

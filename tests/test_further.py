@@ -9,7 +9,7 @@ import pytest
 from hybrid.calibration.recipes import REASONED
 from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor
-from hybrid.further import FurtherSamples, Sample, elect, pick
+from hybrid.further import FurtherSamples, Sample, pick, vote
 from hybrid.local_request import LocalRequest
 from hybrid.policy.model import Draft
 from hybrid.policy.tasks import TaskKind
@@ -67,43 +67,31 @@ def test_letters_are_compared_among_the_options_that_were_offered():
 ASKED = "Which?\nA. x\nB. y"
 
 
-def _letter(text: str = "A", *, shares: tuple[float, ...] = (0.6, 0.4), finish=FinishReason.LENGTH) -> Sample:
+def _letter(text: str = "A") -> Sample:
     """An answer that begins with the options' likelihoods."""
-    signal = TokenSignal(-0.1, 0.2, 0.9, tuple(map(math.log, shares)))
-    return Sample((TextDelta(text, (signal,)), Finished(finish, None)), (signal,))
+    signal = TokenSignal(-0.1, 0.2, 0.9, (math.log(0.6), math.log(0.4)))
+    return Sample((TextDelta(text, (signal,)), Finished(FinishReason.LENGTH, None)), (signal,))
 
 
 @pytest.mark.parametrize(
-    ("votes", "released", "share"),
+    ("draft", "votes", "shares", "is_majority"),
     [
-        pytest.param(["so: the answer is B.", "The answer is B."], "B", 1.0, id="outvoted"),
-        pytest.param(["The answer is A.", "The answer is B."], "A", 0.5, id="undecided-votes-leave-the-letter"),
-        pytest.param(["who knows", "The answer is C."], "A", 0.0, id="no-vote-is-for-an-option"),
+        pytest.param("A", ["so: the answer is B.", "The answer is B."], (0.0, 1.0), False, id="all-against-it"),
+        pytest.param("A. It is x.", ["The answer is A.", "The answer is B."], (0.5, 0.5), True, id="undecided"),
+        pytest.param("A", ["who knows", "The answer is C."], (0.0, 0.0), True, id="for-no-option"),
     ],
 )
-def test_a_letter_is_elected(votes, released, share):
-    """By its own likelihood and by what reasons came to; what is released ends as the draft did."""
-    draft = _letter()
-    found = elect(draft, [_sample(vote) for vote in votes], ASKED, is_fixed=False)
-
-    assert released == ("A" if found.instead is None else found.instead.text)
-    assert (share, released == "A") == (found.agreement.share, found.agreement.is_majority)
-    assert found.instead is None or draft.events[-1] == found.instead.events[-1]
-
-
-@pytest.mark.parametrize(
-    ("draft", "is_fixed"),
-    [
-        pytest.param(_letter("A. It is x.", finish=FinishReason.STOP), False, id="it-says-more-than-a-letter"),
-        pytest.param(_letter(), True, id="the-client-wants-its-likelihoods"),
-    ],
-)
-def test_an_answer_that_cannot_be_replaced_is_judged_by_what_speaks_for_it(draft, is_fixed):
-    """It stays, and what the votes say against it is its own doubt."""
-    found = elect(draft, [_sample("The answer is B.")] * 4, ASKED, is_fixed=is_fixed)
+def test_votes_are_counted_and_the_letter_stays(draft, votes, shares, is_majority):
+    """They say how sure it is, and never replace it."""
+    found = vote(_letter(draft), [_sample(one) for one in votes], ASKED)
 
     assert found.instead is None
-    assert (0, 0.0) == (found.ballot.said, found.agreement.share)
+    assert (shares, 0) == (found.ballot.votes, found.ballot.said)
+    assert (shares[0], 3, is_majority) == (
+        found.agreement.share,
+        found.agreement.samples,
+        found.agreement.is_majority,
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,12 +99,12 @@ def test_an_answer_that_cannot_be_replaced_is_judged_by_what_speaks_for_it(draft
     [
         pytest.param(_letter(), [], id="no-votes"),
         pytest.param(_sample("A", tokens=1), [_sample("The answer is B.")], id="no-likelihoods"),
-        pytest.param(_letter("It depends.", finish=FinishReason.STOP), [_sample("B")], id="it-names-no-option"),
+        pytest.param(_letter("It depends."), [_sample("B")], id="it-names-no-option"),
     ],
 )
-def test_nothing_is_elected_without_a_letter_or_votes(draft, votes):
+def test_nothing_is_counted_without_a_letter_or_votes(draft, votes):
     """Then the calibration has nothing to say of the answer."""
-    assert elect(draft, votes, ASKED, is_fixed=False) is None
+    assert vote(draft, votes, ASKED) is None
 
 
 LETTER = Draft(logprobs=(-0.5,), options=(-0.5, -0.9))

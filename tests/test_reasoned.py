@@ -6,7 +6,7 @@ import pytest
 
 from hybrid.calibration.datasets import Question
 from hybrid.calibration.recipes import REASONED, RECIPES, ask
-from hybrid.reasoned import is_letter, reasoned
+from hybrid.reasoned import reasoned
 from hybrid.types import ChatRequest, ImagePart, Message, TextPart
 
 QUESTION = Question(id="a", scorer="choice", question="Which of these? ", choices=("x", "y", "z"), answer="B")
@@ -67,10 +67,11 @@ def test_what_is_asked_after_the_options_stays(more):
     assert f"{ASKED}\n{more}\n{REASONED.closing}" == _last(_request(_turn("user", f"{ASKED}\n{more}")))
 
 
-def test_rules_and_talk_stay_and_letters_go():
+@pytest.mark.parametrize("letter", ["B", " (B).", "**B**", "B.\n"])
+def test_rules_and_talk_stay_and_letters_go(letter):
     """Rules come before the examples, what was talked of after them; turns that answer with a letter are examples."""
+    letters = [_turn("user", "Which?\nA. 1\nB. 2"), _turn("assistant", letter)]
     talk = [_turn("user", "I am in year 9."), _turn("assistant", "Good to know.")]
-    letters = [_turn("user", "Which?\nA. 1\nB. 2"), _turn("assistant", " (B).")]
     found = reasoned(_request(_turn("system", "Be exact."), *talk, *letters, _turn("user", ASKED)))
 
     examples = 2 * len(REASONED.examples)
@@ -92,12 +93,3 @@ def test_rules_and_talk_stay_and_letters_go():
 def test_what_cannot_be_asked_so_is_not(request_):
     """None says that there will be no votes."""
     assert reasoned(request_) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "is_one"),
-    [("B", True), (" B.\n", True), ("(C)", True), ("**A**", True), ("B because", False), ("", False), ("AB", False)],
-)
-def test_a_bare_letter_is_told(text, is_one):
-    """Only one may be replaced by another."""
-    assert is_one is is_letter(text)

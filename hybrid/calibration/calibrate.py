@@ -32,8 +32,6 @@ BARE: Mapping[Scorer, str] = {
     "text": "weak_quarter_logprob",
 }
 """The one feature that is kept where nothing beats it."""
-BARE_VOTE = "vote_top"
-"""The same of a choice that was voted on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,9 +76,9 @@ def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, go
     Raises: CommandError if there are too few rows or only one label.
     """
     prior = table.option_prior()
-    rows, bare = table.features(prior), BARE_VOTE if goal.votes else BARE[scorer]
-    local = fit_rows(rows, table.local_right, bare, goal.seed)
-    cloud = _fit_cloud(rows, table.cloud_right, bare, goal.seed)
+    rows = table.features(prior)
+    local = fit_rows(rows, table.local_right, BARE[scorer], goal.seed)
+    cloud = _fit_cloud(rows, table.cloud_right, BARE[scorer], goal.seed)
     score, ranks_by_gain = _score(table, local, cloud)
     counts = counts_of(score, regrets(table.local_right, table.cloud_right))
     certified = certify(counts.counted(), goal.max_regret, goal.delta, is_at_chance=local.report.is_at_chance)

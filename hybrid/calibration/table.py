@@ -88,10 +88,10 @@ def tabulate(
 ) -> Table:
     """Mark the kept answers.
 
-    With several samples the answer that counts is the first one of the largest group that agrees, or the option that
-    the letter and the votes for reasons elect: what would be released. Without a gold answer the recorded cloud's is
-    the label, and the cloud is right by definition. A question that stands there again under another id has the very
-    same answer, and counts once: bounds take rows for independent.
+    With several samples the answer that counts is the first one of the largest group that agrees: what would be
+    released; votes for reasons stand beside the letter, which stays. Without a gold answer the recorded cloud's is the
+    label, and the cloud is right by definition. A question that stands there again under another id has the very same
+    answer, and counts once: bounds take rows for independent.
 
     Args:
         votes: where the answers after the first are kept, if they were asked in other words, for their reasons.
@@ -136,7 +136,7 @@ def _row(
     if not greedy.logprobs:
         return "answered by nothing"
     there = [answer for answer in answers if answer is not None]
-    answer, draft = elected(question, there) if is_voted else chosen(question, there)
+    answer, draft = voted(question, there) if is_voted else chosen(question, there)
     cloud_right, cloud_text = _cloud(question, cloud)
     if cloud is not None and cloud_right is None and cloud_text is None:
         return "that the cloud gave no whole answer to"
@@ -177,19 +177,17 @@ def chosen(question: Question, answers: Sequence[Answer]) -> tuple[Answer, Draft
     )
 
 
-def elected(question: Question, answers: Sequence[Answer]) -> tuple[Answer, Draft]:
-    """Elect the letter to release, by the one that was said at once and by those that reasons came to."""
+def voted(question: Question, answers: Sequence[Answer]) -> tuple[Answer, Draft]:
+    """Give the letter that was said at once, and beside it the votes of those that came to one by reasons."""
     first, *others = answers
-    draft = first.draft()
-    if not others or not first.options:
+    draft, options = first.draft(), question.choices
+    (letter,) = places_said([first.text], options)
+    if not others or not first.options or letter is None:
         return first, draft
-    ballot = count(first.options, places_said([said(other) for other in others], question.choices))
-    letter, total_s = LETTERS[ballot.said], max(other.total_s for other in others)
-    was_said = choice(first.text, question.choices) == letter
-    return (
-        msgspec.structs.replace(first, text=letter, total_s=max(first.total_s, total_s)),
-        replace(draft, agreement=agreement_of(ballot, len(answers), was_said=was_said), ballot=ballot),
-    )
+    ballot = count(len(options), places_said([said(other) for other in others], options), letter)
+    total_s = max(answer.total_s for answer in answers)
+    agreement = agreement_of(ballot, len(answers))
+    return msgspec.structs.replace(first, total_s=total_s), replace(draft, agreement=agreement, ballot=ballot)
 
 
 def said(answer: Answer) -> str:

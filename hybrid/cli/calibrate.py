@@ -36,6 +36,7 @@ from hybrid.cli.calibration import (
 from hybrid.cli.cloud_answers import with_cloud
 from hybrid.config import Config
 from hybrid.errors import CommandError
+from hybrid.policy.features import SAMPLE_FEATURES, VOTE_FEATURES
 from hybrid.types import Json
 from hybrid.wiring import calibration_dir
 
@@ -165,9 +166,10 @@ def _lines(made: Calibrated, goal: Goal) -> Iterator[str]:
     task, report, certified = made.task, made.local.report, made.certified
     yield f"{task.task} ({task.kind.value}): {task.rows} questions, labels: {task.labels}"
     cloud = "" if task.cloud_rate is None else f", the cloud in {task.cloud_rate:.1%}"
-    voted = f", by a letter and {task.samples - 1} votes for reasons" if task.votes else ""
-    yield f"  local is right in {task.base_rate:.1%}{cloud}{voted}"
+    yield f"  local is right in {task.base_rate:.1%}{cloud}"
     yield f"  fitted: {report.method} on {', '.join(report.features)}"
+    if task.votes and not {*VOTE_FEATURES, *SAMPLE_FEATURES} & set(report.features):
+        yield f"  the {task.samples - 1} votes tell no more than the letter, which --samples 1 has in a tenth of the time"
     yield f"    {report.why}"
     low, high = report.auroc_ci95
     floor = f"chance alone {report.ece_floor:.3f}"

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from hybrid.calibration.calibrate import BARE, BARE_VOTE
+from hybrid.calibration.calibrate import BARE
 from hybrid.calibration.datasets import Dataset, Scorer
 from hybrid.calibration.evaluate import Evaluated, Limits, Prices, evaluate
 from hybrid.calibration.plots import Picture, draw
@@ -78,7 +78,7 @@ def evaluate_model(
         made = evaluate(
             table,
             promise.promise,
-            Limits(_bare_of(one), policy.max_regret, policy.delta, _prices(name), seed),
+            Limits(BARE[one.scorer], policy.max_regret, policy.delta, _prices(name), seed),
         )
         reports[one.scorer] = made.report
         print("\n".join(_lines(one.scorer, table, made, found, name, promise)))
@@ -121,17 +121,13 @@ def _as_served(book: PromiseBook) -> Samples:
     return samples
 
 
-def _bare_of(asked: Asked) -> str:
-    return BARE[asked.scorer] if asked.votes is None else BARE_VOTE
-
-
 def _promise(book: PromiseBook, model: Model, asked: Asked) -> Found:
     found = book.find(model, KINDS[asked.scorer], asked.questions[0].task or None)
     if found.promise is not None and found.promise.samples != asked.samples:
         what = f"the calibration is of {found.promise.samples} answers to each question, not of {asked.samples}"
         found = Found(None, what)
     if found.why is not None:
-        print(f"not calibrated ({found.why}): ranked by the bare {_bare_of(asked)}", file=sys.stderr)
+        print(f"not calibrated ({found.why}): ranked by the bare {BARE[asked.scorer]}", file=sys.stderr)
     return found
 
 

@@ -295,7 +295,7 @@ class Agreement:
 
     share: of all samples, those in the largest group of equal answers; in (0, 1]. samples: how many there are.
     is_majority: whether the draft that would be released is in that group.
-    Of reasoned answers to a choice: those for the option that is released, in [0, 1], and whether it was the draft's.
+    Of reasoned answers to a choice: those for the draft's option, in [0, 1], and whether no other has more.
     """
 
     share: float
@@ -308,7 +308,7 @@ class Ballot:
     """What reasoned answers to a choice say, beside the letter that the model says at once.
 
     votes: the share of them that names each option, shape (n_options,); what names none leaves their sum below 1.
-    said: the place of the option that would be released.
+    said: the place of that letter among the options.
     """
 
     votes: tuple[float, ...]

@@ -172,7 +172,7 @@ def judge_by(promise: Promise, found: Mapping[str, float]) -> Judgement | None:
 def at_most(promise: Promise, draft: Draft) -> Judgement | None:
     """Judge a letter as if all votes were for it: no ballot scores higher, where votes count for an answer."""
     ballot = unanimous(draft.options)
-    agreement = agreement_of(ballot, promise.samples, was_said=True)
+    agreement = agreement_of(ballot, promise.samples)
     return judge(promise, replace(draft, ballot=ballot, agreement=agreement))
 
 
@@ -185,7 +185,7 @@ def is_worth_votes(promise: Promise, draft: Draft) -> bool:
 
 
 def grows_with_votes(model: LinearModel) -> bool:
-    """Whether a vote more for what is released never lowers the chance that the model states."""
+    """Whether a vote more for the letter never lowers the chance that the model states."""
     counted = zip(model.features, model.coefficients, strict=True)
     return all(weight >= 0 for name, weight in counted if name in (*VOTE_FEATURES, *SAMPLE_FEATURES))
 

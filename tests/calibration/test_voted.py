@@ -1,4 +1,4 @@
-"""A choice with votes for reasons: what is asked, and which letter counts."""
+"""A choice with votes for reasons: what is asked, and what is told of the letter."""
 
 import math
 
@@ -10,7 +10,7 @@ from hybrid.calibration.recipes import REASONED, RECIPES
 from hybrid.calibration.session import Asked
 from hybrid.calibration.table import tabulate
 from hybrid.errors import DatasetError
-from hybrid.policy.model import Agreement
+from hybrid.policy.model import Agreement, Ballot
 from hybrid.types import FinishReason
 
 QUESTION = Question(id="q", scorer="choice", question="Which?", choices=("w", "x", "y", "z"), answer="C")
@@ -55,19 +55,19 @@ def test_what_is_missing_is_asked(tmp_path, answers, wanted):
     assert wanted == _numbers(_asked(tmp_path, *answers))
 
 
-def test_the_elected_letter_counts(tmp_path):
-    """The votes overrule what was said at once; one that a limit cut off names nothing."""
+def test_the_letter_counts_and_votes_are_told_of_it(tmp_path):
+    """One that a limit cut off names nothing. It takes as long as the last."""
     votes = [
         _vote(1, "So the answer is C."),
-        _vote(2, "The answer is C."),
+        _vote(2, "The answer is A."),
         _vote(3, "The answer is A", FinishReason.LENGTH),
     ]
     asked = _asked(tmp_path, LETTER, *votes)
     [row] = tabulate(asked.questions, asked.file, samples=4, votes=asked.votes).rows
 
-    assert ("C", True, 4.0) == (row.answer.text, row.is_right, row.answer.total_s)
-    assert ((0.0, 0.0, 2 / 3, 0.0), 2) == (row.draft.ballot.votes, row.draft.ballot.said)
-    assert Agreement(2 / 3, 4, is_majority=False) == row.draft.agreement
+    assert ("A", False, 4.0) == (row.answer.text, row.is_right, row.answer.total_s)
+    assert Ballot((1 / 3, 0.0, 1 / 3, 0.0), 0) == row.draft.ballot
+    assert Agreement(1 / 3, 4, is_majority=True) == row.draft.agreement
     assert LETTER.logprobs == row.draft.logprobs
 
 

@@ -46,14 +46,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_a_calibration_says_that_it_was_voted_on(folder):
-    """Forty letters and three votes for each; the artefact keeps by which words the votes were asked for."""
-    assert "by a letter and 3 votes for reasons" in (folder / "printed").read_text()
+def test_a_calibration_says_what_votes_are_worth(folder):
+    """Forty letters and three votes for each; the echo's letter tells all that they do, so the bare margin stays."""
+    assert "the 3 votes tell no more than the letter" in (folder / "printed").read_text()
     assert f"{4 * COUNT} of {4 * COUNT}" in (folder / "said").read_text()
     [path] = (folder / "calibration").glob("*.json")
     [task] = read_artefact(path).tasks
     assert (4, REASONED.digest) == (task.samples, task.votes)
-    assert ("vote_top",) == task.local.features
+    assert ("option_margin",) == task.local.features
 
 
 def test_an_evaluation_draws_what_serve_would(folder):

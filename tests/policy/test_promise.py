@@ -291,14 +291,14 @@ BY_VOTES = LinearModel(
 )
 def test_no_ballot_scores_higher_than_all_votes_for_the_letter(given_):
     """So a letter that even those would not lift needs no votes."""
-    options, said = given_
-    promise = _promise(local=BY_VOTES, samples=len(said) + 1, votes="words")
+    options, voted = given_
+    promise = _promise(local=BY_VOTES, samples=len(voted) + 1, votes="words")
     draft = Draft(logprobs=(max(options),), options=options)
-    ballot = count(options, said)
-    voted = replace(draft, ballot=ballot, agreement=agreement_of(ballot, promise.samples, was_said=True))
+    ballot = count(len(options), voted, max(range(len(options)), key=options.__getitem__))
+    with_votes = replace(draft, ballot=ballot, agreement=agreement_of(ballot, promise.samples))
 
     highest = at_most(promise, draft).score
-    assert judge(promise, voted).score <= highest + 1e-12
+    assert judge(promise, with_votes).score <= highest + 1e-12
     assert is_worth_votes(replace(promise, vote_floor=highest), draft)
     assert not is_worth_votes(replace(promise, vote_floor=math.nextafter(highest, 2)), draft)
     assert is_worth_votes(promise, draft)
