@@ -49,6 +49,11 @@ class Calibrated:
     score: NDArray[np.float64]
     certified: Certified
 
+    @property
+    def has_idle_votes(self) -> bool:
+        """Whether votes were drawn, and nothing that the fit uses comes of them."""
+        return bool(self.task.votes) and {*VOTE_FEATURES, *SAMPLE_FEATURES}.isdisjoint(self.task.local.features)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:

@@ -36,7 +36,6 @@ from hybrid.cli.calibration import (
 from hybrid.cli.cloud_answers import with_cloud
 from hybrid.config import Config
 from hybrid.errors import CommandError
-from hybrid.policy.features import SAMPLE_FEATURES, VOTE_FEATURES
 from hybrid.types import Json
 from hybrid.wiring import calibration_dir
 
@@ -168,8 +167,8 @@ def _lines(made: Calibrated, goal: Goal) -> Iterator[str]:
     cloud = "" if task.cloud_rate is None else f", the cloud in {task.cloud_rate:.1%}"
     yield f"  local is right in {task.base_rate:.1%}{cloud}"
     yield f"  fitted: {report.method} on {', '.join(report.features)}"
-    if task.votes and not {*VOTE_FEATURES, *SAMPLE_FEATURES} & set(report.features):
-        yield f"  the {task.samples - 1} votes tell no more than the letter, which --samples 1 has in a tenth of the time"
+    if made.has_idle_votes:
+        yield f"  the {task.samples - 1} votes tell no more than the letter, which --samples 1 has ten times as fast"
     yield f"    {report.why}"
     low, high = report.auroc_ci95
     floor = f"chance alone {report.ece_floor:.3f}"
