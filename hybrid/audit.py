@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -157,13 +157,14 @@ class Auditor:
                 origin = Origin.ESCALATION if journal.hedge is None else Origin.HEDGE
                 self._start(self._label(answered, journal, cloud, origin, (provider, model)))
         elif (option := self._drawn(answered, journal)) is not None:
+            # As long as nobody has answered, it is one without an answer, should this process end.
+            waiting = self._labelled(answered, journal, Origin.AUDIT, (option.provider, option.model), agrees=None)
             if self._waiting >= MOST_WAITING:
                 self._left_out += 1
-                self._keep(
-                    self._labelled(answered, journal, Origin.AUDIT, (option.provider, option.model), agrees=None)
-                )
+                self._keep(waiting)
                 return
             self._waiting += 1
+            self._write(waiting)
             self._start(self._audit(answered, journal, option))
 
     async def aclose(self) -> None:
@@ -241,6 +242,9 @@ class Auditor:
         agrees = await asyncio.to_thread(agree, kind, question[-1] if question else "", answered.local, cloud)
         if agrees is not None:
             self._keep(self._labelled(answered, journal, origin, names, agrees=agrees))
+        elif origin is Origin.AUDIT:  # an answer that says nothing to compare with is none to be sorry for
+            with suppress(StoreError):
+                self._ledger.drop_label(journal.id)
 
     def _labelled(
         self, answered: Answered, journal: Journal, origin: Origin, names: tuple[str, str], *, agrees: bool | None
@@ -288,12 +292,16 @@ class Auditor:
         return rate if origin is Origin.AUDIT else 1.0
 
     def _keep(self, label: Label) -> None:
+        if self._write(label):
+            self._book.take(label)
+
+    def _write(self, label: Label) -> bool:
         try:
             self._ledger.keep_label(label)
         except StoreError as closed:
             log.warning("a comparison with the cloud was not kept: %s", closed)
-            return
-        self._book.take(label)
+            return False
+        return True
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

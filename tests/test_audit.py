@@ -65,8 +65,13 @@ class Labels:
         self.kept: list[Label] = []
 
     def keep_label(self, label: Label) -> None:
-        """Keep it."""
+        """Keep it, in the place of one without an answer."""
+        self.drop_label(label.request_id)
         self.kept.append(label)
+
+    def drop_label(self, request_id: str) -> None:
+        """Forget one without an answer."""
+        self.kept = [one for one in self.kept if one.request_id != request_id or one.is_answered]
 
     def take(self, _label: Label) -> None:
         """It is kept already."""
@@ -198,8 +203,8 @@ class Rows(Labels):
 ACCEPTED = Review(is_accepted=True, reason=Reason.CONFIDENCE, confidence=0.9, is_calibrated=False, checks=())
 
 
-def audited(clouds: object, waiting: int = 0) -> list[Label]:
-    """The labels that come of one accepted answer that is drawn to be audited."""
+def audited(clouds: object, waiting: int = 0, turns: int = 100) -> list[Label]:
+    """The labels that come of one accepted answer that is drawn to be audited, after so many turns of the loop."""
     fallback = CloudOption(provider="big", model="m")
     answered = Answered(
         request=ChatRequest(model="hybrid", messages=()),
@@ -219,11 +224,41 @@ def audited(clouds: object, waiting: int = 0) -> list[Label]:
         auditor = Auditor(clouds, rows, rows, share=1.0)
         auditor._waiting = waiting
         auditor.answered(answered, journal)
-        for _ in range(100):
+        for _ in range(turns):
             await asyncio.sleep(0)
+        found.extend(rows.kept)
+        await auditor.aclose()
 
+    found: list[Label] = []
     asyncio.run(scenario())
-    return rows.kept
+    return found
+
+
+class Saying(Refusing):
+    """Clouds that answer with a text, or with a refusal that says nothing to compare with."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    async def call(self, *_: object):
+        """Answer."""
+        if self._text:
+            yield TextDelta(self._text)
+        yield Finished(FinishReason.STOP, None)
+
+
+def test_an_audit_is_written_down_before_the_cloud_is_asked():
+    """A process that is killed meanwhile leaves a label without an answer, and not one audit less."""
+    (label,) = audited(Saying("yes"), turns=0)
+    assert (Origin.AUDIT, False, False) == (label.origin, label.is_answered, label.agrees)
+
+    (label,) = audited(Saying("yes"), turns=3000)
+    assert (Origin.AUDIT, True, True) == (label.origin, label.is_answered, label.agrees)
+
+
+def test_an_answer_that_says_nothing_leaves_no_label():
+    """Neither for nor against: the one that waited for it is taken back."""
+    assert [] == audited(Saying(""), turns=3000)
 
 
 @pytest.mark.parametrize("waiting", [0, MOST_WAITING], ids=["refused", "too-many-wait"])

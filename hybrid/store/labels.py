@@ -26,6 +26,8 @@ VALUES (:request_id, :made_at_us, :origin, :weight, :rate, :kind, :task, :calibr
     :template_fingerprint, :provider, :model, :p_local, :p_cloud, :score, :is_accepted, :is_flawed, :agrees,
     :is_answered, :features_json)"""
 
+_DROP_UNANSWERED = "DELETE FROM labels WHERE request_id = :request_id AND NOT is_answered"
+
 # The last ones, in the order in which they were written.
 _SELECT = """
 SELECT * FROM (SELECT * FROM labels WHERE (:fingerprint IS NULL OR fingerprint = :fingerprint)
@@ -95,7 +97,8 @@ class KeptStanding:
 
 
 def insert_label(connection: sqlite3.Connection, label: Label) -> None:
-    """Write a label. Raises: sqlite3.IntegrityError if the request has one already."""
+    """Write a label, in the place of one without an answer. Raises: sqlite3.IntegrityError if it has an answer."""
+    drop_unanswered(connection, label.request_id)
     values: dict[str, str | float | None] = {name: getattr(label, name) for name in _PLAIN}
     flags = {name: int(getattr(label, name)) for name in ("is_accepted", "is_flawed", "agrees", "is_answered")}
     connection.execute(
@@ -108,6 +111,11 @@ def insert_label(connection: sqlite3.Connection, label: Label) -> None:
             "features_json": msgspec.json.encode(label.features).decode(),
         },
     )
+
+
+def drop_unanswered(connection: sqlite3.Connection, request_id: str) -> None:
+    """Forget a request's label if it has no answer yet."""
+    connection.execute(_DROP_UNANSWERED, {"request_id": request_id})
 
 
 def upsert_standing(connection: sqlite3.Connection, standing: KeptStanding) -> None:

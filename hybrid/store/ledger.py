@@ -57,10 +57,6 @@ LINGER_S = 0.02
 """How long a write that nobody waits for waits for others, to be written with them."""
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Ledger:
     """Requests and money on disk. All methods are called from the event loop; one thread of its own does the writing.
 
@@ -77,7 +73,7 @@ class Ledger:
         self,
         path: Path,
         *,
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         max_pending_writes: int = 10_000,
         retry_after_s: float = 1.0,
         has_escrow: bool = False,
@@ -174,6 +170,10 @@ class Ledger:
     def keep_label(self, label: labels.Label) -> None:
         """Write down whether local and cloud agreed on a request, soon and in order."""
         self._tell(lambda connection: labels.insert_label(connection, label), f"the label of {label.request_id}")
+
+    def drop_label(self, request_id: str) -> None:
+        """Forget a label that waited for an answer, soon and in order."""
+        self._tell(lambda connection: labels.drop_unanswered(connection, request_id), f"the label of {request_id}")
 
     def keep_standing(self, standing: labels.KeptStanding) -> None:
         """Write down what is known of a promise, soon and in order."""

@@ -57,6 +57,21 @@ def test_the_last_labels_of_one_calibration_in_their_order(path):
     assert ["req_1", "req_4", "req_7"] == [one.request_id for one in read_labels(path, fingerprint="f1")]
 
 
+def test_an_answer_takes_the_place_of_none(path):
+    """Of an audit that was asked, and then answered; what was taken back is gone, and what has an answer stays."""
+    waiting = label(1, agrees=False, is_answered=False)
+
+    async def write() -> None:
+        async with ledger_at(path) as ledger:
+            for one in (waiting, label(1), label(2, agrees=False, is_answered=False), label(3)):
+                ledger.keep_label(one)
+            for number in (2, 3):
+                ledger.drop_label(f"req_{number}")
+
+    asyncio.run(write())
+    assert (label(1), label(3)) == read_labels(path)
+
+
 def test_a_request_has_one_label(path):
     """A second one of the same request is not taken, and takes nothing along."""
     _keep(path, label(1), label(1, agrees=False), label(2))
