@@ -26,6 +26,8 @@ SAMPLED = replace(GREEDY, temperature=0.7, top_p=0.95, seed=1000)
 """How further samples of a prompt are drawn. Source of the temperature: Wang et al., ICLR 2023, arXiv:2203.11171."""
 LARGEST = 1e6
 """Of a draft's features, which are logarithms, shares and counts of tokens: what is beyond was broken on its way."""
+LEAST_LOGPROB = -1e4
+"""Of an option that cannot be said, instead of minus infinity, which JSON has no number for."""
 MOST_BROKEN = 4
 """Questions that may fail alone, one after the other, before the whole run is given up; before that, of each place."""
 
@@ -333,7 +335,7 @@ class _Growing:
             logprobs=_short(logprobs),
             entropies=_short(entropies),
             margins=_short(margins),
-            options=_short(self._options),
+            options=_short([LEAST_LOGPROB if one < LEAST_LOGPROB else one for one in self._options]),
             total_s=total_s,
         )
         if not answer.is_sound:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 
@@ -9,15 +10,16 @@ import pytest
 from msgspec import structs
 
 from hybrid.calibration.datasets import Question
-from hybrid.calibration.drafts import DraftFile, draft_all, key_of, missing
-from hybrid.calibration.recipes import RECIPES, Recipe
+from hybrid.calibration.drafts import LEAST_LOGPROB, DraftFile, _Growing, draft_all, key_of, missing
+from hybrid.calibration.recipes import RECIPES, Recipe, ask
 from hybrid.calibration.table import tabulate
 from hybrid.engine.frames import Submit
 from hybrid.engine.generation import Generation
 from hybrid.engine.process import SupervisorOptions
 from hybrid.engine.supervisor import Supervisor
 from hybrid.errors import LocalError
-from hybrid.types import FinishReason
+from hybrid.local_request import LocalRequest
+from hybrid.types import Finished, FinishReason, TextDelta, TokenSignal
 
 TIME_LIMIT_S = 30
 ECHO = Recipe(max_output_tokens=200)
@@ -243,3 +245,16 @@ def test_a_question_that_stands_there_twice_counts_once(tmp_path):
 
     table = tabulate([*questions, *copies], file)
     assert (3, {"that stand there already, under another id": 3}) == (len(table.rows), table.skipped)
+
+
+def test_an_option_that_cannot_be_said_is_kept_as_a_number(tmp_path):
+    """Minus infinity would be nothing in JSON, and the question asked again at every run."""
+    growing = _Growing(LocalRequest(request=ask(CHOICE, ECHO).request, facts=None), is_thinking=False)
+    growing.hear(TextDelta("B", (TokenSignal(-0.1, 0.2, 0.9, (-math.inf, -0.1)),)))
+    growing.hear(Finished(FinishReason.LENGTH, None))
+    answer = growing.answer("key", 0, 10, 1.0)
+    with DraftFile(tmp_path, "model", ECHO).appending() as append:
+        append(answer)
+
+    assert answer == DraftFile(tmp_path, "model", ECHO).get("key")
+    assert (LEAST_LOGPROB, -0.1) == answer.options
