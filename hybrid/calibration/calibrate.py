@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from msgspec import structs
@@ -40,7 +40,7 @@ class Calibrated:
 
     local: the fit of P(local right); cloud: of P(cloud right), where the cloud's labels are known.
     score: by which thresholds are set, out of fold, shape (n,); minus infinity where there is none.
-    certified: the threshold for the promise.
+    certified: the threshold for the promise. idle_votes: how many were drawn of which nothing is used.
     """
 
     task: Task
@@ -48,11 +48,7 @@ class Calibrated:
     cloud: Fit | None
     score: NDArray[np.float64]
     certified: Certified
-
-    @property
-    def has_idle_votes(self) -> bool:
-        """Whether votes were drawn, and nothing that the fit uses comes of them."""
-        return bool(self.task.votes) and {*VOTE_FEATURES, *SAMPLE_FEATURES}.isdisjoint(self.task.local.features)
+    idle_votes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +80,7 @@ def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, go
     rows = table.features(prior)
     local = fit_rows(rows, table.local_right, BARE[scorer], goal.seed)
     cloud = _fit_cloud(rows, table.cloud_right, BARE[scorer], goal.seed)
+    drawn, goal = goal.samples, _as_used(goal, local, cloud)
     score, ranks_by_gain = _score(table, local, cloud)
     counts = counts_of(score, regrets(table.local_right, table.cloud_right))
     certified = certify(counts.counted(), goal.max_regret, goal.delta, is_at_chance=local.report.is_at_chance)
@@ -104,7 +101,7 @@ def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, go
     task = structs.replace(
         task, reference=reference(local, [row for row, is_one in zip(rows, judged, strict=True) if is_one])
     )
-    return Calibrated(task, local, cloud, score, certified)
+    return Calibrated(task, local, cloud, score, certified, drawn - goal.samples)
 
 
 def _task(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, goal: Goal, local: Fit) -> Task:
@@ -129,6 +126,14 @@ def _task(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, goal: 
         votes=goal.votes,
         report=asdict(local.report) | {"is_at_chance": local.report.is_at_chance},
     )
+
+
+def _as_used(goal: Goal, local: Fit, cloud: Fit | None) -> Goal:
+    """Ask for no votes online that no fit uses: the letter is the same without."""
+    used = {*local.model.features, *(() if cloud is None else cloud.model.features)}
+    if not goal.votes or not used.isdisjoint((*VOTE_FEATURES, *SAMPLE_FEATURES)):
+        return goal
+    return replace(goal, samples=1, votes="")
 
 
 def _vote_floor(goal: Goal, local: Fit, certified: Certified, *, ranks_by_gain: bool) -> float | None:

@@ -167,8 +167,8 @@ def _lines(made: Calibrated, goal: Goal) -> Iterator[str]:
     cloud = "" if task.cloud_rate is None else f", the cloud in {task.cloud_rate:.1%}"
     yield f"  local is right in {task.base_rate:.1%}{cloud}"
     yield f"  fitted: {report.method} on {', '.join(report.features)}"
-    if made.has_idle_votes:
-        yield f"  the {task.samples - 1} votes tell no more than the letter, which --samples 1 has ten times as fast"
+    if made.idle_votes:
+        yield f"  the {made.idle_votes} votes tell no more than the letter, so `serve` asks for none"
     yield f"    {report.why}"
     low, high = report.auroc_ci95
     floor = f"chance alone {report.ece_floor:.3f}"

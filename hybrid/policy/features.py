@@ -28,7 +28,7 @@ TOKEN_FEATURES = (
 OPTION_FEATURES = ("option_margin", "option_top", "option_entropy", "option_mass")
 PRIOR_FEATURES = ("fair_top", "fair_margin")
 SAMPLE_FEATURES = ("agreement", "is_majority")
-VOTE_FEATURES = ("vote_top", "vote_margin", "vote_share", "said_share")
+VOTE_FEATURES = ("vote_top", "vote_margin", "vote_share")
 
 
 def features(draft: Draft) -> dict[str, float]:

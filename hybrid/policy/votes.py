@@ -53,12 +53,11 @@ def agreement_of(ballot: Ballot, answers: int) -> Agreement:
 
 
 def ballot_features(options: Sequence[float], ballot: Ballot) -> dict[str, float]:
-    """Describe the letter by its votes: its share by both, how far that is above the best other's, and each alone."""
+    """Describe the letter by its votes: its share by both, how far that is above the best other's, its votes."""
     shares = together(options, ballot.votes)
     others = max(share for place, share in enumerate(shares) if place != ballot.said)
     return {
         "vote_top": shares[ballot.said],
         "vote_margin": shares[ballot.said] - others,
         "vote_share": ballot.votes[ballot.said],
-        "said_share": option_shares(options)[ballot.said],
     }
