@@ -231,6 +231,18 @@ def test_no_votes_are_asked_for_where_they_cannot_decide(tmp_path):
     _run(tmp_path, msgspec.structs.replace(VOTED, vote_floor=0.999), scenario)
 
 
+def test_a_stream_does_not_wait_for_votes_beyond_its_first_token(tmp_path):
+    """The letter is there at once, its votes take longer than it may: it is released when due, without a promise."""
+
+    def scenario(server: Serving) -> None:
+        answer = server.ask("B\n[slow] A vote takes its time.\nA. x\nB. y", max_tokens=1, stream=True)
+
+        assert ("local", "uncalibrated") == (answer.headers["x-hybrid-route"], answer.headers["x-hybrid-calibration"])
+        assert "judged early: the first token is due" in _events(server, answer)
+
+    _run(tmp_path, VOTED, scenario, "[policy]\nttft_ms = 100\n")
+
+
 def test_votes_in_words_that_are_not_ours_promise_nothing(tmp_path):
     """An artefact of another version of the recipe: no promise, and the log says what to do."""
 
