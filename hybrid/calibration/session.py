@@ -28,7 +28,7 @@ CONTEXT_TOKENS = 8192
 SAMPLES: Mapping[Scorer, int] = {"choice": 1, "number": 5, "python": 1, "text": 1}
 """Answers drawn to each question where nobody says otherwise: agreement tells most where an answer is worked out.
 
-More than one of a choice are the letter and votes for reasons, which rank better and take ten times as long.
+More than one of a choice are the letter and votes for reasons, which take ten times as long.
 """
 
 
