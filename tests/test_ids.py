@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from concurrent.futures import ThreadPoolExecutor
 
-from hybrid.ids import new_id
+from hybrid.ids import TIME_DIGITS, new_id
 
 
 def ids(count):
@@ -14,10 +15,18 @@ def ids(count):
 
 
 def test_they_have_their_prefix_and_length():
-    """Two hex digits a byte, of any number of bytes."""
-    assert [2 + 24, 4 + 32] == [len(new_id("x_")), len(new_id("rsv_", 16))]
+    """Two hex digits a byte, of any number of bytes, after those of the time."""
+    assert [2 + TIME_DIGITS + 24, 4 + TIME_DIGITS + 32] == [len(new_id("x_")), len(new_id("rsv_", 16))]
     assert new_id("x_").startswith("x_")
     assert set(new_id("")) <= set("0123456789abcdef")
+
+
+def test_they_sort_by_time():
+    """As an index keeps them: those of now lie behind all of earlier, so few pages change."""
+    first = new_id("x_")
+    time.sleep(0.002)
+    assert first < new_id("x_")
+    assert abs(int(first[2:][:TIME_DIGITS], 16) - time.time() * 1000) < 60_000
 
 
 def test_threads_get_different_ones():
