@@ -22,8 +22,8 @@ def new_id(prefix: str, size_bytes: int = 12) -> str:
     With names that are random from their start, each row of the ledger changed pages of its own, and three times the
     bytes were written.
 
-    One reading of the system's source is enough for many: asking the system each time lets another thread take the interpreter, and under load the wait to get it back was a
-    fifth of what a gateway added to a request.
+    One reading of the system's source is enough for many: asking it each time lets another thread take the
+    interpreter, and under load the wait to get it back was a fifth of what a gateway added to a request.
     """
     with _lock:
         if len(_left) < size_bytes:
