@@ -1,15 +1,22 @@
-"""Which provider speaks to a configured cloud? Each kind's module is loaded only where a cloud is of that kind."""
+"""Which provider speaks to a configured cloud, and what counts its prompts? Each kind's module is loaded only where a
+cloud is of that kind."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeAlias
 
 from hybrid.config import CloudConfig
+from hybrid.providers import tokenizers
 from hybrid.providers.base import Provider, Timeouts
 from hybrid.providers.keys import ApiKey, Keys
 from hybrid.types import Capability
+
+BY_BYTES = "bytes"
+"""What a cloud's `tokenizer` is where nothing shall count its prompts."""
 
 Maker: TypeAlias = Callable[[CloudConfig, ApiKey, Timeouts], Provider]
 
@@ -29,6 +36,27 @@ def provider_of(cloud: CloudConfig, api_keys: tuple[str, ...] | Keys) -> Provide
         total_s=cloud.total_timeout_s,
     )
     return MAKERS[cloud.kind](cloud, keys, timeouts)
+
+
+def tokenizer_of(cloud: CloudConfig, model: str) -> str | None:
+    """Name what counts the prompts of a cloud's model: what is configured, or else what its provider published, if any.
+
+    Raises: ValueError if a tokenizer is configured that there is not.
+    """
+    if cloud.tokenizer is None:
+        return tokenizers.published(cloud.base_url, model) if cloud.kind == "openai" else None
+    if cloud.tokenizer == BY_BYTES:
+        return None
+    tokenizers.check(cloud.tokenizer)
+    return cloud.tokenizer
+
+
+def keep_vocabularies(folder: Path) -> None:
+    """Have tiktoken keep what it fetches in a folder of ours, unless the user names one.
+
+    It takes the place from the environment alone, and else keeps them where the system's next start may clean up.
+    """
+    os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(folder))
 
 
 def _openai(cloud: CloudConfig, api_key: ApiKey, timeouts: Timeouts) -> Provider:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from hybrid.price_book import PriceBook
 from hybrid.pricing import TokenPrice, cost_usd, is_told, tokens_usd, worst_case_usd
 from hybrid.providers.base import CloudCall, Provider
 from hybrid.providers.bounds import upper_bound_prompt_tokens
+from hybrid.providers.tokenizers import Tokenizers
 from hybrid.store.ledger import Ledger
 from hybrid.store.records import Refused, Reservation
 from hybrid.types import Cap, ChatRequest, Event, Finished, Usage
@@ -31,6 +32,8 @@ BYTES_PER_TOKEN = 4
 USUAL_ANSWER_TOKENS = 256
 """How long an answer is expected to be until some were seen; only the order of the ladder hangs on it."""
 
+_NONE: Mapping[str, int] = {}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudModel:
@@ -38,6 +41,7 @@ class CloudModel:
 
     patience_s: how long its first event is waited for where a local draft could be given instead.
     max_wait_s: the longest that its own wish to be asked later is heeded where nobody else could answer.
+    tokenizer: what counts prompts as its provider does, by name; None where nothing does.
     is_repriced: whether its price has changed since the start, so that an option may have been made at an older one.
     """
 
@@ -50,6 +54,7 @@ class CloudModel:
     patience_s: float = 60.0
     max_wait_s: float = 10.0
     is_repriced: bool = False
+    tokenizer: str | None = None
 
     def output_bound(self, request: ChatRequest) -> int:
         """The most answer tokens a call may make; the provider is told, so the reservation holds."""
@@ -61,15 +66,17 @@ class CloudModel:
         health: ModelHealth | None = None,
         *,
         prompt_tokens: int | None = None,
+        prompt_tokens_bound: int | None = None,
         latency: CloudLatency | None = None,
     ) -> CloudOption:
         """Describe this model to the policy, with what `request` could cost at most, and what it likely will.
 
         prompt_tokens: as the local model's tokenizer counted them, where one did. latency: as it was learned.
+        prompt_tokens_bound: as the provider's own tokenizer found it, where one did; else the prompt's bytes bound it.
         """
         health = health or ModelHealth()
         reserve_usd = expected_usd = None
-        prompt_tokens_bound = upper_bound_prompt_tokens(request)
+        prompt_tokens_bound = prompt_tokens_bound or upper_bound_prompt_tokens(request)
         if self.price is not None and prompt_tokens_bound is not None:
             # The bound that is sent holds for each of several answers.
             copies, output_bound = request.extra.get("n") or 1, self.output_bound(request)
@@ -85,6 +92,7 @@ class CloudModel:
             model=self.model,
             missing=self.provider.missing(request),
             context_tokens=self.context_tokens,
+            prompt_tokens_bound=prompt_tokens_bound,
             reserve_usd=reserve_usd,
             expected_usd=expected_usd,
             is_healthy=health.resting is None,
@@ -104,7 +112,8 @@ class CloudModel:
         """
         if not self.is_repriced or option.reserve_usd is None:
             return option
-        now_usd, most_usd = self.option(request).reserve_usd, request.max_cost_usd
+        now = self.option(request, prompt_tokens_bound=option.prompt_tokens_bound)
+        now_usd, most_usd = now.reserve_usd, request.max_cost_usd
         if now_usd is not None and now_usd <= option.reserve_usd:
             return option
         if now_usd is not None and most_usd is not None and spent_usd + now_usd > most_usd:
@@ -151,7 +160,9 @@ class Clouds:
         prices: PriceBook | None = None,
         health: CloudHealth | None = None,
         latencies: LatencyBook | None = None,
+        tokenizers: Tokenizers | None = None,
     ) -> None:
+        self._tokenizers = tokenizers or Tokenizers()
         self._models = tuple(models)
         self._prices = prices
         self.health = health or CloudHealth()
@@ -182,11 +193,21 @@ class Clouds:
         """Whether `named` gives any, which does not hang on the prices."""
         return bool(self._models) if name is None else any(_is_meant(cloud, name) for cloud in self._models)
 
-    def option(self, cloud: CloudModel, request: ChatRequest, prompt_tokens: int | None) -> CloudOption:
-        """Describe a model to the policy, with how it is doing now and how long it usually takes."""
+    async def bounds(self, request: ChatRequest, clouds: Sequence[CloudModel]) -> Mapping[str, int]:
+        """Bound the request's prompt tokens from above by the tokenizers of these models, as far as they are there."""
+        return await self._tokenizers.bounds(request, [cloud.tokenizer for cloud in clouds])
+
+    def option(
+        self, cloud: CloudModel, request: ChatRequest, prompt_tokens: int | None, bounds: Mapping[str, int] = _NONE
+    ) -> CloudOption:
+        """Describe a model to the policy, with how it is doing now and how long it usually takes.
+
+        bounds: of the prompt's tokens, by tokenizer.
+        """
+        bound = None if cloud.tokenizer is None else bounds.get(cloud.tokenizer)
         health = self.health.look_up(cloud.provider.name, cloud.model)
         latency = self.latencies.cloud(cloud.provider.name, cloud.model)
-        return cloud.option(request, health, prompt_tokens=prompt_tokens, latency=latency)
+        return cloud.option(request, health, prompt_tokens=prompt_tokens, prompt_tokens_bound=bound, latency=latency)
 
     def find(self, option: CloudOption) -> CloudModel:
         """The model behind an option this object made, at the prices that the option was made with or newer ones."""

@@ -222,6 +222,10 @@ class CloudConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         Literal["max_completion_tokens", "max_tokens"],
         Meta(description="What its API calls that bound; servers that know only the old name want max_tokens."),
     ] = "max_completion_tokens"
+    tokenizer: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="What counts its prompts: an encoding of tiktoken, or bytes; unset: its own, if published."),
+    ] = None
     capabilities: Annotated[
         tuple[Capability, ...] | None,
         Meta(description="What its models can do; unset: all its kind can."),

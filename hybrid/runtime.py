@@ -12,7 +12,7 @@ from hybrid.admission import Admission
 from hybrid.attempt import Attempt, Item
 from hybrid.audit import Auditor
 from hybrid.budgets import Budgets
-from hybrid.clouds import CloudModel, Clouds
+from hybrid.clouds import Clouds
 from hybrid.embed import Embedder
 from hybrid.engine.checker import Checker
 from hybrid.engine.fleet import Fleet
@@ -275,7 +275,7 @@ class Runtime:
         """Gather everything the decision may know: the one place that reads clock, queue, speeds and ledger."""
         is_private = journal.is_private or (request.tag or "").casefold() in self._options.private_tags
         prompt_tokens, refusal = (None, None) if local is None else await self._count_prompt(request, local, journal)
-        options = () if is_private else self._cloud_options(request, target, prompt_tokens)
+        options = () if is_private else await self._cloud_options(request, target, prompt_tokens)
         load, name = local.load if local is not None else None, self._local_name(target)
         money = await self._budgets.look(request, options, journal)
         speeds = self._speeds.look_up(load, local.facts if local is not None else None, prompt_tokens)
@@ -311,17 +311,17 @@ class Runtime:
             cached_tokens=self._clouds.latencies.prefixes.expected_tokens(request, name, prompt_tokens),
         )
 
-    def _cloud_options(self, request: ChatRequest, target: _Target, tokens: int | None) -> tuple[CloudOption, ...]:
+    async def _cloud_options(
+        self, request: ChatRequest, target: _Target, prompt_tokens: int | None
+    ) -> tuple[CloudOption, ...]:
+        """Describe the cloud models that may answer to the policy."""
         clouds = () if target.policy is PolicyChoice.LOCAL_ONLY else self._clouds.named(target.cloud_name)
-        return tuple(self._option(cloud, request, target, tokens) for cloud in clouds)
-
-    def _option(self, cloud: CloudModel, request: ChatRequest, target: _Target, tokens: int | None) -> CloudOption:
-        """Describe a cloud model to the policy."""
-        option = self._clouds.option(cloud, request, tokens)
+        bounds = await self._clouds.bounds(request, clouds)
+        options = tuple(self._clouds.option(cloud, request, prompt_tokens, bounds) for cloud in clouds)
         if Capability.LOGIT_BIAS in request.needs and target.policy is PolicyChoice.AUTO and self._fleet.default:
             # The token ids are the local vocabulary's: at a cloud the same numbers are other words.
-            return replace(option, missing=option.missing | {str(Capability.LOGIT_BIAS)})
-        return option
+            return tuple(replace(one, missing=one.missing | {str(Capability.LOGIT_BIAS)}) for one in options)
+        return options
 
     def _in_local_terms(self, request: ChatRequest, local: Supervisor | None) -> LocalRequest:
         facts = local.facts if local is not None else None

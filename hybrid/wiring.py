@@ -301,11 +301,13 @@ def cloud_models(config: Config, environ: Mapping[str, str], memory: CloudMemory
     """
     models: list[CloudModel] = []
     for cloud in config.cloud:
-        from hybrid.cloud_kinds import provider_of
+        from hybrid.cloud_kinds import keep_vocabularies, provider_of, tokenizer_of
 
+        keep_vocabularies(data_dir(environ) / "tokenizers")
         secrets = tuple(secret.reveal() for secret in read_secrets(cloud, environ))
         try:
             provider = provider_of(cloud, secrets if memory is None else memory.keys(cloud, secrets))
+            tokenizers = [tokenizer_of(cloud, model) for model in cloud.models]
         except ValueError as bad:
             raise ConfigError(f"cloud {cloud.name!r}: {bad}") from bad
         models += [
@@ -318,8 +320,9 @@ def cloud_models(config: Config, environ: Mapping[str, str], memory: CloudMemory
                 quality=cloud.quality.get(model),
                 patience_s=cloud.first_token_timeout_s,
                 max_wait_s=cloud.max_wait_s,
+                tokenizer=tokenizer,
             )
-            for model in cloud.models
+            for model, tokenizer in zip(cloud.models, tokenizers, strict=True)
         ]
     return models
 

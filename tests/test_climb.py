@@ -292,6 +292,20 @@ def test_a_call_reserves_by_the_price_it_is_billed_by(tmp_path, price, most_usd,
     assert expected == asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("tokenizer", "reserved_usd"), [("known", "12.34"), ("other", "20.53"), (None, "20.53")])
+def test_a_prompt_that_was_counted_sets_that_aside(tokenizer, reserved_usd):
+    """At a cent a token: by the model's own tokenizer, else by the bytes; a new price alters neither."""
+    dear = replace(PRICE, input_usd_per_mtok=Decimal(10_000))
+    cloud = CloudModel(
+        provider=Scripted("a"), model="m", price=dear, max_output_tokens=0, tokenizer=tokenizer, is_repriced=True
+    )
+    request = ChatRequest(model="cloud", messages=(Message("user", (TextPart("x" * 1505),)),))
+    option = Clouds([cloud], None, None).option(cloud, request, None, {"known": 1234})
+    cheaper = replace(option, reserve_usd=option.reserve_usd / 10)
+    assert Decimal(reserved_usd) == option.reserve_usd
+    assert option == cloud.repriced(cheaper, request, Decimal(0))
+
+
 def test_the_budget_holds_over_all_rungs(tmp_path):
     """Ten rungs that may each have billed are a dollar; the eleventh is not called."""
     down = [Scripted(f"c{number}", errors.ProviderUnavailable("c", "500")) for number in range(11)]

@@ -11,15 +11,17 @@ from decimal import Decimal
 import pytest
 from genai_prices.data_snapshot import get_snapshot
 
-from hybrid.cloud_kinds import provider_of
+from hybrid.cloud_kinds import provider_of, tokenizer_of
 from hybrid.config import load
 from hybrid.config_schema import CLOUD_KINDS, CloudConfig, Config
+from hybrid.errors import ConfigError
 from hybrid.price_book import price_of
 from hybrid.pricing import worst_case_usd
 from hybrid.providers.anthropic import AnthropicProvider
 from hybrid.providers.gemini import GeminiProvider
 from hybrid.providers.openai import OpenAIProvider
 from hybrid.types import Capability, ChatRequest, Message, Sampling, TextPart
+from hybrid.wiring import cloud_models
 
 HOMES = {
     "openai": "https://api.openai.com/v1",
@@ -81,6 +83,30 @@ def test_capabilities_may_be_narrowed(kind):
     """A cloud whose models do less says so."""
     narrow = provider_of(cloud(kind, capabilities=(Capability.TOOLS,)), ("sk",))
     assert frozenset({Capability.TOOLS}) == narrow.capabilities
+
+
+@pytest.mark.parametrize(
+    ("configured", "model", "expected"),
+    [
+        pytest.param(cloud("openai"), "gpt-4o", "gpt-4o", id="published"),
+        pytest.param(cloud("openai", tokenizer="bytes"), "gpt-4o", None, id="not-wanted"),
+        pytest.param(cloud("openai", tokenizer="cl100k_base"), "mine", "cl100k_base", id="named"),
+        pytest.param(cloud("anthropic"), "claude", None, id="none-published"),
+    ],
+)
+def test_prompts_are_counted_by_what_is_configured_or_published(configured, model, expected):
+    """A name of its own goes first; other vendors published none."""
+    assert expected == tokenizer_of(configured, model)
+
+
+def test_a_tokenizer_that_there_is_not_is_told_at_the_start(tmp_path):
+    """By the cloud's name, with those there are."""
+    file = tmp_path / "hybrid.toml"
+    file.write_text(
+        '[[cloud]]\nname = "big"\nbase_url = "http://127.0.0.1:1/v1"\nmodels = ["m"]\ntokenizer = "o300k"\n'
+    )
+    with pytest.raises(ConfigError, match=r"cloud 'big': there is no tokenizer 'o300k'.*o200k_base"):
+        cloud_models(load(file, {}).config, {})
 
 
 def priced(provider_id: str, key: str) -> list[str]:

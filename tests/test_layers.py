@@ -92,6 +92,7 @@ LATE_IMPORTS = {
         "hybrid.providers.gemini": "a kind is loaded only where a cloud is of that kind",
     },
     "hybrid.backends.llama_run": {"hybrid.native._native": "runs exist only where the extension was built"},
+    "hybrid.providers.tokenizers": {"tiktoken": "an extra; takes 0.1 s to load, and only a long prompt needs it"},
     "hybrid.providers.wire": {"httpx2": "knows the trusted certificates, which plain HTTP does not need"},
     "hybrid.catalog.hub": {"huggingface_hub": "takes 0.3 s to load, and only a pull from Hugging Face needs it"},
     "hybrid.providers.prices": {"genai_prices": "its tables take 0.1 s to load, and only a cloud needs them"},

@@ -173,7 +173,9 @@ def _clouds(options: Json) -> str:
     """The cloud models with what each may cost, and how long it takes to begin, as far as that was seen."""
     shown = []
     for option in map(_mapping, _list(options)):
-        about = [f"may cost {_usd(option.get('reserve_usd'))}"]
+        bound = option.get("prompt_tokens_bound")
+        prompt = "" if bound is None else f" with at most {bound} prompt tokens"
+        about = [f"may cost {_usd(option.get('reserve_usd'))}{prompt}"]
         first = _list(_mapping(_mapping(option.get("latency")).get("ttft")).get("values"))
         if first:
             about.append(f"begins in {first[len(first) // 2 - 1]:.3g} s, one in a hundred after {first[-1]:.3g} s")

@@ -84,7 +84,8 @@ class CloudOption:
     """One cloud model that could be paid, in the configured order of preference.
 
     missing: what the request wants and this model cannot do, capabilities and single parameters; empty: it can.
-    reserve_usd: the most this request can cost there; None where no price is known, which blocks it.
+    prompt_tokens_bound: the most prompt tokens it can count. reserve_usd: the most this request can cost there; None
+    where no price is known, which blocks it.
     expected_usd: what it will likely cost, an answer of the model's usual length; never above `reserve_usd`.
     context_tokens: None where unknown; then the provider is the judge.
     is_healthy: whether it may be called now, as far as its circuits know. resting: why not, for people.
@@ -97,6 +98,7 @@ class CloudOption:
     model: str
     missing: frozenset[str] = frozenset()
     context_tokens: int | None = None
+    prompt_tokens_bound: int | None = None
     reserve_usd: Decimal | None = None
     expected_usd: Decimal | None = None
     is_healthy: bool = True

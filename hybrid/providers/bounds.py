@@ -1,9 +1,10 @@
-"""How many prompt tokens can a request be billed for at most, before any tokenizer has seen it?"""
+"""How many prompt tokens can a request be billed for at most?"""
 
 from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Callable
 
 from hybrid.types import ChatRequest, ImagePart, Json, Message, Part, TextPart, ToolCall
 
@@ -29,7 +30,15 @@ Source: OpenAI, "Images and vision", section "Calculating costs"; 2048 x 768 pix
 """
 
 
-def upper_bound_prompt_tokens(request: ChatRequest) -> int | None:
+def text_bytes(text: str) -> int:
+    """Bytes of the text, or of its composed form where that is longer: Qwen and others normalise to NFC first."""
+    plain = len(text.encode("utf-8", "surrogatepass"))
+    if text.isascii():
+        return plain
+    return max(plain, len(unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")))
+
+
+def upper_bound_prompt_tokens(request: ChatRequest, count: Callable[[str], int] = text_bytes) -> int | None:
     """Bound the prompt tokens of a request from above, for the reservation of a call's worst case. Pure.
 
     A byte-level tokenizer, or one that falls back to bytes, never makes more tokens of a text than the text has bytes
@@ -37,35 +46,36 @@ def upper_bound_prompt_tokens(request: ChatRequest) -> int | None:
     counted as the widest form a template prints it in: indented by four, with every other character than ASCII escaped.
     Three to five times the truth for English, so a reservation is high and never low.
 
+    count: bounds the tokens of a message's text; by the provider's own tokenizer, where that is at hand.
     Returns: tokens; None where no bound can be stated (audio, files), which must block a paid call, not cheapen it.
     """
     total = REQUEST_TOKENS + sum(_json_tokens(value) + _json_tokens(key) for key, value in request.extra.items())
     if request.extra.get("tools") or request.extra.get("response_format"):
         total += TOOLS_TOKENS
     for message in request.messages:
-        tokens = _message_tokens(message)
+        tokens = _message_tokens(message, count)
         if tokens is None:
             return None
         total += tokens
     return total
 
 
-def _message_tokens(message: Message) -> int | None:
+def _message_tokens(message: Message, count: Callable[[str], int]) -> int | None:
     total = MESSAGE_TOKENS + sum(
-        _text_tokens(text) for text in (message.role, message.name, message.tool_call_id) if text
+        text_bytes(text) for text in (message.role, message.name, message.tool_call_id) if text
     )
     total += sum(_call_tokens(call) for call in message.tool_calls)
     for part in message.parts:
-        tokens = _part_tokens(part)
+        tokens = _part_tokens(part, count)
         if tokens is None:
             return None
         total += tokens
     return total
 
 
-def _part_tokens(part: Part) -> int | None:
+def _part_tokens(part: Part, count: Callable[[str], int]) -> int | None:
     if isinstance(part, TextPart):
-        return _text_tokens(part.text)
+        return count(part.text)
     if isinstance(part, ImagePart):
         return IMAGE_TOKENS
     return None
@@ -77,15 +87,7 @@ def _call_tokens(call: ToolCall) -> int:
     except (ValueError, RecursionError):
         parsed = 0
     # Templates print arguments as an object or as the string that they are.
-    return CALL_TOKENS + _text_tokens(call.id) + _text_tokens(call.name) + max(parsed, _json_tokens(call.arguments))
-
-
-def _text_tokens(text: str) -> int:
-    """Bytes of the text, or of its composed form where that is longer: Qwen and others normalise to NFC first."""
-    plain = len(text.encode("utf-8", "surrogatepass"))
-    if text.isascii():
-        return plain
-    return max(plain, len(unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")))
+    return CALL_TOKENS + text_bytes(call.id) + text_bytes(call.name) + max(parsed, _json_tokens(call.arguments))
 
 
 def _json_tokens(value: Json) -> int:
