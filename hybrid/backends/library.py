@@ -12,10 +12,12 @@ import os
 import struct
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 
 from hybrid.backends import tiles_trial
-from hybrid.backends.matmul import Matmul, Multiplier, Pair, find_pair, who_multiplies
+from hybrid.backends.matmul import Matmul, Multiplier, Pair, find_pair, suits_tiles, who_multiplies
+from hybrid.gguf import GgufHeader
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,8 @@ REPLACED = ("ggml_compute_forward_mul_mat_tiled", "ggml_gemm_q4_K_8x8_q8_K", "gg
 CALLED = ("ggml_barrier", "ggml_threadpool_chunk_set", "ggml_threadpool_chunk_add")
 _F32, _Q8_0 = 0, 8
 _TRIAL_BYTES, _ROWS, _COLUMNS, _LENGTH = 1 << 20, 9, 5, 32
+_VNNI = 2
+"""The version of our multiplication that uses it, and all above (native/src/matmul_hook.cpp)."""
 _HAS_TILES = b"AMX_INT8 = 1"
 """What llama.cpp says of itself where it was built for a processor with AMX."""
 _TILES_LIMIT_S = 60.0
@@ -103,14 +107,17 @@ def choose_multiplier(wanted: Matmul) -> Multiplier:
 
     The first open model decides for those after it.
     """
-    if not _users:
-        multiplier = who_multiplies(wanted) if _ours is not None else "ggml"
-        if _ours is not None:
-            _ours.hybrid_matmul_switch(int(multiplier == "hybrid"))
-    else:
-        multiplier = _users[0]
+    multiplier = _would_multiply(wanted)
+    if not _users and _ours is not None:
+        _ours.hybrid_matmul_switch(int(multiplier == "hybrid"))
     _users.append(multiplier)
     return multiplier
+
+
+def _would_multiply(wanted: Matmul) -> Multiplier:
+    if _users:
+        return _users[0]
+    return who_multiplies(wanted) if _ours is not None else "ggml"
 
 
 def release_multiplier() -> None:
@@ -138,4 +145,22 @@ def has_sound_tiles() -> bool:
     return status == 0
 
 
-__all__ = ["choose_multiplier", "has_sound_tiles", "llama", "release_multiplier"]
+def wants_layouts(header: GgufHeader, wanted: Matmul) -> bool:
+    """Whether llama.cpp shall keep this model's weights in layouts of its kernels' own, AMX's among them.
+
+    Not where it was built for AMX and that is unsound here, or our multiplication, with VNNI, is the faster for its
+    formats. wanted: as for `choose_multiplier`.
+    """
+    if _HAS_TILES not in llama.llama_print_system_info():
+        return True
+    matrices = [tensor for tensor in header.tensors if len(tensor.shape) > 1]
+    sizes: Counter[str] = Counter()
+    for tensor in matrices:
+        sizes[tensor.type_name] += tensor.size_bytes if tensor.name != "token_embd.weight" else 0
+    has_vnni = _ours is not None and int(_ours.hybrid_matmul_support()) >= _VNNI
+    multiplier = _would_multiply(wanted) if has_vnni else "ggml"
+    has_experts = any("_exps." in tensor.name for tensor in matrices)
+    return suits_tiles(sizes, multiplier, has_experts=has_experts) and has_sound_tiles()
+
+
+__all__ = ["choose_multiplier", "has_sound_tiles", "llama", "release_multiplier", "wants_layouts"]

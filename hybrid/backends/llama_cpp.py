@@ -62,7 +62,7 @@ class LlamaCppBackend:
         llama.llama_log_set(forward_log, ctypes.c_void_p(0))
         llama.llama_backend_init()
         share_openmp()
-        self._model = load_model(options.model_path, options.gpu_layers)
+        self._model = load_model(header, options)
         self._vocab = llama.llama_model_get_vocab(self._model)
         trained = int(llama.llama_model_n_ctx_train(self._model))
         context_tokens = min(options.context_tokens, trained) if trained > 0 else options.context_tokens

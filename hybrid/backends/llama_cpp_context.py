@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from hybrid.backends.base import BackendOptions
-from hybrid.backends.library import has_sound_tiles, llama
+from hybrid.backends.library import llama, wants_layouts
 from hybrid.errors import ModelFileError
+from hybrid.gguf import GgufHeader
 
 ALL_LAYERS = 9_999
 EMBEDDER_CELLS = 64
@@ -18,14 +18,14 @@ CACHE_FORMATS = {
 """What the KV cache can be kept in, with ggml's number (`ggml_type`), which never changes, for files hold it."""
 
 
-def load_model(path: Path, gpu_layers: int | None = None) -> Any:
+def load_model(header: GgufHeader, options: BackendOptions) -> Any:
     """Read a model's weights.
 
     Raises: ModelFileError if llama.cpp cannot.
     """
     params = llama.llama_model_default_params()
-    wanted = ALL_LAYERS if gpu_layers is None else gpu_layers
-    params.use_extra_bufts = has_sound_tiles()
+    path, wanted = options.model_path, ALL_LAYERS if options.gpu_layers is None else options.gpu_layers
+    params.use_extra_bufts = wants_layouts(header, options.matmul)
     params.n_gpu_layers = wanted if llama.llama_supports_gpu_offload() else 0
     model = llama.llama_model_load_from_file(str(path).encode(), params)
     if not model:

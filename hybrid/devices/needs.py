@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 
+from hybrid.backends.matmul import Multiplier, suits_tiles
 from hybrid.devices.shape import ModelShape
 
 MICRO_BATCH_TOKENS = 512
@@ -85,6 +86,15 @@ def is_repacked(kind: str, isa: Collection[str]) -> bool:
     if kind in AMX_REPACKED and "amx_int8" in isa:
         return True
     return kind in X86_REPACKED and X86_REPACKED[kind] in isa
+
+
+def layout_isa(shape: ModelShape, isa: Collection[str], multiplier: Multiplier) -> Collection[str]:
+    """The instruction sets that ggml lays this model out for: none where AMX's layout would be slower than none.
+
+    As `backends.library.wants_layouts` decides.
+    """
+    is_ours = multiplier == "hybrid" and {"amx_int8", "avx512_vnni"} <= set(isa)
+    return () if is_ours and not suits_tiles(shape.matrix_bytes, multiplier, has_experts=bool(shape.experts)) else isa
 
 
 def repacked_bytes(shape: ModelShape, isa: Collection[str]) -> int:

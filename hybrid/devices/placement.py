@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from hybrid.devices.host import Gpu, Host
 from hybrid.devices.mending import Device, Verdict, judge
-from hybrid.devices.needs import Needs, predict
+from hybrid.devices.needs import Needs, layout_isa, predict
 from hybrid.devices.rates import Measured, Prediction, Roof, cpu_roof, gpu_roof, predict_speed
 from hybrid.devices.shape import ModelShape
 
@@ -216,10 +216,11 @@ class _Case:
     gpus: tuple[Gpu, ...]
 
     def needs(self, layers: int, context_tokens: int) -> Needs:
+        isa = layout_isa(self.shape, self.host.cpu.isa, self.host.engine.multiplier)
         return predict(
             self.shape,
             context_tokens=context_tokens,
-            isa=self.host.cpu.isa if _has_repack(self.host) else (),
+            isa=isa if _has_repack(self.host) else (),
             gpu_layers=layers,
             gpus=max(len(self.gpus), 1),
             kv_type=self.wanted.kv_type,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from hybrid.devices.host import Cpu, Gpu, Multiplier
-from hybrid.devices.needs import KV_BYTES, is_repacked, repacked_bytes
+from hybrid.devices.needs import KV_BYTES, is_repacked, layout_isa, repacked_bytes
 from hybrid.devices.nominal import PLAIN_SHARE, core_ops_s, cpu_bytes_s, gpu_peak
 from hybrid.devices.shape import ModelShape
 
@@ -93,7 +93,7 @@ def cpu_roof(
     """What the processors sustain on this model."""
     told, is_nominal = cpu_bytes_s(board, cpu.model, threads, cpu.logical_cores)
     read = measured.cpu_read_bytes_s or told
-    share = fast_share(shape, cpu.isa)
+    share = fast_share(shape, layout_isa(shape, cpu.isa, multiplier))
     has_vnni = not {"avx512_vnni", "avx_vnni"}.isdisjoint(cpu.isa)
     is_avx2_alone = "avx2" in cpu.isa and not has_vnni
     mix = share + (1 - share) * (PLAIN_SHARE_AVX2 if is_avx2_alone else PLAIN_SHARE)

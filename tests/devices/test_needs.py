@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hybrid.catalog import load_cards
 from hybrid.cli.recommend import _shape
-from hybrid.devices.needs import cells_of, is_repacked, predict
+from hybrid.devices.needs import cells_of, is_repacked, layout_isa, predict
 from hybrid.devices.shape import ModelShape, shape_of_header
 from hybrid.gguf import read_header
 
 CAPTURED = Path(__file__).parent.parent / "captured" / "devices"
 CASES = [
-    pytest.param(record["isa"], case, id=f"{name}-{case['shape']['name']}-{case['context_tokens']}")
-    for name in ("worker-memory", "worker-memory-amx")
+    pytest.param(
+        record["isa"],
+        record.get("multiplier", "ggml"),
+        case,
+        id=f"{name}-{case['shape']['name']}-{case['context_tokens']}",
+    )
+    for name in ("worker-memory", "worker-memory-amx", "worker-memory-vnni")
     for record in [json.loads((CAPTURED / f"{name}.json").read_text())]
     for case in record["workers"]
 ]
 
 
-@pytest.mark.parametrize(("isa", "case"), CASES)
-def test_predictions_are_within_a_tenth(isa, case):
+@pytest.mark.parametrize(("isa", "multiplier", "case"), CASES)
+def test_predictions_are_within_a_tenth(isa, multiplier, case):
     """Resident memory of real workers, three models at three contexts each, as scripts/measure_memory recorded it."""
     shape = ModelShape(**case["shape"])
-    needs = predict(shape, context_tokens=case["context_tokens"], isa=isa)
+    needs = predict(shape, context_tokens=case["context_tokens"], isa=layout_isa(shape, isa, multiplier))
     assert 1.0 == pytest.approx(needs.host.total_bytes / case["measured"]["total_bytes"], abs=0.1)
 
 
@@ -42,6 +48,28 @@ def test_predictions_are_within_a_tenth(isa, case):
 def test_which_formats_lie_in_memory_twice(kind, isa, expected):
     """By format and instruction set, as ggml chooses."""
     assert expected is is_repacked(kind, isa)
+
+
+AMX = ("avx2", "avx512_vnni", "amx_int8")
+
+
+@pytest.mark.parametrize(
+    ("matrix_bytes", "isa", "multiplier", "expected"),
+    [
+        ({"Q4_K": 60, "Q5_0": 40}, AMX, "hybrid", ()),
+        ({"Q4_K": 40, "Q5_0": 60}, AMX, "hybrid", AMX),
+        ({"Q4_K": 30, "Q6_K": 21, "F16": 49}, AMX, "hybrid", ()),
+        ({"Q4_K": 100}, AMX, "ggml", AMX),
+        ({"Q4_K": 100}, ("avx2", "avx512_vnni"), "hybrid", ("avx2", "avx512_vnni")),
+        ({"Q4_K": 100}, ("avx2", "amx_int8"), "hybrid", ("avx2", "amx_int8")),
+        ({}, AMX, "hybrid", AMX),
+    ],
+)
+def test_the_layout_of_amx_is_kept_where_it_is_the_faster(matrix_bytes, isa, multiplier, expected):
+    """Not for K-quants beside our multiplication with VNNI; without AMX nothing changes."""
+    shape = ModelShape(**{**CASES[0].values[2]["shape"], "matrix_bytes": matrix_bytes})
+    assert expected == layout_isa(shape, isa, multiplier)
+    assert AMX == layout_isa(replace(shape, experts=8), AMX, multiplier)
 
 
 def test_the_cache_is_rounded_up():
