@@ -107,6 +107,9 @@ FILE_TYPES: Mapping[int, str] = {
 }
 """`general.file_type` -> the name people use for the whole file's format."""
 
+K_QUANTS = frozenset({"Q4_K", "Q5_K", "Q6_K"})
+"""Formats of four bits and more in blocks of 256 numbers, whose scales are quantised too."""
+
 Scalar: TypeAlias = bool | int | float | str
 
 
@@ -136,3 +139,8 @@ class TensorInfo:
     def elements(self) -> int:
         """How many numbers the tensor holds."""
         return math.prod(self.shape)
+
+
+def is_mostly_k_quants(sizes_bytes: Mapping[str, int]) -> bool:
+    """Whether of weights with these sizes by format more than half are K-quants of four bits and more."""
+    return 2 * sum(size for kind, size in sizes_bytes.items() if kind in K_QUANTS) > sum(sizes_bytes.values())

@@ -16,8 +16,9 @@ from collections import Counter
 from functools import cache
 
 from hybrid.backends import tiles_trial
-from hybrid.backends.matmul import Matmul, Multiplier, Pair, find_pair, suits_tiles, who_multiplies
+from hybrid.backends.matmul import Matmul, Multiplier, Pair, find_pair, who_multiplies
 from hybrid.gguf import GgufHeader
+from hybrid.gguf_format import is_mostly_k_quants
 
 log = logging.getLogger(__name__)
 
@@ -148,19 +149,20 @@ def has_sound_tiles() -> bool:
 def wants_layouts(header: GgufHeader, wanted: Matmul) -> bool:
     """Whether llama.cpp shall keep this model's weights in layouts of its kernels' own, AMX's among them.
 
-    Not where it was built for AMX and that is unsound here, or our multiplication, with VNNI, is the faster for its
-    formats. wanted: as for `choose_multiplier`.
+    Not where it was built for AMX and that is unsound here, or beside our multiplication with VNNI where most weights
+    are K-quants: ggml unpacks those anew for every 32 columns, ours once for all. wanted: as for `choose_multiplier`.
     """
     if _HAS_TILES not in llama.llama_print_system_info():
         return True
-    matrices = [tensor for tensor in header.tensors if len(tensor.shape) > 1]
-    sizes: Counter[str] = Counter()
-    for tensor in matrices:
-        sizes[tensor.type_name] += tensor.size_bytes if tensor.name != "token_embd.weight" else 0
+    sizes_bytes: Counter[str] = Counter()
+    has_experts = False  # whose matrices are always ggml's
+    for tensor in header.tensors:
+        if len(tensor.shape) > 1 and tensor.name != "token_embd.weight":
+            sizes_bytes[tensor.type_name] += tensor.size_bytes
+            has_experts |= "_exps." in tensor.name
     has_vnni = _ours is not None and int(_ours.hybrid_matmul_support()) >= _VNNI
-    multiplier = _would_multiply(wanted) if has_vnni else "ggml"
-    has_experts = any("_exps." in tensor.name for tensor in matrices)
-    return suits_tiles(sizes, multiplier, has_experts=has_experts) and has_sound_tiles()
+    is_ours = has_vnni and not has_experts and _would_multiply(wanted) == "hybrid"
+    return not (is_ours and is_mostly_k_quants(sizes_bytes)) and has_sound_tiles()
 
 
 __all__ = ["choose_multiplier", "has_sound_tiles", "llama", "release_multiplier", "wants_layouts"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -24,11 +23,6 @@ FITTING_VERSIONS = ("0.3.36",)
 
 Before one is added: its ggml-cpu-impl.h and repack.h and the callers in ggml-cpu.c are the same there, and
 tests/backends/test_matmul.py passes.
-"""
-TILES_LOSE = frozenset({"Q4_K", "Q5_K", "Q6_K"})
-"""Formats that ggml, in AMX's layout, unpacks anew for every 32 columns; ours unpacks them once for all.
-
-With VNNI ours takes the prompts of such a model in 1.3 to 2.5 times as fast as AMX (native/README.md).
 """
 _LIBRARY = "libhybrid_matmul.so"
 
@@ -74,12 +68,3 @@ def who_multiplies(wanted: Matmul = "auto") -> Multiplier:
 def multiplier_version() -> str:
     """Name who multiplies where nothing is configured, and in which version: speeds depend on it."""
     return f"hybrid {VERSION}" if who_multiplies() == "hybrid" else "ggml"
-
-
-def suits_tiles(matrix_bytes: Mapping[str, int], multiplier: Multiplier, *, has_experts: bool = False) -> bool:
-    """Whether a model is faster laid out for AMX, where the processor has that and VNNI.
-
-    matrix_bytes: of its weights, by format. has_experts: whose matrices ggml multiplies, whatever we do.
-    """
-    lost_bytes = sum(size for kind, size in matrix_bytes.items() if kind in TILES_LOSE)
-    return multiplier == "ggml" or has_experts or 2 * lost_bytes <= sum(matrix_bytes.values())

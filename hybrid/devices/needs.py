@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 
-from hybrid.backends.matmul import Multiplier, suits_tiles
+from hybrid.devices.host import Multiplier
 from hybrid.devices.shape import ModelShape
 
 MICRO_BATCH_TOKENS = 512
@@ -93,8 +93,8 @@ def layout_isa(shape: ModelShape, isa: Collection[str], multiplier: Multiplier) 
 
     As `backends.library.wants_layouts` decides.
     """
-    is_ours = multiplier == "hybrid" and {"amx_int8", "avx512_vnni"} <= set(isa)
-    return () if is_ours and not suits_tiles(shape.matrix_bytes, multiplier, has_experts=bool(shape.experts)) else isa
+    is_ours = multiplier == "hybrid" and not shape.experts and {"amx_int8", "avx512_vnni"} <= set(isa)
+    return () if is_ours and shape.is_mostly_k_quants else isa
 
 
 def repacked_bytes(shape: ModelShape, isa: Collection[str]) -> int:

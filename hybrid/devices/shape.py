@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from hybrid.gguf import GgufHeader
-from hybrid.gguf_format import TensorInfo
+from hybrid.gguf_format import TensorInfo, is_mostly_k_quants
 
 Format: TypeAlias = Literal["gguf", "huggingface"]
 
@@ -75,6 +75,11 @@ class ModelShape:
         """Weight bytes that one step of one sequence reads: all but the embedding's other rows and idle experts."""
         idle = self.expert_bytes * (1 - self.experts_used / self.experts) if self.experts else 0
         return int(self.layer_bytes + (self.embedding_bytes if self.is_tied else self.output_bytes) - idle)
+
+    @property
+    def is_mostly_k_quants(self) -> bool:
+        """Whether most of what is multiplied is in K-quants of four bits and more."""
+        return is_mostly_k_quants(self.matrix_bytes)
 
     @property
     def layer_parameters(self) -> int:

@@ -279,7 +279,7 @@ def test_repacked_weights_as_ggml_has_it(kind: str, name: str, length: int, rows
 @needs_ours
 def test_a_model_computes_with_it(starter_model: Path, monkeypatch: pytest.MonkeyPatch):
     """The model says who multiplies, and its next tokens are about as likely as with ggml's."""
-    monkeypatch.setattr(llama_cpp_context, "has_sound_tiles", lambda: False)  # what lies in AMX's layout is not ours
+    monkeypatch.setattr(llama_cpp_context, "wants_layouts", lambda *_: False)  # what lies in AMX's layout is not ours
     rows = {}
     for who in ("hybrid", "ggml"):
         backend = LlamaCppBackend(BackendOptions(model_path=starter_model, context_tokens=64, slots=1, matmul=who))
