@@ -21,6 +21,9 @@ from hybrid.types import Usage
 
 __all__ = ["Answer", "FakeProvider", "FakeRequest", "Fault", "Script"]
 
+_ACCEPT_TURNS = 4
+"""Of the loop, from the acceptance of a connection until it is handed over; before that nobody could close it."""
+
 
 class FakeProvider:
     """The server, which speaks chat completions; each other dialect is a subclass.
@@ -76,7 +79,8 @@ class FakeProvider:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        await asyncio.sleep(0)  # for a connection that was accepted just now
+        for _ in range(_ACCEPT_TURNS):
+            await asyncio.sleep(0)
         while self._tasks:
             for task in self._tasks:
                 task.cancel()
