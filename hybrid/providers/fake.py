@@ -79,7 +79,7 @@ class FakeProvider:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for _ in range(_ACCEPT_TURNS):
+        for _turn in range(_ACCEPT_TURNS):
             await asyncio.sleep(0)
         while self._tasks:
             for task in self._tasks:
