@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
 
 import msgspec
 
+from hybrid.providers.counts import Count
 from hybrid.providers.failures import UNREADABLE_JSON, Failures, Fault
 from hybrid.providers.sse import SseEvent
 from hybrid.types import Event, Finished, FinishReason, Json, ReasoningDelta, TextDelta, ToolCallDelta, Usage
@@ -20,20 +20,18 @@ FINISH_REASONS: Mapping[str, FinishReason] = {
     "refusal": FinishReason.CONTENT_FILTER,
 }
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
-
 
 class _OutputDetails(msgspec.Struct):
-    thinking_tokens: _Count | None = None
+    thinking_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct):
     """Counts so far. Prompt tokens that the cache gave or took are not within `input_tokens`."""
 
-    input_tokens: _Count | None = None
-    cache_creation_input_tokens: _Count | None = None
-    cache_read_input_tokens: _Count | None = None
-    output_tokens: _Count | None = None
+    input_tokens: Count | None = None
+    cache_creation_input_tokens: Count | None = None
+    cache_read_input_tokens: Count | None = None
+    output_tokens: Count | None = None
     output_tokens_details: _OutputDetails | None = None
 
 
@@ -121,7 +119,7 @@ class _Answer:
         told["thinking_tokens"] = usage.output_tokens_details and usage.output_tokens_details.thinking_tokens
         if is_begin:
             told["output_tokens"] = None
-        self._told |= {name: count for name, count in told.items() if count is not None}
+        self._told |= {name: int(count) for name, count in told.items() if count is not None}
 
     def begin(self, index: int, block: _Block) -> list[Event]:
         """A content block begins; a whole answer's is all there already."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import zip_longest
-from typing import Annotated
 
 import msgspec
 
+from hybrid.providers.counts import Count
 from hybrid.providers.failures import UNREADABLE_JSON, Failures, Fault
 from hybrid.providers.sse import SseEvent
 from hybrid.types import (
@@ -47,18 +47,16 @@ FAILED_REASONS = frozenset(
 )
 """Finish reasons that say that the answer broke off."""
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
-
 
 class _Usage(msgspec.Struct, rename="camel"):
     """Counts as the API names them. Thinking is billed as output and is not within the candidates' count."""
 
-    prompt_token_count: _Count | None = None
-    cached_content_token_count: _Count | None = None
-    candidates_token_count: _Count | None = None
-    thoughts_token_count: _Count | None = None
-    tool_use_prompt_token_count: _Count | None = None
-    total_token_count: _Count | None = None
+    prompt_token_count: Count | None = None
+    cached_content_token_count: Count | None = None
+    candidates_token_count: Count | None = None
+    thoughts_token_count: Count | None = None
+    tool_use_prompt_token_count: Count | None = None
+    total_token_count: Count | None = None
 
 
 class _FunctionCall(msgspec.Struct):
@@ -124,11 +122,11 @@ def _usage(usage: _Usage) -> Usage | None:
     # The total is what is billed; should a part of the output be counted nowhere else, it still is there.
     completion = max((usage.candidates_token_count or 0) + thoughts, (usage.total_token_count or 0) - prompt)
     return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cached_tokens=usage.cached_content_token_count or 0,
+        prompt_tokens=int(prompt),
+        completion_tokens=int(completion),
+        cached_tokens=int(usage.cached_content_token_count or 0),
         cache_write_tokens=0,
-        reasoning_tokens=thoughts,
+        reasoning_tokens=int(thoughts),
     )
 
 

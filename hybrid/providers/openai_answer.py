@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 
+from hybrid.providers.counts import Count, Whole
 from hybrid.providers.failures import UNREADABLE_JSON, Failures, Fault
 from hybrid.providers.logprobs import TokenWire, token_logprobs
 from hybrid.providers.sse import SseEvent
@@ -36,16 +37,14 @@ FAILED_REASONS = frozenset({"error", "network_error", "insufficient_system_resou
 
 _COST_LIMIT_USD = Decimal(1_000_000)
 
-# Some servers write whole numbers as 3.0, and an index as text.
-_Whole = Annotated[float, msgspec.Meta(ge=0, le=1e12, multiple_of=1)]
-_Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)] | _Whole
-_Index = int | _Whole | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")]
+# Some servers write an index as text.
+_Index = int | Whole | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")]
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: _Count | None = None
-    cache_write_tokens: _Count | None = None
-    reasoning_tokens: _Count | None = None
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
+    reasoning_tokens: Count | None = None
 
 
 class _Cost(msgspec.Struct):
@@ -61,13 +60,13 @@ class CostDetails(msgspec.Struct):
 class _Usage(msgspec.Struct):
     """Counts as the API names them, and the names DeepSeek, Moonshot, OpenRouter and Perplexity use for theirs."""
 
-    prompt_tokens: _Count | None = None
-    completion_tokens: _Count | None = None
-    total_tokens: _Count | None = None
+    prompt_tokens: Count | None = None
+    completion_tokens: Count | None = None
+    total_tokens: Count | None = None
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
-    prompt_cache_hit_tokens: _Count | None = None
-    cached_tokens: _Count | None = None
+    prompt_cache_hit_tokens: Count | None = None
+    cached_tokens: Count | None = None
     cost: Decimal | _Cost | None = None
     cost_usd: Decimal | None = None
     is_byok: bool | None = None

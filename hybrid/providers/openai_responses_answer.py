@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Annotated
 
 import msgspec
 
+from hybrid.providers.counts import Count
 from hybrid.providers.failures import UNREADABLE_JSON, Failures, Fault
 from hybrid.providers.logprobs import TokenWire, token_logprobs
 from hybrid.providers.openai_answer import CostDetails, billed_cost, sane_cost
 from hybrid.providers.sse import SseEvent
 from hybrid.types import Event, Finished, FinishReason, Json, ReasoningDelta, TextDelta, ToolCallDelta, Usage
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
-
 
 class _InputDetails(msgspec.Struct):
-    cached_tokens: _Count | None = None
-    cache_write_tokens: _Count | None = None
+    cached_tokens: Count | None = None
+    cache_write_tokens: Count | None = None
 
 
 class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: _Count | None = None
+    reasoning_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: _Count | None = None
-    output_tokens: _Count | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
     input_tokens_details: _InputDetails | None = None
     output_tokens_details: _OutputDetails | None = None
     cost: Decimal | None = None
@@ -88,11 +86,11 @@ def _usage(usage: _Usage | None) -> Usage | None:
         return None
     inputs, outputs = usage.input_tokens_details or _InputDetails(), usage.output_tokens_details or _OutputDetails()
     return Usage(
-        prompt_tokens=usage.input_tokens,
-        completion_tokens=usage.output_tokens,
-        cached_tokens=inputs.cached_tokens or 0,
-        cache_write_tokens=inputs.cache_write_tokens,
-        reasoning_tokens=outputs.reasoning_tokens or 0,
+        prompt_tokens=int(usage.input_tokens),
+        completion_tokens=int(usage.output_tokens),
+        cached_tokens=int(inputs.cached_tokens or 0),
+        cache_write_tokens=None if inputs.cache_write_tokens is None else int(inputs.cache_write_tokens),
+        reasoning_tokens=int(outputs.reasoning_tokens or 0),
         cost_usd=billed_cost(usage.cost, usage.cost_details) if usage.is_byok else sane_cost(usage.cost),
     )
 

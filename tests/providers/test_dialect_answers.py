@@ -119,13 +119,59 @@ def test_a_count_that_is_missing_is_not_zero(api, counts, expected):
     assert Finished(FinishReason.STOP, expected) == whole(api, body)[-1]
 
 
-def test_counts_may_be_written_as_floats():
+IN_FLOATS = {
+    "chat": {
+        "choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}],
+        "usage": {
+            "prompt_tokens": 9.0,
+            "completion_tokens": 3.0,
+            "prompt_tokens_details": {"cached_tokens": 4.0, "cache_write_tokens": 1.0},
+            "completion_tokens_details": {"reasoning_tokens": 2.0},
+        },
+    },
+    "responses": {
+        "status": "completed",
+        "output": [{"type": "message", "content": [{"type": "output_text", "text": "Hi"}]}],
+        "usage": {
+            "input_tokens": 9.0,
+            "output_tokens": 3.0,
+            "input_tokens_details": {"cached_tokens": 4.0, "cache_write_tokens": 1.0},
+            "output_tokens_details": {"reasoning_tokens": 2.0},
+        },
+    },
+    "anthropic": {
+        "type": "message",
+        "content": [{"type": "text", "text": "Hi"}],
+        "stop_reason": "end_turn",
+        "usage": {
+            "input_tokens": 4.0,
+            "cache_creation_input_tokens": 1.0,
+            "cache_read_input_tokens": 4.0,
+            "output_tokens": 3.0,
+            "output_tokens_details": {"thinking_tokens": 2.0},
+        },
+    },
+    "gemini": {
+        "candidates": [{"content": {"parts": [{"text": "Hi"}]}, "finishReason": "STOP"}],
+        "usageMetadata": {
+            "promptTokenCount": 9.0,
+            "cachedContentTokenCount": 4.0,
+            "candidatesTokenCount": 1.0,
+            "thoughtsTokenCount": 2.0,
+        },
+    },
+}
+"""An answer of nine tokens, four of them cached and one written to the cache where that is told, and three, two thought."""
+
+
+@pytest.mark.parametrize("api", IN_FLOATS)
+def test_counts_may_be_written_as_floats(api):
     """Servers in languages of one kind of number write 3.0; what we book is whole."""
-    inner = {"prompt_tokens_details": {"cached_tokens": 4.0, "cache_write_tokens": 1.0}}
-    counts = {"prompt_tokens": 9.0, "completion_tokens": 3.0, "completion_tokens_details": {"reasoning_tokens": 2.0}}
-    body = {"choices": [{"message": {"content": "Hi"}, "finish_reason": "stop"}], "usage": counts | inner}
-    used = whole("chat", body)[-1].usage
-    expected = Usage(prompt_tokens=9, completion_tokens=3, cached_tokens=4, cache_write_tokens=1, reasoning_tokens=2)
+    used = whole(api, IN_FLOATS[api])[-1].usage
+    written = 0 if api == "gemini" else 1
+    expected = Usage(
+        prompt_tokens=9, completion_tokens=3, cached_tokens=4, cache_write_tokens=written, reasoning_tokens=2
+    )
     assert (expected, {int, type(None)}) == (used, {type(getattr(used, name)) for name in Usage.__slots__})
 
 
