@@ -161,7 +161,7 @@ IN_FLOATS = {
         },
     },
 }
-"""An answer of nine tokens, four of them cached and one written to the cache where that is told, and three, two thought."""
+"""Nine prompt tokens, four cached and one written to the cache where that is told; three answered, two thought."""
 
 
 @pytest.mark.parametrize("api", IN_FLOATS)

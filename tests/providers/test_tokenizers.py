@@ -137,6 +137,34 @@ def test_what_cannot_be_loaded_is_tried_once_and_told(failure, caplog):
     assert (failure is not None) == any("bounded by their bytes" in line for line in caplog.messages)
 
 
+def test_who_waits_for_a_slow_count_waits_for_the_limit_alone(monkeypatch):
+    """Then bytes bound the prompt; what waits in line behind is withdrawn, and the next count goes on."""
+    monkeypatch.setattr(tokenizers, "COUNT_LIMIT_S", 0.05)
+    go = threading.Event()
+    started = []
+
+    class Slow:
+        name = "slow"
+
+        def encode_ordinary(self, text):
+            started.append(text)
+            go.wait(10)
+            return [1]
+
+    async def asked():
+        counter, request = Tokenizers(loader=lambda _: Slow()), request_of(LONG)
+        await counter.bounds(request, ["m"])
+        await asyncio.to_thread(wait_for_loader)
+        late = await asyncio.gather(*(counter.bounds(request, ["m"]) for _ in range(5)))
+        monkeypatch.setattr(tokenizers, "COUNT_LIMIT_S", 10)
+        go.set()
+        return late, await counter.bounds(request, ["m"])
+
+    late, after = asyncio.run(asked())
+    assert ([{}] * 5, {"m"}) == (late, set(after))
+    assert tokenizers.THREADS + 1 == len(started)
+
+
 class Panic(BaseException):
     """As pyo3 raises where Rust panics."""
 
