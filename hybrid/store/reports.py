@@ -83,8 +83,7 @@ WHERE reserved_at_us >= :since_us AND settled_nusd > 0 AND (:tag IS NULL OR tag 
 GROUP BY is_power_cut, day"""  # noqa: S608 - the prefix above
 
 _RESERVED_FOR_TAG = """
-SELECT COALESCE(SUM(reserved_nusd), 0) FROM reservations JOIN requests ON requests.id = reservations.request_id
-WHERE settled_nusd IS NULL AND casefold(requests.tag) = ?"""
+SELECT COALESCE(SUM(reserved_nusd), 0) FROM reservations WHERE settled_nusd IS NULL AND tag = ?"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ async def fill(ledger: Ledger) -> None:
         await ledger.reserve(
             Reservation(
                 id=f"rsv_{name}", request_id=name, provider="openai", model="gpt", amount_usd=Decimal("0.1"), now=NOW,
-                caps=(CAP,),
+                caps=(CAP,), tag="work",
             )
         )  # fmt: skip
     await ledger.settle("rsv_req_cloud", Decimal("0.0123456789"), is_estimated=False)
@@ -261,7 +261,7 @@ def test_what_bought_no_answer_is_not_saved(tmp_path, capsys, by, dialect, route
         await ledger.reserve(
             Reservation(
                 id="rsv_1", request_id="req_1", provider="openai", model="gpt", amount_usd=paid_usd, now=NOW,
-                caps=(CAP,),
+                caps=(CAP,), tag="work",
             )
         )  # fmt: skip
         await ledger.settle("rsv_1", paid_usd, is_estimated=True)

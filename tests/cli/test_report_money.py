@@ -104,6 +104,33 @@ def test_the_months_end(report):
     assert None is json.loads(report("--json", "--tag", "few")[1])["forecast"]
 
 
+def test_money_whose_request_is_lost_is_its_tags(report, tmp_path):
+    """A call outlives its request's row where the backlog was full; the tag's forecast and open money know of it."""
+
+    async def call(name: str, *, is_settled: bool) -> None:
+        await ledger.reserve(
+            Reservation(
+                id=name, request_id="lost", provider="big", model="m", amount_usd=Decimal("7.5"),
+                now=NOW - timedelta(days=0 if is_settled else 1), caps=(CAP,), tag="hard",
+            )
+        )  # fmt: skip
+        if is_settled:
+            await ledger.settle(name, Decimal(7), is_estimated=False)
+
+    async def lose() -> None:
+        await ledger.start()
+        await call("settled", is_settled=True)
+        await call("open", is_settled=False)
+
+    before = json.loads(report("--json", "--tag", "Hard")[1])
+    ledger = Ledger(tmp_path / "hybrid.sqlite3")
+    asyncio.run(lose())
+    after = json.loads(report("--json", "--tag", "Hard")[1])
+    asyncio.run(ledger.aclose())
+    assert 7.0 == pytest.approx(after["forecast"]["spent_usd"] - before["forecast"]["spent_usd"])
+    assert (0, 7.5) == (before["reserved_usd"], after["reserved_usd"])
+
+
 def test_by_tag(report):
     """--by tag groups by x-hybrid-tag, those without one under null."""
     groups = json.loads(report("--json", "--by", "tag")[1])["groups"]
