@@ -12,7 +12,7 @@ from pathlib import Path
 from hybrid.store.db import connect_reader, store_errors, to_us
 from hybrid.store.money import usd_of
 
-# A day is one of this machine's time zone, as in the report's groups. A reservation's tag is folded already, and is known
+# A day is one of this machine's time zone, as in the report's groups. A reservation's tag is folded already, and known
 # also where the request's row was lost.
 _DAYS = """
 SELECT date(reserved_at_us / 1000000, 'unixepoch', 'localtime') AS day, SUM(settled_nusd) AS nusd

@@ -261,7 +261,7 @@ def test_what_bought_no_answer_is_not_saved(tmp_path, capsys, by, dialect, route
         await ledger.reserve(
             Reservation(
                 id="rsv_1", request_id="req_1", provider="openai", model="gpt", amount_usd=paid_usd, now=NOW,
-                caps=(CAP,), tag="work",
+                caps=(CAP,),
             )
         )  # fmt: skip
         await ledger.settle("rsv_1", paid_usd, is_estimated=True)
