@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from hybrid.policy.features import FEATURE_VERSION
 from hybrid.policy.promise import Counted, Look, Origin, Promise, certify
 from hybrid.policy.reference import Reference, reference_of
 from hybrid.policy.tasks import TaskKind
+from hybrid.policy.wording import Wording
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +110,35 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     n: int
 
 
+class Words(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`policy.wording.Wording`. weights: numbers of sixteen bits, the lower byte first, in base 64."""
+
+    weights: bytes
+    intercept: float
+
+    def wording(self) -> Wording:
+        """It as the policy applies it. Raises: ValueError if it makes none."""
+        count, rest = divmod(len(self.weights), 2)
+        if rest:
+            raise ValueError("half a weight of words")
+        return Wording(struct.unpack(f"<{count}e", self.weights), self.intercept)
+
+
+def words_of(wording: Wording) -> Words:
+    """Write a model of words as plain bytes. Raises: ValueError if a weight is too large for sixteen bits."""
+    try:
+        return Words(weights=struct.pack(f"<{len(wording.weights)}e", *wording.weights), intercept=wording.intercept)
+    except (OverflowError, struct.error) as large:
+        raise ValueError(f"a weight of words is too large: {large}") from large
+
+
 class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of task that was calibrated. Most fields are as in `policy.promise.Promise`.
 
     dataset, dataset_digest, recipe_digest, rows: what it was measured on. labels: where right and wrong come from:
     `gold`, or a cloud's name. report: the fit's figures, for people and programs.
     reference: how `p_local` and the features in use were spread over the rows, by name; drift is told against it.
+    words: what a question's words say of the cloud, a feature of `cloud`; None where that has no such feature.
     made_at, version: as in `Artefact`; empty where they are the artefact's own.
     """
 
@@ -139,14 +164,21 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     looks: tuple[LookAt, ...] = ()
     report: Mapping[str, object] = {}
     reference: Mapping[str, Spread] = {}
+    words: Words | None = None
     made_at: str = ""
     version: str = ""
 
     @property
     def id(self) -> str:
         """A digest of what scores and thresholds come from: labels of another one say nothing of this."""
-        essence = self.task, self.kind, self.local, self.cloud, self.ranks_by_gain, self.option_prior, self.counts
+        essence: tuple[object, ...] = self.task, self.kind, self.local, self.cloud, self.ranks_by_gain
+        essence += self.option_prior, self.counts
+        essence += () if self.words is None else (self.words,)
         return hashlib.sha256(msgspec.json.encode(essence)).hexdigest()[:16]
+
+    def wording(self) -> Wording | None:
+        """What a question's words say of the cloud. Raises: ValueError if its numbers make no sense."""
+        return None if self.words is None else self.words.wording()
 
     def promise(self, max_regret: float, delta: float) -> Promise:
         """What it lets one promise. Raises: ValueError if its numbers make no sense."""
@@ -254,6 +286,7 @@ def read_artefact(path: Path) -> Artefact:
         if artefact.schema == SCHEMA:
             for task in artefact.tasks:
                 task.promise(0.05, 0.1)
+                task.wording()
     except FileNotFoundError:
         raise
     except OSError as unreadable:

@@ -13,6 +13,7 @@ from hybrid.calibration.recipes import REASONED
 from hybrid.errors import DatasetError
 from hybrid.policy.promise import Promise
 from hybrid.policy.tasks import TaskKind
+from hybrid.policy.wording import Wording, logit_of
 from hybrid.types import Json
 
 log = logging.getLogger(__name__)
@@ -22,18 +23,29 @@ OTHER_WORDS = "a calibration of %s counts votes that are asked for in other word
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The promise for a request, or why there is none."""
+    """The promise for a request, or why there is none. wording: what a request's words say of the promise's cloud."""
 
     promise: Promise | None
     why: str | None = None
+    wording: Wording | None = None
+
+    def of(self, text: str) -> Promise | None:
+        """The promise for a request of these words."""
+        if self.promise is None or self.wording is None:
+            return self.promise
+        return replace(self.promise, cloud_words=logit_of(self.wording, text))
 
 
 class _Book(NamedTuple):
-    """What may be promised of one model: all that was calibrated, what speaks of untagged requests, and why no more."""
+    """What may be promised of one model: all that was calibrated, what speaks of untagged requests, and why no more.
+
+    wordings: by the promise's id.
+    """
 
     made: Sequence[Promise]
     by_kind: Mapping[TaskKind, Promise]
     why: str
+    wordings: Mapping[str, Wording]
 
 
 class PromiseBook:
@@ -72,7 +84,7 @@ class PromiseBook:
         of_kind = next((promise for promise in tagged if promise.kind is kind), None)
         promise = of_kind or (tagged[0] if len(tagged) == 1 else book.by_kind.get(kind))
         if promise is not None:
-            return Found(promise)
+            return Found(promise, wording=book.wordings.get(promise.id))
         return Found(None, book.why or f"tasks of kind {kind.value} were not calibrated for this model")
 
     def in_words(self, loaded: Loaded) -> list[Json]:
@@ -105,16 +117,17 @@ class PromiseBook:
                     for task in artefact.tasks
                     if task.votes in ("", REASONED.digest)
                 ]
+                wordings = {task.id: words for task in artefact.tasks if (words := task.wording()) is not None}
                 if len(made) < len(artefact.tasks):
                     log.warning(OTHER_WORDS, artefact.model)
                 if is_shipped:
                     tags = ", ".join(sorted({promise.task for promise in made}))
                     why = f"the calibrations that ship with the program are of requests tagged {tags}; make your own"
                     at_chance = {promise.kind: promise for promise in made if promise.is_at_chance}
-                    return _Book(made, at_chance, why)
-                return _Book(made, {promise.kind: promise for promise in made}, "")
+                    return _Book(made, at_chance, why, wordings)
+                return _Book(made, {promise.kind: promise for promise in made}, "", wordings)
             log.warning("no promise for local answers: %s", problem)
-        return _Book([], {}, problem)
+        return _Book([], {}, problem, {})
 
     def _artefacts(self, fingerprint: str) -> Iterator[tuple[Artefact | None, str | None, bool]]:
         for folder in self._folders:

@@ -31,7 +31,7 @@ def promised(
     kind = kind_of(asked, request.needs)
     found = promises.find(None if serving is None else serving.facts, kind, request.tag)
     is_limit_own = request.max_output_tokens is None
-    made = replace(limits, promise=found.promise, no_promise=found.why, kind=kind, is_limit_own=is_limit_own)
+    made = replace(limits, promise=found.of(asked), no_promise=found.why, kind=kind, is_limit_own=is_limit_own)
     made = audits.in_force(made)
     if made.promise is None:
         return made

@@ -68,9 +68,9 @@ PURE_MAY_IMPORT = {"hybrid.devices.shape"}
 
 VALUE_MODULES = {
     "__future__", "bisect", "collections", "dataclasses", "datetime", "decimal", "enum", "fractions",
-    "functools", "itertools", "math", "re", "statistics", "typing", "zoneinfo",
+    "functools", "itertools", "math", "re", "statistics", "typing", "zlib", "zoneinfo",
 }  # fmt: skip
-"""The standard library's modules of values: what a pure module may import."""
+"""The standard library's modules of values: what a pure module may import. zlib: its checksums."""
 
 IMPURE_NAMES = {"now", "utcnow", "today"}
 """Methods of datetime's classes that read the clock."""

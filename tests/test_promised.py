@@ -3,14 +3,19 @@
 import math
 from dataclasses import replace
 
+import msgspec
 import pytest
 
-from hybrid.artefact import write_artefact
-from hybrid.policy.model import Limits
+from hybrid.artefact import words_of, write_artefact
+from hybrid.policy.model import Basis, Draft, Limits, Signals
+from hybrid.policy.promise import judge
+from hybrid.policy.replay import taken_by
+from hybrid.policy.review import evidence_of, review_by
+from hybrid.policy.wording import CLOUD_WORDS, Wording, logit_of
 from hybrid.promise_book import PromiseBook
 from hybrid.promised import promised
 from hybrid.types import Capability, ChatRequest, Message, Sampling, TextPart
-from tests.test_artefact import ARTEFACT, Loaded
+from tests.test_artefact import ARTEFACT, TASK, Loaded
 
 REQUEST = ChatRequest(model="hybrid", messages=(Message("user", (TextPart("Which?\nA. 1\nB. 2"),)),), tag="mmlu")
 
@@ -90,3 +95,37 @@ def test_what_keeps_nothing_local_says_so_of_each_answer(tmp_path):
     limits = found(tmp_path, replace(REQUEST, sampling=Sampling(temperature=0.7)), is_withdrawn=True)
 
     assert not limits.promise.is_feasible
+
+
+def test_what_the_requests_words_say_of_the_cloud_is_of_this_request(tmp_path):
+    """By the last turn of the user; one number, so the decision's record holds no text. Without such words: none."""
+    cloud = msgspec.structs.replace(TASK.local, features=(CLOUD_WORDS,))
+    wording = Wording(tuple(bucket / 64 for bucket in range(64)), -0.5)
+    task = msgspec.structs.replace(TASK, cloud=cloud, words=words_of(wording))
+    write_artefact(tmp_path / "worded", msgspec.structs.replace(ARTEFACT, tasks=(task,)))
+    book = PromiseBook([tmp_path / "worded"])
+    other = replace(REQUEST, messages=(*REQUEST.messages, Message("user", (TextPart("Why?"),))))
+
+    first, second = (promised(Limits(), one, Serving(), book, Auditor()).promise for one in (REQUEST, other))
+
+    assert [logit_of(wording, "Which?\nA. 1\nB. 2"), logit_of(wording, "Why?")] == [
+        first.cloud_words,
+        second.cloud_words,
+    ]
+    assert found(tmp_path, REQUEST).promise.cloud_words is None
+
+
+def test_a_recorded_decision_keeps_what_words_said(tmp_path):
+    """Trimmed to what one draft needs, the promise judges it the very same."""
+    cloud = msgspec.structs.replace(TASK.local, features=("option_entropy", CLOUD_WORDS), means=(0.0, 0.0),
+                                    scales=(1.0, 1.0), coefficients=(0.2, 1.0))  # fmt: skip
+    whole = replace(msgspec.structs.replace(TASK, cloud=cloud).promise(0.05, 0.1), cloud_words=-1.5)
+    draft = Draft(logprobs=(-0.1,), entropies=(0.2,), margins=(0.9,), options=(-0.1, -2.5))
+    evidence = evidence_of(draft, whole)
+    basis = Basis(evidence=evidence, limits=Limits(promise=whole))
+    lean = taken_by(Signals(), basis.limits, review_by(basis)).limits.promise
+    judged = judge(whole, draft)
+
+    assert CLOUD_WORDS in lean.cloud.features
+    assert judged == judge(lean, draft)
+    assert judged.p_cloud < judge(replace(whole, cloud_words=1.5), draft).p_cloud

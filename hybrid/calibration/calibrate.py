@@ -10,20 +10,22 @@ import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
 
-from hybrid.artefact import Counts, LookAt, Spread, Task, spreads_of, weights_of
+from hybrid.artefact import Counts, LookAt, Spread, Task, Words, spreads_of, weights_of, words_of
 from hybrid.calibration.certify import counts_of, regrets
 from hybrid.calibration.curves import deferral
-from hybrid.calibration.datasets import Dataset, Scorer
+from hybrid.calibration.datasets import Dataset, Question, Scorer
 from hybrid.calibration.fit import Fit, fit, matrix
 from hybrid.calibration.growing import fit_looks, given_up
 from hybrid.calibration.recipes import KINDS, Recipe
 from hybrid.calibration.resample import bootstrap
-from hybrid.calibration.table import Table, has_gold
+from hybrid.calibration.table import Table, has_gold, taught
+from hybrid.calibration.wordings import Worded, fit_wording
 from hybrid.errors import CommandError
 from hybrid.policy.calibrated import probability
 from hybrid.policy.features import OPTION_FEATURES, PRIOR_FEATURES, SAMPLE_FEATURES, TOKEN_FEATURES, VOTE_FEATURES
 from hybrid.policy.promise import Certified, Promise, certify, grows_with_votes, is_worth_votes
 from hybrid.policy.watch import P_LOCAL
+from hybrid.policy.wording import CLOUD_WORDS
 
 BARE: Mapping[Scorer, str] = {
     "choice": "option_margin",
@@ -68,18 +70,27 @@ class Goal:
     seed: int = 0
 
 
-def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, goal: Goal) -> Calibrated:
+def calibrate(
+    table: Table,
+    dataset: Dataset,
+    scorer: Scorer,
+    recipe: Recipe,
+    goal: Goal,
+    beside: Sequence[Question] = (),
+) -> Calibrated:
     """Fit, choose the score, count what each threshold would cost, and certify.
 
     Thresholds are set on the gain, p_local - p_cloud, where that ranks clearly better out of fold by the area under
     the deferral curve, else on p_local: the cloud's own model is worth its noise only if it pays.
 
+    beside: questions that are no rows, of which the cloud's record teaches what words say of it.
     Raises: CommandError if there are too few rows or only one label.
     """
     prior = table.option_prior()
     rows = table.features(prior)
     local = fit_rows(rows, table.local_right, BARE[scorer], goal.seed)
-    cloud = _fit_cloud(rows, table.cloud_right, BARE[scorer], goal.seed)
+    worded = _fit_words(table, recipe, goal, beside)
+    cloud = _fit_cloud(_with_words(rows, worded), table.cloud_right, BARE[scorer], goal.seed)
     drawn, goal = goal.samples, _as_used(goal, local, cloud)
     score, ranks_by_gain = _score(table, local, cloud)
     counts = counts_of(score, regrets(table.local_right, table.cloud_right))
@@ -92,6 +103,7 @@ def calibrate(table: Table, dataset: Dataset, scorer: Scorer, recipe: Recipe, go
         ranks_by_gain=ranks_by_gain,
         option_prior=prior,
         counts=counts,
+        words=_words(cloud, worded),
         looks=tuple(
             LookAt(tokens=look.tokens, threshold=look.threshold, local=weights_of(look.model)) for look in looks
         ),
@@ -179,6 +191,8 @@ def fit_rows(
         "votes and options": VOTE_FEATURES + OPTION_FEATURES,
         "samples": (*SAMPLE_FEATURES, "is_cut", "log_tokens"),
         "samples and tokens": SAMPLE_FEATURES + TOKEN_FEATURES,
+        "words and options": (CLOUD_WORDS, *OPTION_FEATURES, *PRIOR_FEATURES),
+        "words and tokens": (CLOUD_WORDS, *TOKEN_FEATURES),
     }
     groups = {name: [one for one in group if one in names] for name, group in wanted.items()}
     groups = {name: group for name, group in groups.items() if len(group) > 1}
@@ -196,6 +210,26 @@ def _fit_cloud(
         return fit_rows(rows, right, bare, seed)
     except CommandError:
         return None
+
+
+def _fit_words(table: Table, recipe: Recipe, goal: Goal, beside: Sequence[Question]) -> Worded | None:
+    right = table.cloud_right
+    if right is None:
+        return None
+    return fit_wording(table.texts(recipe), right, *taught(beside, table, recipe, goal.cloud), seed=goal.seed)
+
+
+def _with_words(rows: Sequence[Mapping[str, float]], worded: Worded | None) -> Sequence[Mapping[str, float]]:
+    if worded is None:
+        return rows
+    return [{**row, CLOUD_WORDS: float(logit)} for row, logit in zip(rows, worded.out_of_fold, strict=True)]
+
+
+def _words(cloud: Fit | None, worded: Worded | None) -> Words | None:
+    """The words as the artefact keeps them, where the cloud's fit found them worth it."""
+    if worded is None or cloud is None or CLOUD_WORDS not in cloud.model.features:
+        return None
+    return words_of(worded.wording)
 
 
 def _score(table: Table, local: Fit, cloud: Fit | None) -> tuple[NDArray[np.float64], bool]:

@@ -62,14 +62,22 @@ class Limits:
     seed: int = 0
 
 
-def evaluate(table: Table, promise: Promise | None, limits: Limits) -> Evaluated:
+def evaluate(
+    table: Table,
+    promise: Promise | None,
+    limits: Limits,
+    of: Callable[[str], Promise | None] | None = None,
+    texts: Sequence[str] = (),
+) -> Evaluated:
     """Compute everything `hybrid eval` tells.
 
     Args:
         promise: the calibration to judge by; without one the bare feature ranks, and nothing is stated.
+        of: it as it speaks of a question in these words; the same of all without. texts: the rows' questions.
     """
     rows = table.features(promise.option_prior if promise else ())
-    judged = [None if promise is None else judge_by(promise, row) for row in rows]
+    promises = [promise] * len(rows) if of is None else [of(text) for text in texts]
+    judged = [None if one is None else judge_by(one, row) for one, row in zip(promises, rows, strict=True)]
     score, p = _scores(judged, rows, limits.bare)
     signals = _signals(rows)
     stays = score >= promise.threshold if promise is not None and promise.is_feasible else None

@@ -50,7 +50,7 @@ class Asked:
 
 def ask(question: Question, recipe: Recipe) -> Asked:
     """Put a question in the words of a recipe: greedy, and never to leave this machine."""
-    asked = Message("user", (TextPart(wording(question.question, question.choices, recipe.closing)),))
+    asked = Message("user", (TextPart(said_of(question, recipe)),))
     request = ChatRequest(
         model="local",
         messages=(*turns_of(recipe), asked),
@@ -59,6 +59,11 @@ def ask(question: Question, recipe: Recipe) -> Asked:
         policy=PolicyChoice.LOCAL_ONLY,
     )
     return Asked(request, tuple(LETTERS[: len(question.choices)]) if question.scorer == "choice" else ())
+
+
+def said_of(question: Question, recipe: Recipe) -> str:
+    """The words of a question as it is asked: its turn."""
+    return wording(question.question, question.choices, recipe.closing)
 
 
 def turns_of(recipe: Recipe) -> tuple[Message, ...]:

@@ -15,6 +15,7 @@ from hybrid.calibration.answers import choice
 from hybrid.calibration.datasets import LETTERS, Question
 from hybrid.calibration.drafts import Answer, DraftFile, key_of
 from hybrid.calibration.examples import Opinion, verify
+from hybrid.calibration.recipes import Recipe, said_of
 from hybrid.calibration.scorers import score_choice, score_number, score_python
 from hybrid.errors import DatasetError
 from hybrid.policy.features import option_shares
@@ -56,6 +57,10 @@ class Table:
     def local_right(self) -> NDArray[np.bool_]:
         """Shape (n,)."""
         return np.array([row.is_right for row in self.rows], dtype=np.bool_)
+
+    def texts(self, recipe: Recipe) -> list[str]:
+        """Each row's question as it was asked."""
+        return [said_of(row.question, recipe) for row in self.rows]
 
     @property
     def cloud_right(self) -> NDArray[np.bool_] | None:
@@ -152,6 +157,20 @@ def _row(
         cloud_text=cloud_text,
         opinion=_opinion(question, answer) if verifies else None,
     )
+
+
+def taught(
+    questions: Sequence[Question], table: Table, recipe: Recipe, cloud: str | None
+) -> tuple[list[str], NDArray[np.bool_]]:
+    """What is known of a recorded cloud beside a table's rows: questions as they would be asked, and its marks."""
+    seen = {key_of(row.question) for row in table.rows}
+    found: dict[str, tuple[str, bool]] = {}
+    for question in questions:
+        recorded = None if cloud is None else question.recorded.get(cloud)
+        is_like = question.scorer == table.rows[0].question.scorer
+        if recorded is not None and recorded.correct is not None and is_like and (key := key_of(question)) not in seen:
+            found[key] = said_of(question, recipe), recorded.correct
+    return [text for text, _ in found.values()], np.array([mark for _, mark in found.values()], dtype=np.bool_)
 
 
 def has_gold(question: Question) -> bool:

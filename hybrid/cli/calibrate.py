@@ -16,7 +16,7 @@ import typer
 from hybrid import __version__
 from hybrid.artefact import Artefact, add_tasks
 from hybrid.calibration.calibrate import Calibrated, Goal, calibrate
-from hybrid.calibration.datasets import Dataset
+from hybrid.calibration.datasets import Dataset, load
 from hybrid.calibration.recipes import REASONED, RECIPES
 from hybrid.calibration.session import Asked, Model, fixed
 from hybrid.calibration.table import tabulate
@@ -113,7 +113,9 @@ def _calibrated(asked: Asked, dataset: Dataset, goal: Goal) -> Calibrated:
     name = goal.task or asked.questions[0].task or dataset.path.stem
     votes = "" if asked.votes is None else REASONED.digest
     goal = replace(goal, task=name, samples=asked.samples, votes=votes)
-    return calibrate(table, dataset, asked.scorer, RECIPES[asked.scorer], goal)
+    # What the cloud did with the questions that --limit leaves out tells of it all the same.
+    beside = load(dataset.path).questions if goal.cloud else ()
+    return calibrate(table, dataset, asked.scorer, RECIPES[asked.scorer], goal, beside)
 
 
 def _written(folder: Path, model: Model, made: list[Calibrated]) -> Path:
@@ -174,6 +176,11 @@ def _lines(made: Calibrated, goal: Goal) -> Iterator[str]:
     floor = f"chance alone {report.ece_floor:.3f}"
     yield f"  AUROC {report.auroc:.3f} ({low:.3f} to {high:.3f}), ECE {report.ece:.3f} ({floor})"
     yield f"  Brier {report.brier:.4f}; always saying {task.base_rate:.1%} has {report.base_brier:.4f}"
+    if made.cloud is not None:
+        told = made.cloud.report
+        by = "the gain that it leaves" if task.ranks_by_gain else "local's chance alone, for that adds nothing"
+        yield f"  whether the cloud is right: {told.method} on {', '.join(told.features)}, AUROC {told.auroc:.3f}"
+        yield f"    thresholds are set on {by}"
     if task.is_at_chance:
         yield "  local adds nothing here: its drafts do not tell right from wrong"
     if certified.local_share > 0:

@@ -15,7 +15,7 @@ from hybrid.calibration.calibrate import BARE
 from hybrid.calibration.datasets import Dataset, Scorer
 from hybrid.calibration.evaluate import Evaluated, Limits, Prices, evaluate
 from hybrid.calibration.plots import Picture, draw
-from hybrid.calibration.recipes import KINDS
+from hybrid.calibration.recipes import KINDS, RECIPES
 from hybrid.calibration.session import SAMPLES, Asked, Model, Samples, fixed
 from hybrid.calibration.table import Table, tabulate
 from hybrid.cli.calibration import (
@@ -74,12 +74,8 @@ def evaluate_model(
     reports: dict[Scorer, Json] = {}
     for one in asked:
         table, promise = _table(one, name), _promise(book, found, one)
-        policy = config.policy
-        made = evaluate(
-            table,
-            promise.promise,
-            Limits(BARE[one.scorer], policy.max_regret, policy.delta, _prices(name), seed),
-        )
+        limits = Limits(BARE[one.scorer], config.policy.max_regret, config.policy.delta, _prices(name), seed)
+        made = evaluate(table, promise.promise, limits, promise.of, table.texts(RECIPES[one.scorer]))
         reports[one.scorer] = made.report
         print("\n".join(_lines(one.scorer, table, made, found, name, promise)))
         if plot_file is not None:

@@ -19,6 +19,7 @@ from hybrid.policy.model import Draft, beginning
 from hybrid.policy.reference import Reference
 from hybrid.policy.tasks import TaskKind
 from hybrid.policy.votes import agreement_of, ballot_features, unanimous
+from hybrid.policy.wording import CLOUD_WORDS
 
 LEAST_LOCAL_SHARE = 0.02
 """A promise that is kept by answering less than this locally is kept by not being there."""
@@ -95,6 +96,7 @@ class Promise:
     id: of the calibration it comes from. reference: how p_local and the features were spread there.
     alarm: what the labels since then say against it, and what is in force because of that; empty where nothing.
     is_withdrawn: whether nothing certifies it now. Drafts are still made and judged, so that labels may.
+    cloud_words: what the request's words say of the cloud, a logit; None where no calibration asks for that.
     """
 
     task: str
@@ -121,6 +123,7 @@ class Promise:
     reference: Mapping[str, Reference] = field(default_factory=dict)
     alarm: str = ""
     is_withdrawn: bool = False
+    cloud_words: float | None = None
 
     @property
     def is_feasible(self) -> bool:
@@ -163,10 +166,15 @@ def judge_by(promise: Promise, found: Mapping[str, float]) -> Judgement | None:
     p_local = probability(promise.local, found)
     if p_local is None:
         return None
-    p_cloud = None if promise.cloud is None else probability(promise.cloud, found)
+    p_cloud = None if promise.cloud is None else probability(promise.cloud, of_cloud(promise, found))
     if p_cloud is None:
         p_cloud = 1.0 if promise.cloud_rate is None else promise.cloud_rate
     return Judgement(p_local, p_cloud, promise.score_of(p_local, p_cloud))
+
+
+def of_cloud(promise: Promise, found: Mapping[str, float]) -> Mapping[str, float]:
+    """What the chance of the cloud is told by: a draft's features, and what the request's words say."""
+    return found if promise.cloud_words is None else {**found, CLOUD_WORDS: promise.cloud_words}
 
 
 def at_most(promise: Promise, draft: Draft) -> Judgement | None:

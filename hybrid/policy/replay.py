@@ -8,7 +8,7 @@ from typing import Any
 
 from hybrid.policy.calibrated import around
 from hybrid.policy.model import Basis, Decision, Limits, Review, RunLocal, Signals
-from hybrid.policy.promise import Promise
+from hybrid.policy.promise import Promise, of_cloud
 from hybrid.policy.review import review_by
 from hybrid.policy.route import route
 from hybrid.policy.worth import weigh
@@ -74,7 +74,7 @@ def _lean(limits: Limits, found: Mapping[str, float]) -> Limits:
 
 
 def _lean_promise(promise: Promise, found: Mapping[str, float]) -> Promise:
-    cloud = None if promise.cloud is None else around(promise.cloud, found)
+    cloud = None if promise.cloud is None else around(promise.cloud, of_cloud(promise, found))
     # What a promise is watched by, a table a feature, decides nothing.
     tables: dict[str, Any] = {
         field.name: {} for field in fields(promise) if isinstance(getattr(promise, field.name), Mapping)
