@@ -36,6 +36,10 @@ BARE: Mapping[Scorer, str] = {
 """The one feature that is kept where nothing beats it."""
 
 
+UNBOUNDED = frozenset({"option_mass"})
+"""Features that hardly vary where questions are put as calibrated, and by far elsewhere."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibrated:
     """What came of one calibration.
@@ -203,9 +207,14 @@ def fit_rows(
 def _fit_cloud(
     rows: Sequence[Mapping[str, float]], right: NDArray[np.bool_] | None, bare: str, seed: int
 ) -> Fit | None:
-    """Fit P(cloud right); None without labels, or with too few mistakes of the cloud to learn from."""
+    """Fit P(cloud right); None without labels, or with too few mistakes of the cloud to learn from.
+
+    Not by what has no bounds: a client's question may be put so that the model says no letter at once, and a mass a
+    thousand deviations off would have the cloud for wrong, so that a doubtful answer stayed.
+    """
     if right is None:
         return None
+    rows = [{name: value for name, value in row.items() if name not in UNBOUNDED} for row in rows]
     try:
         return fit_rows(rows, right, bare, seed)
     except CommandError:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hybrid.artefact import Task, words_of
-from hybrid.calibration.calibrate import Goal, calibrate
+from hybrid.calibration.calibrate import Goal, _fit_cloud, calibrate
 from hybrid.calibration.datasets import Recorded
 from hybrid.calibration.evaluate import Limits, evaluate
 from hybrid.calibration.recipes import RECIPES
@@ -153,3 +153,14 @@ def test_only_other_questions_of_the_kind_with_a_mark_teach():
     assert [row.cloud_right for row in beside.rows[3:]] == marks.tolist()
     assert all(text.endswith(RECIPE.closing) for text in texts)
     assert ([], []) == tuple(map(list, taught(others, table, RECIPE, None)))
+
+
+def test_the_cloud_is_not_judged_by_what_has_no_bounds():
+    """A client's own wording moves the mass of the options by a thousand deviations, and doubt must not stay for it."""
+    rng = np.random.default_rng(3)
+    right = rng.random(400) < 0.7
+    rows = [
+        {"option_mass": -0.01 * mark + 1e-4 * noise, "option_margin": 0.5 + 0.1 * mark + 0.2 * noise}
+        for mark, noise in zip(right, rng.normal(size=400), strict=True)
+    ]
+    assert ("option_margin",) == _fit_cloud(rows, right, "option_margin", 0).model.features
